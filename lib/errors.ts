@@ -62,9 +62,23 @@ const errors = {
   REDUNDANCY_LOST: { reaction: 'give-up', says: 'more is missing than redundancy covers' },
   ARRAY_FAILED: { reaction: 'give-up', says: 'the array has lost more members than it can miss' },
 
+  // The bytes on disk are not what they claim: nothing is written.
+  BAD_MAGIC: { reaction: 'refuse', says: 'there is no md superblock here' },
+  SUPERBLOCK_BROKEN: { reaction: 'refuse', says: 'md metadata contradicts itself or the device it is on' },
+  UNSUPPORTED_FEATURE: { reaction: 'refuse', says: 'the array uses a feature that raidsim does not have' },
+  RESHAPE_IN_PROGRESS: { reaction: 'refuse', says: 'the array stopped in the middle of a reshape' },
+
   // A person must decide.
   LAST_COPY: { reaction: 'ask-operator', says: 'this would take the last copy of data' },
   BUSY: { reaction: 'ask-operator', says: 'something else is using it' },
+  SEVERAL_ARRAYS: { reaction: 'ask-operator', says: 'the members belong to more than one array' },
+  ALREADY_IN_ARRAY: { reaction: 'ask-operator', says: 'the device already belongs to an array' },
+  DUPLICATE_MEMBER: { reaction: 'ask-operator', says: 'two devices claim to be the same member' },
+  FORKED_HISTORY: { reaction: 'ask-operator', says: 'parts of the array went on without each other' },
+  MEMBERS_MISSING: { reaction: 'ask-operator', says: 'members that the array still had are not offered' },
+  EVENTS_DISAGREE: { reaction: 'ask-operator', says: 'too many members are behind the others' },
+  NOT_ENOUGH_MEMBERS: { reaction: 'ask-operator', says: 'too few members to start, whatever is forced' },
+  DIRTY_DEGRADED: { reaction: 'ask-operator', says: 'the array is degraded and was not stopped cleanly' },
 
   // Nobody can know.
   WRITE_MAYBE_APPLIED: { reaction: 'unknown-outcome', says: 'a write may or may not have happened' },

@@ -16,6 +16,9 @@
  * - Buffers belong to the device until the promise settles, unless a device says that it copies (an array does).
  * - `flush` that failed once fails for ever after: what it did not write may be gone from the cache, and a second
  *   call that "succeeds" would lie. The answer to it is to fail the member.
+ * - What the contract refuses, and everything else that goes wrong, is a rejected promise: no method throws.
+ * - `close` refuses what comes after it with CLOSED, and resolves when everything in flight has settled: done, or
+ *   CLOSED where a device knows that it had not begun.
  *
  * Operations are abstract, never defaulted to pass-through: a filter that has not thought about an operation must not
  * compile. A silent default is how an old filter corrupts new data.
@@ -69,67 +72,91 @@ export abstract class Device implements AsyncDisposable {
    */
   abstract readonly direct: DirectAccess | null;
 
+  #closed = false;
   #closing: Promise<void> | null = null;
 
   get isClosed(): boolean {
-    return this.#closing !== null;
+    return this.#closed;
   }
 
-  async read(offsetBytes: number, target: Buffers): Promise<void> {
-    const targets = listOf(target);
-    this.#check(offsetBytes, totalBytes(targets));
-    await this.doRead(offsetBytes, targets);
+  // Not `async`: each would add a promise and two turns of the microtask queue to every request of every layer.
+
+  read(offsetBytes: number, target: Buffers): Promise<void> {
+    try {
+      const targets = listOf(target);
+      this.#check(offsetBytes, totalBytes(targets));
+      return this.doRead(offsetBytes, targets);
+    } catch (refusal) {
+      return Promise.reject(refusal);
+    }
   }
 
-  async write(offsetBytes: number, source: Buffers, options: WriteOptions = {}): Promise<void> {
-    const sources = listOf(source);
-    this.#checkWritable();
-    this.#check(offsetBytes, totalBytes(sources));
-    await this.doWrite(offsetBytes, sources, options.fua === true);
+  write(offsetBytes: number, source: Buffers, options?: WriteOptions): Promise<void> {
+    try {
+      const sources = listOf(source);
+      this.#checkWritable();
+      this.#check(offsetBytes, totalBytes(sources));
+      return this.doWrite(offsetBytes, sources, options?.fua === true);
+    } catch (refusal) {
+      return Promise.reject(refusal);
+    }
   }
 
-  async flush(): Promise<void> {
-    this.#checkOpen();
-    await this.doFlush();
+  flush(): Promise<void> {
+    return attempt(() => {
+      this.#checkOpen();
+      return this.doFlush();
+    });
   }
 
   /** The content of the range is no longer needed: it reads as it was or as zeros, and stays so until written. */
-  async discard(offsetBytes: number, lengthBytes: number): Promise<void> {
-    this.#checkWritable();
-    this.#check(offsetBytes, lengthBytes);
-    await this.doDiscard(offsetBytes, lengthBytes);
+  discard(offsetBytes: number, lengthBytes: number): Promise<void> {
+    return attempt(() => {
+      this.#checkWritable();
+      this.#check(offsetBytes, lengthBytes);
+      return this.doDiscard(offsetBytes, lengthBytes);
+    });
   }
 
   /** The range reads as zeros afterwards. */
-  async writeZeroes(offsetBytes: number, lengthBytes: number, options: ZeroOptions = {}): Promise<void> {
-    this.#checkWritable();
-    this.#check(offsetBytes, lengthBytes);
-    await this.doWriteZeroes(offsetBytes, lengthBytes, {
-      fua: options.fua === true,
-      mayUnmap: options.mayUnmap !== false,
+  writeZeroes(offsetBytes: number, lengthBytes: number, options: ZeroOptions = {}): Promise<void> {
+    return attempt(() => {
+      this.#checkWritable();
+      this.#check(offsetBytes, lengthBytes);
+      return this.doWriteZeroes(offsetBytes, lengthBytes, {
+        fua: options.fua === true,
+        mayUnmap: options.mayUnmap !== false,
+      });
     });
   }
 
   /** Extents that cover exactly the range, in order; neighbours differ. */
-  async blockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
-    this.#check(offsetBytes, lengthBytes);
-    return await this.doBlockStatus(offsetBytes, lengthBytes);
+  blockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
+    return attempt(() => {
+      this.#check(offsetBytes, lengthBytes);
+      return this.doBlockStatus(offsetBytes, lengthBytes);
+    });
   }
 
-  /** Throws NOT_SUPPORTED where the size is not this device's to change. */
-  async resize(sizeBytes: number): Promise<void> {
-    this.#checkWritable();
-    if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % this.limits.blockBytes !== 0) {
-      throw new RaidError('BAD_ARGUMENT', `${sizeBytes} is not a size that ${this.name} can have`, {
-        device: this.name,
-      });
-    }
-    await this.doResize(sizeBytes);
+  /** NOT_SUPPORTED where the size is not this device's to change. What is gained has no promised content. */
+  resize(sizeBytes: number): Promise<void> {
+    return attempt(() => {
+      this.#checkWritable();
+      if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % this.limits.blockBytes !== 0) {
+        throw new RaidError('BAD_ARGUMENT', `${sizeBytes} is not a size that ${this.name} can have`, {
+          device: this.name,
+        });
+      }
+      return this.doResize(sizeBytes);
+    });
   }
 
   /** Idempotent. What was not flushed may not be durable: a device that must flush first says so. */
   close(): Promise<void> {
-    this.#closing ??= this.doClose();
+    if (this.#closing === null) {
+      this.#closed = true;
+      this.#closing = attempt(() => this.doClose());
+    }
     return this.#closing;
   }
 
@@ -155,12 +182,13 @@ export abstract class Device implements AsyncDisposable {
   protected abstract doClose(): Promise<void>;
 
   #checkOpen(): void {
-    if (this.#closing !== null) {
+    if (this.#closed) {
       throw new RaidError('CLOSED', `${this.name} is closed`, { device: this.name });
     }
   }
 
   #checkWritable(): void {
+    this.#checkOpen();
     if (this.limits.readOnly) {
       throw new RaidError('READ_ONLY', `${this.name} is open for reading only`, { device: this.name });
     }
@@ -192,6 +220,14 @@ export abstract class Device implements AsyncDisposable {
         place,
       );
     }
+  }
+}
+
+function attempt<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return work();
+  } catch (refusal) {
+    return Promise.reject(refusal);
   }
 }
 

@@ -1,0 +1,125 @@
+import { rm } from 'node:fs/promises';
+import { afterAll, test } from 'vitest';
+import { DelayDevice } from '../../lib/device/delay.ts';
+import type { Device } from '../../lib/device/device.ts';
+import { FaultDevice } from '../../lib/device/fault.ts';
+import { FileDevice } from '../../lib/device/file.ts';
+import { MemoryDevice } from '../../lib/device/memory.ts';
+import { RecordDevice } from '../../lib/device/record.ts';
+import { SliceDevice } from '../../lib/device/slice.ts';
+import { seededRandom } from '../../lib/host.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+import { directFolder, scratchFolder } from '../device/scratch.ts';
+import { randomBytes, runSeed } from './seed.ts';
+import { conformance } from './suite.ts';
+
+const folder = await scratchFolder();
+const direct = await directFolder(folder);
+afterAll(() => rm(folder, { recursive: true }));
+
+let count = 0;
+const nextPath = () => `${folder}/disk${count++}.img`;
+// Large enough for space to be released by the range, which files do only from 1 MiB on.
+const size = MIB + 140 * KIB;
+const content = randomBytes(seededRandom(runSeed), 256 * KIB);
+
+async function holding<D extends Device>(device: D): Promise<D> {
+  await device.write(0, content);
+  return device;
+}
+
+conformance('memory', async () => ({ device: new MemoryDevice({ sizeBytes: size }) }), { copies: true });
+conformance(
+  'memory in blocks of 512 with room to grow',
+  async () => ({
+    device: await holding(new MemoryDevice({ sizeBytes: size, capacityBytes: size + MIB, blockBytes: 512 })),
+  }),
+  { copies: true, resize: true, content },
+);
+conformance(
+  'read-only memory',
+  async () => {
+    const { memory } = await holding(new MemoryDevice({ sizeBytes: content.byteLength }));
+    return { device: new MemoryDevice({ sizeBytes: content.byteLength, memory, readOnly: true }) };
+  },
+  { readOnly: true, content },
+);
+
+conformance('a file', async () => ({ device: await FileDevice.create(nextPath(), size) }), { resize: true });
+conformance(
+  'a file in blocks of 4096',
+  async () => ({
+    device: await FileDevice.create(nextPath(), size, { blockBytes: 4096, preallocate: true }),
+  }),
+  { resize: true },
+);
+conformance(
+  'a read-only file',
+  async () => {
+    const path = nextPath();
+    await using made = await FileDevice.create(path, content.byteLength);
+    await holding(made);
+    return { device: await FileDevice.open(path, { readOnly: true }) };
+  },
+  { readOnly: true, content },
+);
+
+if (direct.works) {
+  for (const blockBytes of direct.blockBytes) {
+    conformance(
+      `a file past the page cache, in blocks of ${blockBytes}`,
+      async () => ({ device: await FileDevice.create(nextPath(), size, { direct: true, blockBytes }) }),
+      { resize: true },
+    );
+  }
+} else {
+  test(`a file past the page cache: not tried, ${direct.why}`, (context) => context.skip(direct.why));
+}
+
+conformance(
+  'a slice of memory',
+  async () => ({
+    device: new SliceDevice(new MemoryDevice({ sizeBytes: 2 * size }), {
+      offsetBytes: 512,
+      lengthBytes: size,
+    }),
+  }),
+  { copies: true },
+);
+conformance('a shared slice of a file', async () => {
+  const below = await FileDevice.create(nextPath(), 2 * size);
+  const device = new SliceDevice(below, { offsetBytes: 4 * KIB, lengthBytes: size, shared: true });
+  return { device, dispose: () => below.close() };
+});
+conformance(
+  'a slice of a read-only slice',
+  async () => {
+    const { memory } = await holding(new MemoryDevice({ sizeBytes: size, blockBytes: 512 }));
+    const below = new MemoryDevice({ sizeBytes: size, blockBytes: 512, memory, readOnly: true });
+    const outer = new SliceDevice(below, { offsetBytes: 0, lengthBytes: 256 * KIB });
+    return { device: new SliceDevice(outer, { offsetBytes: 64 * KIB, lengthBytes: 128 * KIB }) };
+  },
+  { readOnly: true, content: content.subarray(64 * KIB, 192 * KIB) },
+);
+
+const host = { sleep: () => Promise.resolve() };
+const small = () => new MemoryDevice({ sizeBytes: 256 * KIB, blockBytes: 512, capacityBytes: 512 * KIB });
+const filtered = { copies: true, resize: true };
+
+conformance('a fault filter without rules', async () => ({ device: new FaultDevice(small()) }), filtered);
+conformance('a delay filter at rest', async () => ({ device: new DelayDevice(small(), { host }) }), filtered);
+conformance(
+  'a delay filter that delays everything',
+  async () => ({ device: new DelayDevice(small(), { host, delayMs: 5 }) }),
+  filtered,
+);
+conformance(
+  'a record filter',
+  async () => ({ device: new RecordDevice(small(), { capture: true }) }),
+  filtered,
+);
+conformance('filters on filters on a slice of a file', async () => {
+  const file = await FileDevice.create(nextPath(), size);
+  const slice = new SliceDevice(file, { offsetBytes: 8 * KIB, lengthBytes: size - 8 * KIB });
+  return { device: new RecordDevice(new DelayDevice(new FaultDevice(slice), { host, delayMs: 1 })) };
+});
