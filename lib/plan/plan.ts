@@ -5,7 +5,8 @@
  *
  * Addresses are virtual. [0, requestBytes) is the caller's buffer: where a read leaves its answer, and where a write
  * finds its bytes. From requestBytes on it is scratch memory that belongs to the plan alone. The engine adds
- * the two real bases.
+ * the two real bases. Scratch addresses less requestBytes are multiples of 64, and of 4096 for 4096 bytes or more, so that
+ * a page-aligned base makes them fit for SIMD and O_DIRECT.
  *
  * Three phases and no more are enough because every decision of RAID is "gather what is needed, compute, put it
  * where it belongs": rmw and rcw, degraded reads and writes, recovery and repair differ only in what they gather.
@@ -43,6 +44,7 @@ export type Compute =
       readonly q: number | null;
       readonly lengthBytes: number;
     }
+  /** Solves for what `erasure` names. There, null is an answer that is not wanted. */
   | {
       readonly op: 'recover';
       readonly data: readonly (number | null)[];
@@ -85,9 +87,21 @@ export interface Plan {
   readonly writes: readonly Transfer[];
 }
 
-/** What cannot be done: these array ranges have lost more than redundancy covers. */
+export interface ArrayRange {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/**
+ * What cannot be done: these array ranges have lost more than redundancy covers. In order, without overlaps,
+ * neighbours joined. A request is refused as a whole, but only what is named stands in its way.
+ */
 export interface Lost {
-  readonly lost: readonly { readonly offsetBytes: number; readonly lengthBytes: number }[];
+  readonly lost: readonly ArrayRange[];
+}
+
+export function isLost(answer: Plan | Lost): answer is Lost {
+  return 'lost' in answer;
 }
 
 /**
@@ -99,7 +113,10 @@ export type MemberHealth =
   | { readonly state: 'recovering'; readonly recoveredBytes: number }
   | { readonly state: 'missing' };
 
-/** A part of a member that cannot be read just now though the member works: a medium error, a bad-block entry. */
+/**
+ * A part of a member that cannot be read though the member works: a medium error, a bad-block entry. It stays so
+ * until a plan has written all of it.
+ */
 export interface ErasedRange {
   readonly member: number;
   readonly offsetBytes: number;
@@ -109,4 +126,11 @@ export interface ErasedRange {
 export interface Health {
   readonly members: readonly MemberHealth[];
   readonly erased: readonly ErasedRange[];
+  /**
+   * The sync position (see `syncBytes`) from which a resync has still to pass: there, copies may differ and parity
+   * may not match. Reads then keep to the first readable copy, so that they agree with each other and
+   * with what the resync will keep; writes prefer rcw, which leaves a right parity behind whatever was there (md does
+   * both). Absent: everything is in sync.
+   */
+  readonly unsyncedFromBytes?: number;
 }
