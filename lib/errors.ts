@@ -45,6 +45,7 @@ const errors = {
   CLOSED: { reaction: 'fix-call', says: 'the device is closed' },
   BAD_ARGUMENT: { reaction: 'fix-call', says: 'an argument has a value that cannot be used' },
   BAD_GEOMETRY: { reaction: 'fix-call', says: 'no array can have this shape' },
+  NO_SUCH_ARRAY: { reaction: 'fix-call', says: 'there is no array of that name' },
   NO_SUCH_MEMBER: { reaction: 'fix-call', says: 'the array has no such member' },
   NOT_SUPPORTED: { reaction: 'fix-call', says: 'the device cannot do this', nbd: 'ENOTSUP' },
 
@@ -63,6 +64,7 @@ const errors = {
   ARRAY_FAILED: { reaction: 'give-up', says: 'the array has lost more members than it can miss' },
 
   // The bytes on disk are not what they claim: nothing is written.
+  BAD_MANIFEST: { reaction: 'refuse', says: 'the manifest of an array is not readable' },
   BAD_MAGIC: { reaction: 'refuse', says: 'there is no md superblock here' },
   SUPERBLOCK_BROKEN: { reaction: 'refuse', says: 'md metadata contradicts itself or the device it is on' },
   UNSUPPORTED_FEATURE: { reaction: 'refuse', says: 'the array uses a feature that raidsim does not have' },
@@ -71,6 +73,7 @@ const errors = {
   // A person must decide.
   LAST_COPY: { reaction: 'ask-operator', says: 'this would take the last copy of data' },
   BUSY: { reaction: 'ask-operator', says: 'something else is using it' },
+  HOLDS_DATA: { reaction: 'ask-operator', says: 'what is there already would be lost' },
   SEVERAL_ARRAYS: { reaction: 'ask-operator', says: 'the members belong to more than one array' },
   ALREADY_IN_ARRAY: { reaction: 'ask-operator', says: 'the device already belongs to an array' },
   DUPLICATE_MEMBER: { reaction: 'ask-operator', says: 'two devices claim to be the same member' },

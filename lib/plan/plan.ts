@@ -125,6 +125,11 @@ export interface ErasedRange {
 
 export interface Health {
   readonly members: readonly MemberHealth[];
+  /**
+   * Slots whose writes also go to a replacement, which is on its way to become the member. Plans do not speak of it:
+   * whoever carries out the writes adds them (`replacementOf`).
+   */
+  readonly replacing?: readonly number[];
   readonly erased: readonly ErasedRange[];
   /**
    * The sync position (see `syncBytes`) from which a resync has still to pass: there, copies may differ and parity
@@ -133,4 +138,9 @@ export interface Health {
    * both). Absent: everything is in sync.
    */
   readonly unsyncedFromBytes?: number;
+}
+
+/** The number under which the replacement of a slot is known beside the members. */
+export function replacementOf(memberCount: number, slot: number): number {
+  return memberCount + slot;
 }

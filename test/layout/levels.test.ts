@@ -104,7 +104,6 @@ test.each([
   ['raid6', 'toString'],
   ['raid0', 0],
   ['raid1', 'near=2'],
-  ['raid1', 'default'],
   ['raid1', 0],
   ['raid10', 'n0'],
   ['raid10', 'near=2,near=3'],
