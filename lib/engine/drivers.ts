@@ -1,0 +1,302 @@
+/**
+ * The three ways to carry out jobs; engine.ts says when which. All of them keep jobs on the same stripes in order, and
+ * all of them run the same logic (run.ts).
+ */
+import type { Device } from '../device/device.ts';
+import { InvariantViolation } from '../errors.ts';
+import type { Host } from '../host.ts';
+import type { Layout } from '../layout/layout.ts';
+import type { Kernels } from '../parity/kernels.ts';
+import type { Health } from '../plan/plan.ts';
+import { KIB, roundDown } from '../units.ts';
+import { AsynchronousIo, SynchronousIo } from './batch.ts';
+import { Gate } from './gate.ts';
+import { Lanes } from './lanes.ts';
+import { type MemoryMap, SCRATCH_BYTES, scratchAddress } from './memory.ts';
+import type { Death } from './message.ts';
+import type { Job } from './ring.ts';
+import { drive, driveAsynchronously, nothingToReport, type Report, Runner, SharedHealth } from './run.ts';
+import { memberRun, territoryOf } from './territory.ts';
+
+/** Jobs that walk the array rather than serve a request. */
+export type SyncOp = 'recover' | 'replace' | 'check' | 'repair';
+
+export type Done = (report: Report) => void;
+
+export interface DriverOptions {
+  readonly layout: Layout;
+  readonly members: readonly (Device | null)[];
+  readonly health: Health;
+  readonly host: Host;
+  readonly map: MemoryMap;
+  readonly kernels: Kernels;
+  readonly kernel?: string | undefined;
+  readonly laneCount: number;
+  /** Array bytes that are dealt to a lane together: whole stripes. */
+  readonly territoryBytes: number;
+  readonly readOnly: boolean;
+  /** Every report that says something, as soon as it is there and before its job is answered. */
+  readonly onReport: (report: Report) => void;
+}
+
+export interface Driver {
+  readonly laneCount: number;
+  readonly laneDeaths: number;
+  submit(job: Job, done: Done): void;
+  /** How many array bytes from here on may be one job, at most `limitBytes` or a little more. */
+  pieceAt(offsetBytes: number, limitBytes: number): number;
+  syncPieceAt(op: SyncOp, member: number, offsetBytes: number, limitBytes: number): number;
+  setHealth(health: Health): Promise<void>;
+  setMember(member: number, device: Device | null): Promise<void>;
+  close(): Promise<void>;
+  killLane(lane: number, when: Death): Promise<void>;
+}
+
+/** Requests up to this size may run on the caller's thread though there are lanes. */
+const INLINE_BYTES = 16 * KIB;
+/**
+ * Slower than this on average is not the page cache: then the caller's thread is spared for the next so many requests.
+ * An average over about 16, since a single slow one is more often the scheduler than the disk.
+ */
+const INLINE_SLOW_MS = 0.1;
+const INLINE_PENALTY = 1000;
+/** So many answers without a turn of the event loop, then the next one waits for it. */
+const STREAK = 64;
+
+/** Answers on the spot, but never so often in a row that timers and sockets starve. */
+class Answers {
+  #streak = 0;
+
+  give(report: Report, done: Done): void {
+    this.#streak += 1;
+    if (this.#streak === 1) {
+      setImmediate(() => {
+        this.#streak = 0;
+      });
+    }
+    if (this.#streak < STREAK) done(report);
+    else setImmediate(() => done(report));
+  }
+}
+
+/** Members that any thread can reach: on lanes, or on the caller's thread when there are none or none is needed. */
+export class DirectDriver implements Driver {
+  readonly #options: DriverOptions;
+  readonly #io: SynchronousIo;
+  readonly #runner: Runner;
+  readonly #health: SharedHealth;
+  readonly #lanes: Lanes | null;
+  /** An answer was given on the spot, and its caller has not run since. */
+  #settling = false;
+  #penalty = 0;
+  #averageMs = 0;
+  readonly #answers = new Answers();
+
+  constructor(options: DriverOptions) {
+    this.#options = options;
+    const access = options.members.map((device) => device?.direct ?? null);
+    this.#io = new SynchronousIo(options.map.memory, access);
+    this.#health = new SharedHealth(options.layout, options.health);
+    this.#runner = new Runner({
+      layout: options.layout,
+      kernels: options.kernels,
+      scratchAddress: scratchAddress(options.laneCount),
+      scratchBytes: SCRATCH_BYTES,
+      health: this.#health,
+      readOnly: options.readOnly,
+    });
+    this.#lanes =
+      options.laneCount === 0
+        ? null
+        : new Lanes({
+            map: options.map,
+            layout: options.layout,
+            health: options.health,
+            members: access,
+            kernel: options.kernel,
+            readOnly: options.readOnly,
+            onReport: options.onReport,
+          });
+  }
+
+  get laneCount(): number {
+    return this.#lanes?.count ?? 0;
+  }
+
+  get laneDeaths(): number {
+    return this.#lanes?.deaths ?? 0;
+  }
+
+  submit(job: Job, done: Done): void {
+    if (this.#lanes === null) {
+      this.#answer(
+        drive(this.#runner.run(job), (batch) => this.#io.perform(batch)),
+        done,
+      );
+      return;
+    }
+    const lane = this.#laneOf(job);
+    if (job.lengthBytes <= INLINE_BYTES && !this.#settling && this.#lanes.isIdle(lane)) {
+      if (this.#penalty === 0) {
+        this.#runHere(job, done);
+        return;
+      }
+      this.#penalty -= 1;
+    }
+    this.#lanes.submit(lane, { job, done });
+  }
+
+  pieceAt(offsetBytes: number, limitBytes: number): number {
+    if (this.laneCount > 1) {
+      const { territoryBytes } = this.#options;
+      return Math.min(limitBytes, territoryBytes - (offsetBytes % territoryBytes));
+    }
+    return pieceOfOneLane(offsetBytes, limitBytes);
+  }
+
+  syncPieceAt(op: SyncOp, member: number, offsetBytes: number, limitBytes: number): number {
+    const { layout, territoryBytes } = this.#options;
+    if (this.laneCount <= 1) return limitBytes;
+    if (op === 'recover' || op === 'replace' || layout.kind === 'parity') {
+      return memberRun(layout, member, offsetBytes, limitBytes, territoryBytes);
+    }
+    return Math.min(limitBytes, territoryBytes - (offsetBytes % territoryBytes));
+  }
+
+  setHealth(health: Health): Promise<void> {
+    this.#health.set(health);
+    return this.#lanes?.tellAll({ kind: 'health', health }) ?? Promise.resolve();
+  }
+
+  setMember(member: number, device: Device | null): Promise<void> {
+    const access = device?.direct ?? null;
+    this.#io.setMember(member, access);
+    return this.#lanes?.tellAll({ kind: 'member', member, access }) ?? Promise.resolve();
+  }
+
+  async close(): Promise<void> {
+    await this.#lanes?.close();
+  }
+
+  async killLane(lane: number, when: Death): Promise<void> {
+    if (when === 'now') await this.#lanes?.kill(lane);
+    else await this.#lanes?.tell(lane, { kind: 'die', when });
+  }
+
+  #laneOf(job: Job): number {
+    if (this.laneCount === 1) return 0;
+    const { layout, territoryBytes } = this.#options;
+    return Math.floor(territoryOf(layout, job).from / territoryBytes) % this.laneCount;
+  }
+
+  #runHere(job: Job, done: Done): void {
+    const start = this.#options.host.now();
+    const report = drive(this.#runner.run(job), (batch) => this.#io.perform(batch));
+    this.#averageMs += (this.#options.host.now() - start - this.#averageMs) / 16;
+    if (this.#averageMs > INLINE_SLOW_MS) {
+      this.#penalty = INLINE_PENALTY;
+      this.#averageMs = 0;
+    }
+    this.#settling = true;
+    queueMicrotask(() => {
+      this.#settling = false;
+    });
+    this.#answer(report, done);
+  }
+
+  #answer(report: Report, done: Done): void {
+    if (report !== nothingToReport) this.#options.onReport(report);
+    this.#answers.give(report, done);
+  }
+}
+
+/** Jobs that are under way at once; each has scratch memory of its own. */
+export const EVENT_LOOP_WIDTH = 16;
+
+/** Any members, through their own operations. */
+export class EventLoopDriver implements Driver {
+  readonly laneCount = 0;
+  readonly laneDeaths = 0;
+  readonly #options: DriverOptions;
+  readonly #io: AsynchronousIo;
+  readonly #health: SharedHealth;
+  readonly #gate = new Gate(EVENT_LOOP_WIDTH);
+  readonly #answers = new Answers();
+  readonly #idle: Runner[] = [];
+
+  constructor(options: DriverOptions) {
+    this.#options = options;
+    this.#io = new AsynchronousIo(options.map.memory, options.members);
+    this.#health = new SharedHealth(options.layout, options.health);
+    for (let slot = 0; slot < EVENT_LOOP_WIDTH; slot += 1) {
+      this.#idle.push(
+        new Runner({
+          layout: options.layout,
+          kernels: options.kernels,
+          scratchAddress: scratchAddress(slot),
+          scratchBytes: SCRATCH_BYTES,
+          health: this.#health,
+          readOnly: options.readOnly,
+        }),
+      );
+    }
+  }
+
+  submit(job: Job, done: Done): void {
+    void this.#run(job).then((report) => {
+      if (report !== nothingToReport) this.#options.onReport(report);
+      this.#answers.give(report, done);
+    });
+  }
+
+  pieceAt(offsetBytes: number, limitBytes: number): number {
+    return pieceOfOneLane(offsetBytes, limitBytes);
+  }
+
+  syncPieceAt(_op: string, _member: number, _offsetBytes: number, limitBytes: number): number {
+    return limitBytes;
+  }
+
+  async setHealth(health: Health): Promise<void> {
+    this.#health.set(health);
+    await this.#quiesce();
+  }
+
+  async setMember(member: number, device: Device | null): Promise<void> {
+    await this.#quiesce();
+    this.#io.setMember(member, device);
+  }
+
+  async close(): Promise<void> {
+    await this.#quiesce();
+  }
+
+  async killLane(): Promise<void> {
+    // There are none.
+  }
+
+  /** Until every job of before has left. */
+  async #quiesce(): Promise<void> {
+    const leave = await this.#gate.enter(0, Number.POSITIVE_INFINITY, true);
+    leave();
+  }
+
+  async #run(job: Job): Promise<Report> {
+    const { from, to } = territoryOf(this.#options.layout, job);
+    const leave = await this.#gate.enter(from, to, job.op !== 'read' && job.op !== 'check');
+    const runner = this.#idle.pop();
+    if (runner === undefined)
+      throw new InvariantViolation('the gate admits no more jobs than there are runners');
+    try {
+      return await driveAsynchronously(runner.run(job), (batch) => this.#io.perform(batch));
+    } finally {
+      this.#idle.push(runner);
+      leave();
+    }
+  }
+}
+
+/** One job for what is little more than the limit: cutting it would cost more than it brings. */
+function pieceOfOneLane(offsetBytes: number, limitBytes: number): number {
+  return roundDown(offsetBytes, limitBytes) + 2 * limitBytes - offsetBytes;
+}

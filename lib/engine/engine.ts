@@ -1,0 +1,420 @@
+/**
+ * Carries out what an array is asked, over members that are devices, and says what it met on the way. It knows layouts
+ * and health; it does not know superblocks, spares or policy: those are the array's.
+ *
+ * A request is cut at stripe-group boundaries into jobs, each with a buffer in the arena, and each given to the lane
+ * that owns the group. The caller's bytes are copied once, here, at the seam: after `write` has returned its promise the
+ * caller may do with the buffer what they like, and parity is computed from the very bytes that are written.
+ *
+ * Drivers
+ *   lanes        members that a thread can reach by itself (files, shared memory), more than one core
+ *   inline       the same, on the caller's thread
+ *   event-loop   any members: remote, filtered, delayed. Jobs on the same stripe group are kept in order by a gate
+ *
+ * An idle array does not pay for threads: crossing to a lane and back costs 15 µs and more when both sleep, a 4 KiB read
+ * from the page cache 3. So a small request that finds its lane idle, and no other request in this same turn, is run
+ * right here. That is safe because only this thread submits: a lane without jobs touches no stripe. A second request
+ * before the caller has seen the first one's answer is the sign of depth, and goes to the lane. Members that turn out to
+ * be slow (a disk, not the cache) switch it off for a while, since it blocks the event loop.
+ */
+import { type Device, totalBytes } from '../device/device.ts';
+import { InFlight } from '../device/in-flight.ts';
+import { RaidError } from '../errors.ts';
+import type { Host } from '../host.ts';
+import type { Layout } from '../layout/layout.ts';
+import { selectKernels } from '../parity/select.ts';
+import { type ErasedRange, type Health, replacementOf } from '../plan/plan.ts';
+import { GIB, KIB, MIB, roundDown } from '../units.ts';
+import { DirectDriver, type Driver, EVENT_LOOP_WIDTH, EventLoopDriver, type SyncOp } from './drivers.ts';
+import { Arena, createMemory, memoryBytesFor, PAGE_BYTES } from './memory.ts';
+import type { Death } from './message.ts';
+import { type Job, tableAddress } from './ring.ts';
+import { type Correction, type Exclusion, isWithout, type Mismatch, type Report, without } from './run.ts';
+import { stripeBytes } from './territory.ts';
+
+export type DriverKind = 'lanes' | 'inline' | 'event-loop';
+
+export interface EngineOptions {
+  readonly layout: Layout;
+  /** By slot, then replacements by theirs; null where there is none. A device begins where the member's data begins. */
+  readonly members: readonly (Device | null)[];
+  readonly health: Health;
+  readonly host: Host;
+  /** Default: lanes where all members can be reached directly and there is more than one core. */
+  readonly driver?: DriverKind | undefined;
+  readonly lanes?: number | undefined;
+  readonly cores: number;
+  readonly heapBytes?: number | undefined;
+  /** Overrides RAIDSIM_KERNEL. */
+  readonly kernel?: string | undefined;
+  /** What cannot be read is recomputed, but not rewritten. */
+  readonly readOnly?: boolean | undefined;
+  /**
+   * Members that failed, as soon as it is known. No write that relies on their absence is acknowledged before the
+   * promise resolves: the array records the exclusion durably first (I5). Where it rejects, no write is acknowledged
+   * any more: all of them fail with what it threw.
+   */
+  readonly onExclusion: (exclusions: readonly Exclusion[]) => Promise<void>;
+  readonly onCorrection: (corrections: readonly Correction[]) => void;
+  /**
+   * Places whose content is neither old nor new, since a member that cannot be missed did not take a write there. They
+   * are erased in the health that is set before this returns, until they have been written.
+   */
+  readonly onDamage: (ranges: readonly ErasedRange[]) => void;
+}
+
+export interface CheckResult {
+  readonly mismatchCount: number;
+  readonly mismatches: readonly Mismatch[];
+}
+
+/** Jobs are about this long; longer where a stripe is. Long enough that a system call's cost vanishes in it. */
+const JOB_BYTES = MIB;
+const HEAP_BYTES = 64 * MIB;
+
+/** Member bytes that one job of a recovery or a check covers. */
+const SYNC_JOB_BYTES = 256 * KIB;
+
+export class Engine {
+  readonly kind: DriverKind;
+  readonly kernelName: string;
+  readonly #layout: Layout;
+  readonly #options: EngineOptions;
+  readonly #arena: Arena;
+  readonly #bytes: Uint8Array;
+  readonly #driver: Driver;
+  /** Array bytes of one job at most: whole stripes where a stripe is not too large. */
+  readonly #pieceBytes: number;
+  #health: Health;
+  /** Resolves when every exclusion so far is durable; null when there is nothing to wait for. */
+  #hold: Promise<void> | null = null;
+  readonly #requests = new InFlight();
+  #isClosed = false;
+
+  constructor(options: EngineOptions) {
+    this.#options = options;
+    this.#layout = options.layout;
+    this.#health = options.health;
+    this.kind = options.driver ?? defaultDriver(options);
+    const heapBytes = options.heapBytes ?? HEAP_BYTES;
+    const rowBytes = stripeBytes(this.#layout);
+    const quarterBytes = roundDown(Math.floor(heapBytes / 4), PAGE_BYTES);
+    this.#pieceBytes =
+      rowBytes > quarterBytes
+        ? quarterBytes
+        : Math.max(rowBytes, roundDown(Math.min(JOB_BYTES, quarterBytes), rowBytes));
+
+    const laneCount = this.kind === 'lanes' ? (options.lanes ?? Math.max(1, options.cores - 1)) : 0;
+    const slots = this.kind === 'event-loop' ? EVENT_LOOP_WIDTH : laneCount;
+    checkOptions(options, this.kind, heapBytes, slots);
+    const map = createMemory(slots, heapBytes);
+    this.#arena = new Arena(map);
+    this.#bytes = new Uint8Array(map.memory.buffer);
+    const kernels = selectKernels(map.memory, tableAddress(slots), options.kernel);
+    this.kernelName = kernels.name;
+    const make = {
+      ...options,
+      map,
+      kernels,
+      laneCount,
+      territoryBytes: Math.max(this.#pieceBytes, rowBytes),
+      readOnly: options.readOnly === true,
+      onReport: (report: Report) => this.#account(report),
+    };
+    this.#driver = this.kind === 'event-loop' ? new EventLoopDriver(make) : new DirectDriver(make);
+  }
+
+  /** Whom the engine trusts: what it was told, less whom it has met failing since. */
+  get health(): Health {
+    return this.#health;
+  }
+
+  get laneCount(): number {
+    return this.#driver.laneCount;
+  }
+
+  get laneDeaths(): number {
+    return this.#driver.laneDeaths;
+  }
+
+  get bytesInFlight(): number {
+    return this.#arena.bytesUsed;
+  }
+
+  /** Array bytes in; `targets` are filled when the promise resolves. */
+  read(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    const lengthBytes = totalBytes(targets);
+    const isOneJob =
+      lengthBytes <= PAGE_BYTES && lengthBytes <= this.#driver.pieceAt(offsetBytes, this.#pieceBytes);
+    if (isOneJob && !this.#isClosed) {
+      // The common small request, without the machinery of many pieces.
+      const address = this.#arena.tryAcquire(lengthBytes);
+      if (address !== null) {
+        this.#requests.begin();
+        return new Promise((resolve, reject) => {
+          this.#driver.submit({ op: 'read', offsetBytes, lengthBytes, address, member: 0 }, (report) => {
+            if (report.error === null) this.#copyOut(address, targets, 0, lengthBytes);
+            this.#arena.release(address, lengthBytes);
+            this.#requests.end();
+            if (report.error === null) resolve();
+            else reject(report.error);
+          });
+        });
+      }
+    }
+    return this.#pieces('read', offsetBytes, lengthBytes, (address, from, count) =>
+      this.#copyOut(address, targets, from, count),
+    );
+  }
+
+  /** The bytes are copied before this returns, unless memory is short: then they are copied when it is not. */
+  write(offsetBytes: number, sources: readonly Uint8Array[]): Promise<void> {
+    const lengthBytes = totalBytes(sources);
+    return this.#pieces('write', offsetBytes, lengthBytes, (address, from, count) =>
+      this.#copyIn(address, sources, from, count),
+    );
+  }
+
+  writeZeroes(offsetBytes: number, lengthBytes: number): Promise<void> {
+    return this.#pieces('write', offsetBytes, lengthBytes, (address, _from, count) => {
+      this.#bytes.fill(0, address, address + count);
+    });
+  }
+
+  /** Recomputes what `member` holds in this range of its data, and writes it there. */
+  async recover(member: number, offsetBytes: number, lengthBytes: number): Promise<void> {
+    await this.#sync('recover', member, offsetBytes, lengthBytes);
+  }
+
+  /** Copies what `member` holds in this range to its replacement. */
+  async replace(member: number, offsetBytes: number, lengthBytes: number): Promise<void> {
+    await this.#sync('replace', member, offsetBytes, lengthBytes);
+  }
+
+  /** Compares redundancy with data; positions are the layout's sync positions. */
+  check(offsetBytes: number, lengthBytes: number): Promise<CheckResult> {
+    return this.#sync('check', 0, offsetBytes, lengthBytes);
+  }
+
+  /** As `check`, and rewrites redundancy where it does not agree. The result says what was wrong before. */
+  repair(offsetBytes: number, lengthBytes: number): Promise<CheckResult> {
+    return this.#sync('repair', 0, offsetBytes, lengthBytes);
+  }
+
+  /** Resolves when every job submitted before has ended by the old health; later ones go by the new. */
+  setHealth(health: Health): Promise<void> {
+    this.#health = health;
+    return this.#driver.setHealth(health);
+  }
+
+  /** The slot's device from now on. Only while its health is `missing`: no job may be using the old one. */
+  setMember(member: number, device: Device | null): Promise<void> {
+    if (!isWithout(this.#health, member)) {
+      throw new RaidError('BUSY', `member ${member} is in use; fail it first`, { member });
+    }
+    if (device !== null && !canReach(this.kind, device)) throw unreachableBy(this.kind, device);
+    return this.#driver.setMember(member, device);
+  }
+
+  /** The replacement of a slot is its member from now on. Both hold the same, and both get every write until this is done. */
+  async promote(slot: number, device: Device): Promise<void> {
+    await this.#driver.setMember(slot, device);
+    await this.#driver.setMember(replacementOf(this.#layout.memberCount, slot), null);
+  }
+
+  /** Exclusions met so far are durable. */
+  async settled(): Promise<void> {
+    while (this.#hold !== null) await this.#hold;
+  }
+
+  /** Nothing is under way, and every exclusion met so far is durable. */
+  async idle(): Promise<void> {
+    await this.#requests.whenIdle();
+    await this.settled();
+  }
+
+  /** Refuses what comes after it, and resolves when what came before has ended: then nobody uses the members. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#requests.whenIdle();
+    // An exclusion that could not be recorded has been told to all whom it concerned.
+    await this.settled().catch(() => undefined);
+    await this.#driver.close();
+  }
+
+  /** For tests. */
+  killLane(lane: number, when: Death): Promise<void> {
+    return this.#driver.killLane(lane, when);
+  }
+
+  #pieces(
+    op: 'read' | 'write',
+    offsetBytes: number,
+    lengthBytes: number,
+    copy: (address: number, from: number, count: number) => void,
+  ): Promise<void> {
+    return this.#admit(() => this.#cutAndSubmit(op, offsetBytes, lengthBytes, copy));
+  }
+
+  #admit<Result>(work: () => Promise<Result>): Promise<Result> {
+    if (this.#isClosed) return Promise.reject(new RaidError('CLOSED', 'the array is closed'));
+    return this.#requests.run(work);
+  }
+
+  async #cutAndSubmit(
+    op: 'read' | 'write',
+    offsetBytes: number,
+    lengthBytes: number,
+    copy: (address: number, from: number, count: number) => void,
+  ): Promise<void> {
+    let failed: RaidError | null = null;
+    const under: Promise<void>[] = [];
+    for (let from = 0; from < lengthBytes; ) {
+      const start = offsetBytes + from;
+      const count = Math.min(lengthBytes - from, this.#driver.pieceAt(start, this.#pieceBytes));
+      const address = this.#arena.tryAcquire(count) ?? (await this.#arena.acquire(count));
+      if (op === 'write') copy(address, from, count);
+      const at = from;
+      under.push(
+        this.#submit({ op, offsetBytes: start, lengthBytes: count, address, member: 0 }).then((report) => {
+          if (op === 'read' && report.error === null) copy(address, at, count);
+          this.#arena.release(address, count);
+          failed ??= report.error;
+        }),
+      );
+      from += count;
+    }
+    await Promise.all(under);
+    // Assigned in the callbacks above, which the compiler does not follow.
+    const error = failed as RaidError | null;
+    if (error !== null) throw error;
+    if (op === 'write') while (this.#hold !== null) await this.#hold;
+  }
+
+  #sync(op: SyncOp, member: number, offsetBytes: number, lengthBytes: number): Promise<CheckResult> {
+    return this.#admit(() => this.#cutAndSync(op, member, offsetBytes, lengthBytes));
+  }
+
+  async #cutAndSync(
+    op: SyncOp,
+    member: number,
+    offsetBytes: number,
+    lengthBytes: number,
+  ): Promise<CheckResult> {
+    const jobs: Job[] = [];
+    for (let from = 0; from < lengthBytes; ) {
+      const start = offsetBytes + from;
+      const count = Math.min(
+        lengthBytes - from,
+        this.#driver.syncPieceAt(op, member, start, this.#syncJobBytes()),
+      );
+      jobs.push({ op, offsetBytes: start, lengthBytes: count, address: 0, member });
+      from += count;
+    }
+    const reports = await Promise.all(jobs.map((job) => this.#submit(job)));
+    // First what the array does about failures: whoever sees the error sees what has become of the member too.
+    while (this.#hold !== null) await this.#hold;
+    for (const report of reports) if (report.error !== null) throw report.error;
+    return {
+      mismatchCount: reports.reduce((sum, report) => sum + report.mismatchCount, 0),
+      mismatches: reports.flatMap((report) => report.mismatches),
+    };
+  }
+
+  #syncJobBytes(): number {
+    const chunk = this.#layout.kind === 'parity' ? this.#layout.chunkBytes : 0;
+    return Math.max(chunk, SYNC_JOB_BYTES);
+  }
+
+  #submit(job: Job): Promise<Report> {
+    return new Promise((resolve) => this.#driver.submit(job, resolve));
+  }
+
+  /** Called at once when a report arrives, before anything that came after it is acknowledged. */
+  #account(report: Report): void {
+    if (report.corrections.length > 0) this.#options.onCorrection(report.corrections);
+    if (report.damaged.length > 0) this.#options.onDamage(report.damaged);
+    const news = report.exclusions.filter(({ member }) => !isWithout(this.#health, member));
+    if (news.length === 0) return;
+    this.#health = without(this.#health, new Set(news.map(({ member }) => member)));
+    void this.#driver.setHealth(this.#health);
+    // Called now, not when its turn comes: what the array says of its health must never again count on these members.
+    const hold = Promise.all([this.#hold, this.#options.onExclusion(news)]).then(() => {
+      if (this.#hold === hold) this.#hold = null;
+    });
+    // Whoever awaits it hears of a failure; nobody else need.
+    hold.catch(() => undefined);
+    this.#hold = hold;
+  }
+
+  #copyIn(address: number, sources: readonly Uint8Array[], from: number, count: number): void {
+    let at = address;
+    eachPart(sources, from, count, (part) => {
+      this.#bytes.set(part, at);
+      at += part.byteLength;
+    });
+  }
+
+  #copyOut(address: number, targets: readonly Uint8Array[], from: number, count: number): void {
+    let at = address;
+    eachPart(targets, from, count, (part) => {
+      part.set(this.#bytes.subarray(at, at + part.byteLength));
+      at += part.byteLength;
+    });
+  }
+}
+
+/** Calls `each` for the parts of the buffers that hold bytes [from, from + count) of their concatenation. */
+function eachPart(
+  buffers: readonly Uint8Array[],
+  from: number,
+  count: number,
+  each: (part: Uint8Array) => void,
+): void {
+  let start = 0;
+  for (const buffer of buffers) {
+    const end = start + buffer.byteLength;
+    if (end > from && start < from + count) {
+      const low = Math.max(from, start) - start;
+      const high = Math.min(from + count, end) - start;
+      each(low === 0 && high === buffer.byteLength ? buffer : buffer.subarray(low, high));
+    }
+    start = end;
+  }
+}
+
+function checkOptions(options: EngineOptions, kind: DriverKind, heapBytes: number, slots: number): void {
+  if (kind === 'lanes' && !(Number.isSafeInteger(slots) && slots >= 1)) {
+    throw new RaidError('BAD_ARGUMENT', `${slots} lanes are not possible; take 1 or more`);
+  }
+  if (!Number.isSafeInteger(heapBytes) || heapBytes < MIB || memoryBytesFor(slots, heapBytes) > 4 * GIB) {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      `a heap of ${heapBytes} bytes with ${slots} lanes is not possible; take 1 MiB or more, and 4 GiB at most together with 17 MiB for each lane`,
+    );
+  }
+  for (const device of options.members) {
+    if (device !== null && !canReach(kind, device)) throw unreachableBy(kind, device);
+  }
+}
+
+/** Threads, and synchronous calls on this one, reach a member only where it is open to them. */
+export function canReach(kind: DriverKind, device: Device): boolean {
+  return kind === 'event-loop' || device.direct !== null;
+}
+
+export function unreachableBy(kind: DriverKind, device: Device): RaidError {
+  return new RaidError(
+    'BAD_ARGUMENT',
+    device.isClosed
+      ? `${device.name} is closed`
+      : `${device.name} can be reached through its own operations only, and not by the driver ${kind}; take event-loop`,
+    { device: device.name },
+  );
+}
+
+function defaultDriver(options: EngineOptions): DriverKind {
+  const direct = options.members.every((device) => device === null || device.direct !== null);
+  if (!direct) return 'event-loop';
+  return options.cores > 1 ? 'lanes' : 'inline';
+}

@@ -1,0 +1,451 @@
+/**
+ * The main thread's side of the lanes: submits jobs, hears of their end, and survives the death of a worker.
+ *
+ * Hearing of the end. A lane rings (one message on its port) only when asked to, because a message costs 5 µs to send
+ * and 40 µs until it is heard. While jobs are under way the main thread looks at the rings itself, once in every turn
+ * of its event loop; only after some turns without news (the members are slow) does it ask for a doorbell and
+ * leave the loop to sleep. (`Atomics.waitAsync` would be the natural tool, but it does not keep Node alive.)
+ *
+ * Death. A worker that exits on its own account (terminated, out of memory) is replaced. First what it was committing is
+ * committed again from the record (ring.ts says why), then its jobs are submitted anew, in their order. Members on which
+ * it, or that commit, has met a failure that it has not told of are excluded by the successor from the start: a job that
+ * ran again and trusted them would take old data for new, and carry that into the parity. A job that was being
+ * worked on when two workers died is given up: its outcome is unknown, and it may well be the cause. A worker that dies
+ * of an exception is a programming error: every lane refuses what comes after it.
+ */
+import { createRequire } from 'node:module';
+import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads';
+import type { DirectAccess } from '../device/device.ts';
+import { assert, RaidError } from '../errors.ts';
+import type { Layout } from '../layout/layout.ts';
+import { survives } from '../layout/survives.ts';
+import type { Health } from '../plan/plan.ts';
+import { SynchronousIo } from './batch.ts';
+import type { MemoryMap } from './memory.ts';
+import { type ControlMessage, type LaneBirth, type ReportMessage, reportOf } from './message.ts';
+import { DONE, type Job, LaneControl, RING_SLOTS } from './ring.ts';
+import { type Exclusion, isWithout, nothingToReport, type Report, without } from './run.ts';
+
+export interface Ticket {
+  readonly job: Job;
+  /** Exactly once. A failure that is no report (a programming error) comes as `error` of the report too. */
+  readonly done: (report: Report) => void;
+}
+
+/** Turns of the event loop without news before the lanes are asked to ring: 0.2 to 1 ms. */
+const POLL_TURNS = 200;
+const LIVES_OF_A_JOB = 2;
+
+const controlJob: Job = { op: 'control', offsetBytes: 0, lengthBytes: 0, address: 0, member: 0 };
+
+export interface LanesOptions {
+  readonly map: MemoryMap;
+  readonly layout: Layout;
+  readonly health: Health;
+  readonly members: readonly (DirectAccess | null)[];
+  readonly kernel: string | undefined;
+  readonly readOnly: boolean;
+  /** Every report that says something, before the job that it is about is answered. */
+  readonly onReport: (report: Report) => void;
+}
+
+export class Lanes {
+  readonly #lanes: Lane[] = [];
+  #turnsWithoutNews = 0;
+  #polling: NodeJS.Immediate | null = null;
+
+  constructor(options: LanesOptions) {
+    for (let index = 0; index < options.map.laneCount; index += 1) {
+      const broke = (error: Error) => {
+        for (const lane of this.#lanes) lane.refuse(error);
+      };
+      this.#lanes.push(new Lane(index, options, () => this.#heard(), broke));
+    }
+  }
+
+  get count(): number {
+    return this.#lanes.length;
+  }
+
+  get deaths(): number {
+    return this.#lanes.reduce((sum, lane) => sum + lane.deaths, 0);
+  }
+
+  /** True when the lane has nothing to do: then, and only then, others may touch its stripes. */
+  isIdle(lane: number): boolean {
+    const { inFlight, isRefusing } = this.#at(lane);
+    return inFlight === 0 && !isRefusing;
+  }
+
+  submit(lane: number, ticket: Ticket): void {
+    this.#at(lane).submit(ticket);
+    if (this.#polling === null) this.#poll();
+    this.#turnsWithoutNews = 0;
+  }
+
+  /** Takes effect on each lane after the jobs submitted before and before those submitted after. */
+  tellAll(message: ControlMessage): Promise<void> {
+    return Promise.all(this.#lanes.map((_, lane) => this.tell(lane, message))).then(() => undefined);
+  }
+
+  tell(lane: number, message: ControlMessage): Promise<void> {
+    return new Promise((resolve) => {
+      this.#at(lane).control(message, resolve);
+      if (this.#polling === null) this.#poll();
+    });
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#lanes.map((lane) => lane.stop(() => this.#poll())));
+    if (this.#polling !== null) clearImmediate(this.#polling);
+  }
+
+  /** For tests: the worker is gone between two instructions. */
+  kill(lane: number): Promise<void> {
+    return this.#at(lane).kill();
+  }
+
+  #at(lane: number): Lane {
+    const found = this.#lanes[lane];
+    if (found === undefined) throw new RangeError('no such lane');
+    return found;
+  }
+
+  #heard(): void {
+    this.#turnsWithoutNews = 0;
+    if (this.#polling === null) this.#poll();
+  }
+
+  #poll(): void {
+    if (this.#polling !== null) return;
+    this.#polling = setImmediate(() => {
+      this.#polling = null;
+      let news = 0;
+      let busy = 0;
+      for (const lane of this.#lanes) {
+        news += lane.drain();
+        busy += lane.inFlight;
+      }
+      this.#turnsWithoutNews = news > 0 ? 0 : this.#turnsWithoutNews + 1;
+      if (busy === 0) {
+        for (const lane of this.#lanes) lane.rest();
+        return;
+      }
+      if (this.#turnsWithoutNews < POLL_TURNS) {
+        this.#poll();
+        return;
+      }
+      let missed = false;
+      for (const lane of this.#lanes) missed = lane.arm() || missed;
+      if (missed) this.#poll();
+    });
+  }
+}
+
+class Lane {
+  readonly #index: number;
+  readonly #options: LanesOptions;
+  readonly #control: LaneControl;
+  readonly #heard: () => void;
+  readonly #broke: (error: Error) => void;
+  #worker: Worker;
+  #port: MessagePort;
+  /** By job id, which is the ticket's slot. */
+  readonly #tickets: (Ticket | undefined)[] = new Array(RING_SLOTS).fill(undefined);
+  readonly #freeIds: number[] = [];
+  /** Waiting for a free slot. */
+  #overflow: Ticket[] = [];
+  /** Control messages under way, in order, for a successor that starts from what they say. */
+  readonly #messages = new Map<Ticket, ControlMessage>();
+  readonly #reports = new Map<number, Report>();
+  /** In order of submission, which a successor keeps. */
+  readonly #order = new Set<number>();
+  #health: Health;
+  readonly #members: (DirectAccess | null)[];
+  /** Called when the worker is gone for good; null as long as it may live. */
+  #stopped: (() => void) | null = null;
+  #isGone = false;
+  /** An exception, in this lane's worker or another's. */
+  #broken: Error | null = null;
+  #lastVictim: Ticket | null = null;
+  #lives = 0;
+  deaths = 0;
+  inFlight = 0;
+
+  constructor(index: number, options: LanesOptions, heard: () => void, broke: (error: Error) => void) {
+    this.#index = index;
+    this.#options = options;
+    this.#heard = heard;
+    this.#broke = broke;
+    this.#control = new LaneControl(options.map, index);
+    this.#health = options.health;
+    this.#members = [...options.members];
+    for (let id = RING_SLOTS - 1; id >= 0; id -= 1) this.#freeIds.push(id);
+    [this.#worker, this.#port] = this.#start();
+  }
+
+  get isRefusing(): boolean {
+    return this.#broken !== null;
+  }
+
+  submit(ticket: Ticket): void {
+    this.inFlight += 1;
+    const isControl = ticket.job.op === 'control';
+    if (this.#isGone || (this.#broken !== null && !isControl)) {
+      const report = isControl ? nothingToReport : brokenReport(this.#broken ?? new Error('it was closed'));
+      queueMicrotask(() => this.#finish(ticket, report));
+      return;
+    }
+    if (this.#overflow.length > 0 || !this.#place(ticket)) this.#overflow.push(ticket);
+  }
+
+  control(message: ControlMessage, done: () => void): void {
+    const ticket: Ticket = { job: controlJob, done };
+    this.#messages.set(ticket, message);
+    // What a successor starts with.
+    if (message.kind === 'health') this.#health = message.health;
+    if (message.kind === 'member') this.#members[message.member] = message.access;
+    this.submit(ticket);
+  }
+
+  /** Resolves when everything under way has ended, and the worker too. */
+  stop(poll: () => void): Promise<void> {
+    if (this.#isGone) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#stopped = resolve;
+      this.#sendStop();
+      poll();
+    });
+  }
+
+  /** From now on, since nobody knows what an exception has left behind. */
+  refuse(error: Error): void {
+    this.#broken ??= error;
+  }
+
+  async kill(): Promise<void> {
+    await this.#worker.terminate();
+  }
+
+  /** Ends every job that the lane has finished. Returns how many. */
+  drain(): number {
+    const count = this.#control.drain((id, status) => {
+      this.#end(id, status === DONE ? nothingToReport : this.#reportOn(id));
+    });
+    while (this.#overflow.length > 0) {
+      const [next] = this.#overflow;
+      if (next === undefined || !this.#place(next)) break;
+      this.#overflow.shift();
+    }
+    return count;
+  }
+
+  /** Asks for a doorbell, and keeps Node alive until it rings. True when something came in meanwhile. */
+  arm(): boolean {
+    if (this.inFlight === 0) return false;
+    this.#control.arm();
+    this.#port.ref();
+    this.#worker.ref();
+    if (!this.#control.hasCompletions()) return false;
+    this.#control.disarm();
+    return true;
+  }
+
+  /** Nothing under way: Node may end. */
+  rest(): void {
+    this.#port.unref();
+    if (this.#stopped === null) this.#worker.unref();
+  }
+
+  #sendStop(): void {
+    // Not unreferenced, as an idle worker is: Node must not end before it has.
+    this.#worker.ref();
+    this.control({ kind: 'stop' }, () => undefined);
+  }
+
+  #place(ticket: Ticket): boolean {
+    const id = this.#freeIds.pop();
+    if (id === undefined) return false;
+    // The message is on the port before the job that says so is in the ring.
+    const message = this.#messages.get(ticket);
+    if (message !== undefined) this.#port.postMessage(message);
+    assert(this.#control.trySubmit(id, ticket.job), 'there are as many ids as the ring has slots');
+    this.#tickets[id] = ticket;
+    this.#order.add(id);
+    this.#control.wake();
+    return true;
+  }
+
+  /**
+   * The report on a job that has one. The lane posted it before it published the completion, so it is on the port by
+   * now; taking it here, and not when the event loop gets to it, keeps it in order with the completions after it,
+   * which may rely on an exclusion that it tells of.
+   */
+  #reportOn(id: number): Report {
+    for (;;) {
+      const known = this.#reports.get(id);
+      if (known !== undefined) return known;
+      const received = receiveMessageOnPort(this.#port) as { message: ReportMessage | null } | undefined;
+      assert(received !== undefined, 'a completion with a report has its report on the port');
+      this.#take(received.message);
+    }
+  }
+
+  #take(message: ReportMessage | null): void {
+    if (message !== null) this.#reports.set(message.id, reportOf(message));
+  }
+
+  #end(id: number, report: Report): void {
+    const ticket = this.#tickets[id];
+    if (ticket === undefined) return;
+    this.#tickets[id] = undefined;
+    this.#order.delete(id);
+    this.#reports.delete(id);
+    this.#freeIds.push(id);
+    this.#finish(ticket, report);
+  }
+
+  #finish(ticket: Ticket, report: Report): void {
+    this.inFlight -= 1;
+    this.#messages.delete(ticket);
+    if (report !== nothingToReport) this.#options.onReport(report);
+    ticket.done(report);
+  }
+
+  #start(): [Worker, MessagePort] {
+    const { port1, port2 } = new MessageChannel();
+    const birth: LaneBirth = {
+      map: this.#options.map,
+      lane: this.#index,
+      port: port2,
+      geometry: this.#options.layout.geometry,
+      health: this.#health,
+      members: this.#members,
+      kernel: this.#options.kernel,
+      readOnly: this.#options.readOnly,
+    };
+    const worker = new Worker(createRequire(import.meta.url).resolve('#lane'), {
+      name: `raidsim lane ${this.#index}`,
+      workerData: birth,
+      transferList: [port2],
+      // None of the program's own: with `node --input-type=module -e` a worker does not even start.
+      execArgv: [],
+    });
+    worker.unref();
+    port1.on('message', (message: ReportMessage | null) => {
+      this.#take(message);
+      this.#heard();
+    });
+    port1.unref();
+    worker.on('error', (error: Error & { code?: string }) => {
+      if (error.code !== 'ERR_WORKER_OUT_OF_MEMORY') this.#broke(error);
+    });
+    worker.on('exit', () => this.#died(worker));
+    return [worker, port1];
+  }
+
+  #died(worker: Worker): void {
+    if (worker !== this.#worker) return;
+    this.drain();
+    if (this.#stopped !== null && this.inFlight === 0) {
+      this.#retire();
+      return;
+    }
+    this.deaths += 1;
+    this.#port.close();
+    const pending = [...this.#order].map((id) => this.#tickets[id]).filter((ticket) => ticket !== undefined);
+    const all = [...pending, ...this.#overflow];
+    this.#overflow = [];
+    this.#order.clear();
+    this.#reports.clear();
+    this.#tickets.fill(undefined);
+    this.#freeIds.length = 0;
+    for (let id = RING_SLOTS - 1; id >= 0; id -= 1) this.#freeIds.push(id);
+
+    if (this.#broken !== null) {
+      const report = brokenReport(this.#broken);
+      this.#retire();
+      for (const ticket of all) this.#finish(ticket, ticket.job.op === 'control' ? nothingToReport : report);
+      return;
+    }
+    const exclusions = this.#inherit();
+    // The successor is born with what the control messages said; sent again, an older one would undo a newer.
+    for (const ticket of all) if (ticket.job.op === 'control') this.#finish(ticket, nothingToReport);
+    const waiting = all.filter((ticket) => ticket.job.op !== 'control');
+
+    const [victim] = waiting;
+    this.#lives = victim !== undefined && victim === this.#lastVictim ? this.#lives + 1 : 1;
+    this.#lastVictim = victim ?? null;
+    if (victim !== undefined && this.#lives >= LIVES_OF_A_JOB) {
+      waiting.shift();
+      this.#finish(victim, {
+        ...nothingToReport,
+        error: new RaidError(
+          'WRITE_MAYBE_APPLIED',
+          `${LIVES_OF_A_JOB} workers died during this request; read the range to see what it holds`,
+          { offsetBytes: victim.job.offsetBytes, lengthBytes: victim.job.lengthBytes },
+        ),
+      });
+    }
+    if (this.#stopped !== null && waiting.length === 0) {
+      this.#retire();
+      return;
+    }
+    [this.#worker, this.#port] = this.#start();
+    for (const ticket of waiting) {
+      if (!this.#place(ticket)) this.#overflow.push(ticket);
+    }
+    if (exclusions.length > 0) this.#options.onReport({ ...nothingToReport, exclusions });
+    if (this.#stopped !== null) this.#sendStop();
+    this.#heard();
+  }
+
+  #retire(): void {
+    this.#isGone = true;
+    this.#stopped?.();
+  }
+
+  /**
+   * What the dead worker was writing is written again, all of it. Who fails now, or had failed under the worker without
+   * a report, is left out by the successor; the answer is the report that is owed for them.
+   */
+  #inherit(): readonly Exclusion[] {
+    const failed = new Map<number, RaidError>();
+    for (const member of this.#control.excluded()) {
+      failed.set(
+        member,
+        new RaidError('WRITE_FAILED', `member ${member} failed, and then its lane`, { member }),
+      );
+    }
+    const entries = this.#control.unfinishedCommit();
+    if (entries.length > 0) {
+      const io = new SynchronousIo(this.#options.map.memory, this.#members);
+      const plain = { requestBytes: 0, requestAddress: 0, scratchAddress: 0 };
+      const failures = io.perform({ direction: 'write', transfers: entries, ...plain }) ?? [];
+      for (const { transfer, error } of failures) failed.set(transfer.member, error);
+    }
+    this.#control.reset();
+
+    const exclusions: Exclusion[] = [];
+    for (const [member, error] of failed) {
+      const { members } = this.#health;
+      if (isWithout(this.#health, member)) continue;
+      const isLastCopy =
+        members[member]?.state === 'in_sync' &&
+        !survives(this.#options.layout, (slot) => slot === member || members[slot]?.state !== 'in_sync');
+      if (isLastCopy) continue;
+      exclusions.push({ member, error });
+      this.#health = without(this.#health, new Set([member]));
+    }
+    return exclusions;
+  }
+}
+
+function brokenReport(cause: Error): Report {
+  return {
+    ...nothingToReport,
+    error: new RaidError('WRITE_MAYBE_APPLIED', `a lane stopped on an internal error: ${cause.message}`, {
+      cause,
+    }),
+  };
+}

@@ -1,0 +1,675 @@
+/**
+ * How a job is carried out, written once: a generator that yields batches of I/O and is told which transfers failed.
+ * A lane drives it synchronously, the event loop drives it with promises, the simulator with virtual time. Nothing here
+ * waits, and nothing here knows which of them it is.
+ *
+ *   gather    read what the plan needs. A transfer that fails is looked at page by page; pages that stay unreadable are
+ *             *erased*, and the plan is made anew without them. Each round costs a stripe one unit of its
+ *             redundancy, so there are at most as many rounds as members.
+ *   compute   in memory.
+ *   commit    write everything the plan writes. All writes are tried. One that fails excludes its member, here
+ *             and now, for every later job of this lane; the others have been written, so the row is what it should be
+ *             with that member missing, and nothing needs to be read or planned again.
+ *   heal      pages that were erased but could be recomputed are rewritten, and read back.
+ *
+ * Exclusion is local first: the next job on these stripes must not trust the member. It goes with the next report of
+ * this thread, whichever job's that is, since any job that ends from now on may rely on it; and whoever gets the
+ * report holds back acknowledgements until the array has recorded it (I5).
+ *
+ * A member that did not take a write, but whom the array cannot do without, stays. Its part of the row is then old and
+ * the parity new: whatever is computed from both is garbage, in places that nobody has written. So what it did not take
+ * is *damaged*, erased from now on for every job, and goes with the report too; the array decides how long it lasts.
+ *
+ * A member that ends before its data does (SHORT_READ) is excluded like one that is gone: what is missing cannot be put
+ * back piece by piece, since a file that is written beyond its end reads as zeros up to there, without an error.
+ *
+ * A job whose plan needs more scratch, or more commit entries, than there is, is cut in two and each half carried out
+ * by itself: at a stripe boundary if there is one inside, else at a chunk boundary, else in the middle.
+ */
+import { InvariantViolation, RaidError, unreachable } from '../errors.ts';
+import type { Layout } from '../layout/layout.ts';
+import { survives } from '../layout/survives.ts';
+import type { Kernels } from '../parity/kernels.ts';
+import type { CompiledHealth } from '../plan/health.ts';
+import { compileHealth } from '../plan/health.ts';
+import {
+  type Compute,
+  type ErasedRange,
+  type Health,
+  type Inspect,
+  isLost,
+  type Lost,
+  type Plan,
+  replacementOf,
+  type Transfer,
+} from '../plan/plan.ts';
+import { planCheck, planRead, planRecover, planRepair, planWrite } from '../plan/planner.ts';
+import { KIB, roundDown, SECTOR_BYTES } from '../units.ts';
+import { addressIn, type Batch, type Failure } from './batch.ts';
+import { PAGE_BYTES } from './memory.ts';
+import { COMMIT_SLOTS, type Job } from './ring.ts';
+
+export interface Exclusion {
+  /** A slot, or `replacementOf` one. */
+  readonly member: number;
+  readonly error: RaidError;
+}
+
+/** A part of a member that could not be read, was recomputed and rewritten. */
+export interface Correction {
+  readonly member: number;
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/** Redundancy that does not agree with the data: which stripe, and the members' places that disagree. */
+export interface Mismatch {
+  /** On the member named, or on every member of the row when `member` is null: parity cannot say who is wrong. */
+  readonly member: number | null;
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/** What there is to say about a job besides that it is done. */
+export interface Report {
+  readonly error: RaidError | null;
+  readonly exclusions: readonly Exclusion[];
+  readonly corrections: readonly Correction[];
+  readonly damaged: readonly ErasedRange[];
+  readonly mismatches: readonly Mismatch[];
+  /** All of them; the list above is cut off at MISMATCHES_LISTED. */
+  readonly mismatchCount: number;
+}
+
+/** One job lists so many mismatches; a job covers a few MiB, and beyond this a list helps nobody. */
+const MISMATCHES_LISTED = 1024;
+
+/** The piece in which a repair rewrites what does not agree. */
+const REPAIR_BYTES = 64 * KIB;
+
+export const nothingToReport: Report = {
+  error: null,
+  exclusions: [],
+  corrections: [],
+  damaged: [],
+  mismatches: [],
+  mismatchCount: 0,
+};
+
+export type Steps<Result> = Generator<Batch, Result, readonly Failure[] | null>;
+
+/**
+ * Who is healthy, as all runners of one thread see it: an exclusion by one holds for the next job of every other, and
+ * until a health from outside confirms it. One that does not was made before its author knew.
+ */
+export class SharedHealth {
+  readonly #layout: Layout;
+  readonly #noted: (members: Iterable<number>) => void;
+  readonly #unconfirmed = new Set<number>();
+  #unreported: Exclusion[] = [];
+  #damaged: ErasedRange[] = [];
+  #unreportedDamage: ErasedRange[] = [];
+  #compiled: CompiledHealth;
+
+  /** `noted` is called with the exclusions that are not confirmed yet, whenever they change. */
+  constructor(layout: Layout, health: Health, noted: (members: Iterable<number>) => void = () => undefined) {
+    this.#layout = layout;
+    this.#noted = noted;
+    this.#compiled = compileHealth(layout, health);
+  }
+
+  get compiled(): CompiledHealth {
+    return this.#compiled;
+  }
+
+  /** Excluded here; not yet confirmed. */
+  get unconfirmed(): ReadonlySet<number> {
+    return this.#unconfirmed;
+  }
+
+  get hasUnreported(): boolean {
+    return this.#unreported.length > 0 || this.#unreportedDamage.length > 0;
+  }
+
+  set(health: Health): void {
+    for (const member of this.#unconfirmed) {
+      if (isWithout(health, member)) this.#unconfirmed.delete(member);
+    }
+    this.#noted(this.#unconfirmed);
+    this.#damaged = this.#damaged.filter((range) => !health.erased.some((other) => isSame(range, other)));
+    const erased = [...health.erased, ...this.#damaged];
+    this.#compiled = compileHealth(this.#layout, without({ ...health, erased }, this.#unconfirmed));
+  }
+
+  damage(range: ErasedRange): void {
+    this.#damaged.push(range);
+    this.#unreportedDamage.push(range);
+    this.#compiled = this.withErased([range]);
+  }
+
+  exclude(exclusion: Exclusion): void {
+    this.#unreported.push(exclusion);
+    this.#unconfirmed.add(exclusion.member);
+    this.#noted(this.#unconfirmed);
+    this.#compiled = compileHealth(this.#layout, without(this.#compiled.health, this.#unconfirmed));
+  }
+
+  /** Each exclusion once: for the report of the job that ends now. */
+  takeUnreported(): readonly Exclusion[] {
+    const taken = this.#unreported;
+    this.#unreported = [];
+    return taken;
+  }
+
+  takeDamage(): readonly ErasedRange[] {
+    const taken = this.#unreportedDamage;
+    this.#unreportedDamage = [];
+    return taken;
+  }
+
+  withErased(erased: readonly ErasedRange[]): CompiledHealth {
+    const { health } = this.#compiled;
+    return compileHealth(this.#layout, { ...health, erased: [...health.erased, ...erased] });
+  }
+}
+
+function isSame(a: ErasedRange, b: ErasedRange): boolean {
+  return a.member === b.member && a.offsetBytes === b.offsetBytes && a.lengthBytes === b.lengthBytes;
+}
+
+/** The same, but without these members and replacements. */
+export function without(health: Health, gone: ReadonlySet<number>): Health {
+  if (gone.size === 0) return health;
+  const { members, replacing = [] } = health;
+  return {
+    ...health,
+    members: members.map((member, slot) => (gone.has(slot) ? { state: 'missing' } : member)),
+    replacing: replacing.filter((slot) => !gone.has(replacementOf(members.length, slot))),
+  };
+}
+
+/** Whether nothing is read from or written to this member, or replacement, any more. */
+export function isWithout(health: Health, member: number): boolean {
+  const { members, replacing = [] } = health;
+  return member < members.length
+    ? members[member]?.state === 'missing'
+    : !replacing.includes(member - members.length);
+}
+
+/** Carries out one job at a time: it has one scratch memory. */
+export class Runner {
+  readonly #layout: Layout;
+  readonly #kernels: Kernels;
+  readonly #scratchAddress: number;
+  readonly #scratchBytes: number;
+  readonly #health: SharedHealth;
+  readonly #readOnly: boolean;
+  #corrections: Correction[] = [];
+  #mismatches: Mismatch[] = [];
+  #mismatchCount = 0;
+
+  constructor(options: {
+    readonly layout: Layout;
+    readonly kernels: Kernels;
+    readonly scratchAddress: number;
+    readonly scratchBytes: number;
+    readonly health: SharedHealth;
+    /** Nothing is healed, since nothing can be written. */
+    readonly readOnly: boolean;
+  }) {
+    this.#layout = options.layout;
+    this.#kernels = options.kernels;
+    this.#scratchAddress = options.scratchAddress;
+    this.#scratchBytes = options.scratchBytes;
+    this.#health = options.health;
+    this.#readOnly = options.readOnly;
+  }
+
+  /** Carries out one job. The report is the shared `nothingToReport` when all went as planned. */
+  *run(job: Job): Steps<Report> {
+    const error = yield* this.#execute(job);
+    if (
+      error === null &&
+      !this.#health.hasUnreported &&
+      this.#corrections.length === 0 &&
+      this.#mismatchCount === 0
+    ) {
+      return nothingToReport;
+    }
+    const report: Report = {
+      error,
+      exclusions: this.#health.takeUnreported(),
+      damaged: this.#health.takeDamage(),
+      corrections: this.#corrections,
+      mismatches: this.#mismatches,
+      mismatchCount: this.#mismatchCount,
+    };
+    this.#corrections = [];
+    this.#mismatches = [];
+    this.#mismatchCount = 0;
+    return report;
+  }
+
+  *#execute(job: Job): Steps<RaidError | null> {
+    let health = this.#health.compiled;
+    let erased: ErasedRange[] = [];
+    for (;;) {
+      if (job.op === 'recover' && health.members[job.member]?.writable !== true) return goneError(job);
+      const plan = this.#plan(job, health);
+      if ('lost' in plan) return lostError(plan, job);
+      if (this.#isTooBig(plan)) return yield* this.#halves(job);
+
+      const found = plan.reads.length === 0 ? null : yield* this.#gather(plan, job.address);
+      if (found !== null) {
+        erased = [...erased, ...found];
+        health = this.#health.withErased(erased);
+        continue;
+      }
+      this.#compute(plan, job.address);
+      if (plan.writes.length > 0) {
+        const error = yield* this.#commit(plan, job);
+        if (error !== null) return error;
+      }
+      if (plan.inspect.length > 0) {
+        const mismatches = this.#inspect(plan, job.address);
+        if (mismatches.length > 0) {
+          // A repair that goes on piece by piece notes each there.
+          if (job.op === 'check' || job.lengthBytes <= REPAIR_BYTES) this.#note(mismatches);
+          if (job.op === 'repair') {
+            const error = yield* this.#repair(job, erased);
+            if (error !== null) return error;
+          }
+        }
+      }
+      break;
+    }
+    for (const range of erased) yield* this.#heal(range, erased);
+    return null;
+  }
+
+  #plan(job: Job, health: CompiledHealth): Plan | Lost {
+    switch (job.op) {
+      case 'read':
+        return planRead(this.#layout, health, job.offsetBytes, job.lengthBytes);
+      case 'write':
+        return planWrite(this.#layout, health, job.offsetBytes, job.lengthBytes);
+      case 'recover':
+        return planRecover(this.#layout, health, job.member, job.offsetBytes, job.lengthBytes);
+      case 'replace':
+        return this.#planReplace(job, health);
+      case 'check':
+      case 'repair':
+        return planCheck(this.#layout, health, job.offsetBytes, job.lengthBytes);
+      default:
+        throw new TypeError(`a runner does not carry out ${job.op}`);
+    }
+  }
+
+  /**
+   * Copies a member to its replacement: as it is, where it can be read; recomputed from the others, where not. Only the
+   * replacement is written.
+   */
+  #planReplace(job: Job, health: CompiledHealth): Plan | Lost {
+    const { member, offsetBytes, lengthBytes } = job;
+    const target = replacementOf(this.#layout.memberCount, member);
+    const end = offsetBytes + lengthBytes;
+    const isReadable = !health.health.erased.some(
+      (range) =>
+        range.member === member &&
+        range.offsetBytes < end &&
+        offsetBytes < range.offsetBytes + range.lengthBytes,
+    );
+    if (isReadable && health.health.members[member]?.state === 'in_sync') {
+      const transfer = { offsetBytes, lengthBytes, address: 0 };
+      return {
+        requestBytes: 0,
+        scratchBytes: lengthBytes,
+        reads: [{ ...transfer, member }],
+        compute: [],
+        inspect: [],
+        writes: [{ ...transfer, member: target }],
+      };
+    }
+    const plan = planRecover(this.#layout, health, member, offsetBytes, lengthBytes);
+    if (isLost(plan)) return plan;
+    return { ...plan, writes: plan.writes.map((transfer) => ({ ...transfer, member: target })) };
+  }
+
+  /** Writes to a slot that is being replaced go to its replacement too. */
+  #mirrored(writes: readonly Transfer[]): readonly Transfer[] {
+    const { replacing } = this.#health.compiled.health;
+    if (replacing === undefined || replacing.length === 0) return writes;
+    const { memberCount } = this.#layout;
+    const copies = writes.filter((transfer) => replacing.includes(transfer.member));
+    return [
+      ...writes,
+      ...copies.map((each) => ({ ...each, member: replacementOf(memberCount, each.member) })),
+    ];
+  }
+
+  /** Half of the commit record is for what goes to replacements too. */
+  #isTooBig(plan: Plan): boolean {
+    return plan.scratchBytes > this.#scratchBytes || plan.writes.length > COMMIT_SLOTS / 2;
+  }
+
+  *#halves(job: Job): Steps<RaidError | null> {
+    const cut = cutPoint(this.#layout, job);
+    const first = yield* this.#execute({ ...job, lengthBytes: cut });
+    const second = yield* this.#execute({
+      ...job,
+      offsetBytes: job.offsetBytes + cut,
+      lengthBytes: job.lengthBytes - cut,
+      address: job.address === 0 ? 0 : job.address + cut,
+    });
+    return first ?? second;
+  }
+
+  /** Reads; null when all is there, else what has to be done without. */
+  *#gather(plan: Plan, requestAddress: number): Steps<ErasedRange[] | null> {
+    const failures = yield this.#batch('read', plan.reads, plan.requestBytes, requestAddress);
+    if (failures === null) return null;
+    const erased: ErasedRange[] = [];
+    for (const { transfer, error } of failures) {
+      const isGone = error.reaction === 'fail-member' || error.code === 'SHORT_READ';
+      if (isGone && this.#exclude(transfer.member, error)) {
+        // The whole member is out, for this job too.
+        erased.push({
+          member: transfer.member,
+          offsetBytes: transfer.offsetBytes,
+          lengthBytes: transfer.lengthBytes,
+        });
+        continue;
+      }
+      const pages = yield* this.#unreadablePages(plan, transfer, requestAddress);
+      erased.push(...pages);
+    }
+    // Every page could be read the second time: then the buffers hold everything after all.
+    return erased.length === 0 ? null : erased;
+  }
+
+  /** Reads a failed transfer again, a page at a time: the second try that a transient error deserves. */
+  *#unreadablePages(plan: Plan, transfer: Transfer, requestAddress: number): Steps<ErasedRange[]> {
+    const pages: Transfer[] = [];
+    const end = transfer.offsetBytes + transfer.lengthBytes;
+    for (let at = transfer.offsetBytes; at < end; ) {
+      const next = Math.min(end, roundDown(at, PAGE_BYTES) + PAGE_BYTES);
+      pages.push({
+        member: transfer.member,
+        offsetBytes: at,
+        lengthBytes: next - at,
+        address: transfer.address + (at - transfer.offsetBytes),
+      });
+      at = next;
+    }
+    const erased: ErasedRange[] = [];
+    for (const page of pages) {
+      const failures = yield this.#batch('read', [page], plan.requestBytes, requestAddress);
+      if (failures === null) continue;
+      erased.push({ member: page.member, offsetBytes: page.offsetBytes, lengthBytes: page.lengthBytes });
+    }
+    return erased;
+  }
+
+  /** Writes everything; null unless the array cannot do without a member that failed. */
+  *#commit(plan: Plan, job: Job): Steps<RaidError | null> {
+    const failures = yield this.#batch('write', this.#mirrored(plan.writes), plan.requestBytes, job.address);
+    if (failures === null) return null;
+    let fatal: RaidError | null = null;
+    for (const { transfer, error } of failures) {
+      if (this.#exclude(transfer.member, error)) continue;
+      if (this.#layout.kind === 'parity') {
+        const { member, offsetBytes, lengthBytes } = transfer;
+        this.#health.damage({ member, offsetBytes, lengthBytes });
+      }
+      fatal ??= new RaidError(
+        'REDUNDANCY_LOST',
+        `member ${transfer.member} did not take a write, and the array cannot do without it; what was to be written is old or new`,
+        { offsetBytes: job.offsetBytes, lengthBytes: job.lengthBytes, member: transfer.member, cause: error },
+      );
+    }
+    return fatal;
+  }
+
+  /**
+   * From now on this lane does without the member. False when that would lose data: the last copy stays, and the
+   * error is the caller's.
+   */
+  #exclude(member: number, error: RaidError): boolean {
+    const { health } = this.#health.compiled;
+    const { members } = health;
+    if (isWithout(health, member)) return true;
+    // A replacement is nobody's only copy.
+    if (
+      member < this.#layout.memberCount &&
+      !survives(this.#layout, (other) => other === member || members[other]?.state !== 'in_sync')
+    ) {
+      // A member being recovered is not a copy that counts, but neither is it one that is missed.
+      if (members[member]?.state === 'in_sync') return false;
+    }
+    this.#health.exclude({ member, error });
+    return true;
+  }
+
+  /** Rewrites what could not be read. Trouble here is not the caller's: their answer is already known. */
+  *#heal(range: ErasedRange, erased: readonly ErasedRange[]): Steps<void> {
+    if (this.#readOnly) return;
+    if (this.#health.compiled.health.members[range.member]?.state !== 'in_sync') return;
+    const health = this.#health.withErased(erased);
+    const plan = planRecover(this.#layout, health, range.member, range.offsetBytes, range.lengthBytes);
+    if ('lost' in plan || this.#isTooBig(plan)) return;
+    if (plan.reads.length > 0) {
+      const failures = yield this.#batch('read', plan.reads, plan.requestBytes, 0);
+      if (failures !== null) return;
+    }
+    this.#compute(plan, 0);
+    const failures = yield this.#batch('write', this.#mirrored(plan.writes), plan.requestBytes, 0);
+    if (failures !== null) {
+      for (const { transfer, error } of failures) this.#exclude(transfer.member, error);
+      return;
+    }
+    const readBack = yield this.#batch('read', plan.writes, plan.requestBytes, 0);
+    if (readBack !== null) {
+      for (const { transfer, error } of readBack) this.#exclude(transfer.member, error);
+      return;
+    }
+    this.#corrections.push(range);
+  }
+
+  /**
+   * Makes redundancy agree with the data again, in a range where a check found that it does not. Piece by piece,
+   * since most of the range is right, and what is right is not rewritten.
+   */
+  *#repair(job: Job, unreadable: readonly ErasedRange[]): Steps<RaidError | null> {
+    if (job.lengthBytes > REPAIR_BYTES) {
+      const end = job.offsetBytes + job.lengthBytes;
+      for (let at = job.offsetBytes; at < end; at += REPAIR_BYTES) {
+        const piece = { ...job, offsetBytes: at, lengthBytes: Math.min(REPAIR_BYTES, end - at) };
+        const error = yield* this.#execute(piece);
+        if (error !== null) return error;
+      }
+      return null;
+    }
+    for (let erased = unreadable; ; ) {
+      const plan = planRepair(
+        this.#layout,
+        this.#health.withErased(erased),
+        job.offsetBytes,
+        job.lengthBytes,
+      );
+      if ('lost' in plan) return lostError(plan, job);
+      if (this.#isTooBig(plan)) return yield* this.#halves(job);
+      const found = plan.reads.length === 0 ? null : yield* this.#gather(plan, 0);
+      if (found !== null) {
+        erased = [...erased, ...found];
+        continue;
+      }
+      this.#compute(plan, 0);
+      return yield* this.#commit(plan, job);
+    }
+  }
+
+  #batch(
+    direction: 'read' | 'write',
+    transfers: readonly Transfer[],
+    requestBytes: number,
+    requestAddress: number,
+  ): Batch {
+    return { direction, transfers, requestBytes, requestAddress, scratchAddress: this.#scratchAddress };
+  }
+
+  #compute(plan: Plan, requestAddress: number): void {
+    if (plan.compute.length === 0) return;
+    const base = { requestBytes: plan.requestBytes, requestAddress, scratchAddress: this.#scratchAddress };
+    for (const step of plan.compute) compute(this.#kernels, step, (address) => addressIn(base, address));
+  }
+
+  /** How many stripes or copies do not agree; each is noted. */
+  #inspect(plan: Plan, requestAddress: number): readonly Mismatch[] {
+    const base = { requestBytes: plan.requestBytes, requestAddress, scratchAddress: this.#scratchAddress };
+    return plan.inspect.flatMap((step) =>
+      mismatchesOf(this.#kernels, step, (address) => addressIn(base, address)),
+    );
+  }
+
+  #note(mismatches: readonly Mismatch[]): void {
+    this.#mismatchCount += mismatches.length;
+    this.#mismatches.push(...mismatches.slice(0, MISMATCHES_LISTED - this.#mismatches.length));
+  }
+}
+
+function compute(kernels: Kernels, step: Compute, at: (address: number) => number): void {
+  switch (step.op) {
+    case 'copy':
+      kernels.copy(at(step.from), at(step.into), step.lengthBytes);
+      return;
+    case 'zero':
+      kernels.fill(at(step.into), 0, step.lengthBytes);
+      return;
+    case 'syndrome':
+      kernels.syndrome(all(step.data, at), maybe(step.p, at), maybe(step.q, at), step.lengthBytes);
+      return;
+    case 'update':
+      kernels.update(
+        at(step.oldData),
+        at(step.newData),
+        step.index,
+        maybe(step.p, at),
+        maybe(step.q, at),
+        step.lengthBytes,
+      );
+      return;
+    case 'recover':
+      kernels.recover(
+        all(step.data, at),
+        maybe(step.p, at),
+        maybe(step.q, at),
+        step.erasure,
+        step.lengthBytes,
+      );
+      return;
+    default:
+      unreachable(step);
+  }
+}
+
+/** Sector by sector from the first difference on, neighbours joined: a scrub that says "somewhere" helps nobody. */
+function mismatchesOf(kernels: Kernels, step: Inspect, at: (address: number) => number): readonly Mismatch[] {
+  const differs = (from: number, lengthBytes: number): number => {
+    if (step.op === 'compare')
+      return kernels.compare(at(step.first) + from, at(step.other) + from, lengthBytes);
+    const shifted = step.data.map((address) => (address === null ? null : at(address) + from));
+    return kernels.verify(
+      shifted,
+      at(step.p) + from,
+      step.q === null ? null : at(step.q) + from,
+      lengthBytes,
+    );
+  };
+  const member = step.op === 'compare' ? step.otherPlace.member : null;
+  const start = step.op === 'compare' ? step.otherPlace.offsetBytes : step.offsetBytes;
+  const found: Mismatch[] = [];
+  let from = 0;
+  while (from < step.lengthBytes) {
+    const first = differs(from, step.lengthBytes - from);
+    if (first < 0) break;
+    const sector = roundDown(from + first, SECTOR_BYTES);
+    const lengthBytes = Math.min(SECTOR_BYTES, step.lengthBytes - sector);
+    const last = found.at(-1);
+    if (last !== undefined && last.offsetBytes + last.lengthBytes === start + sector) {
+      found[found.length - 1] = { ...last, lengthBytes: last.lengthBytes + lengthBytes };
+    } else {
+      found.push({ member, offsetBytes: start + sector, lengthBytes });
+    }
+    from = sector + SECTOR_BYTES;
+  }
+  return found;
+}
+
+function all(data: readonly (number | null)[], at: (address: number) => number): (number | null)[] {
+  return data.map((address) => (address === null ? null : at(address)));
+}
+
+function maybe(address: number | null, at: (address: number) => number): number | null {
+  return address === null ? null : at(address);
+}
+
+function goneError(job: Job): RaidError {
+  return new RaidError('MEMBER_GONE', `member ${job.member} is no longer there to be recovered`, {
+    member: job.member,
+    offsetBytes: job.offsetBytes,
+    lengthBytes: job.lengthBytes,
+  });
+}
+
+function lostError(plan: Lost, job: Job): RaidError {
+  const [first] = plan.lost;
+  const ranges = plan.lost.map((range) => `${range.lengthBytes} bytes at ${range.offsetBytes}`).join(', ');
+  return new RaidError(
+    'REDUNDANCY_LOST',
+    `more members are missing or unreadable than redundancy covers: ${ranges}`,
+    {
+      offsetBytes: first?.offsetBytes ?? job.offsetBytes,
+      lengthBytes: first?.lengthBytes ?? job.lengthBytes,
+    },
+  );
+}
+
+/** Where a job too large for one plan is cut, from its start: see the top of the file. */
+function cutPoint(layout: Layout, job: Job): number {
+  const middle = job.offsetBytes + Math.floor(job.lengthBytes / 2);
+  const boundaries: number[] = [];
+  if (layout.kind === 'parity') {
+    const onArray = job.op === 'read' || job.op === 'write';
+    if (onArray) boundaries.push(layout.chunkBytes * layout.dataCount);
+    boundaries.push(layout.chunkBytes);
+  } else if ('chunkBytes' in layout.geometry && layout.geometry.chunkBytes > 0) {
+    boundaries.push(layout.geometry.chunkBytes);
+  }
+  boundaries.push(PAGE_BYTES, SECTOR_BYTES, 1);
+  for (const boundary of boundaries) {
+    const below = roundDown(middle, boundary);
+    const cut = below > job.offsetBytes ? below : below + boundary;
+    if (cut > job.offsetBytes && cut < job.offsetBytes + job.lengthBytes) return cut - job.offsetBytes;
+  }
+  throw new InvariantViolation('one byte never needs more scratch than there is');
+}
+
+/** Carries out a job with I/O that blocks. */
+export function drive<Result>(
+  steps: Steps<Result>,
+  perform: (batch: Batch) => readonly Failure[] | null,
+): Result {
+  let step = steps.next(null);
+  while (step.done !== true) step = steps.next(perform(step.value));
+  return step.value;
+}
+
+/** Carries out a job with I/O that answers later. */
+export async function driveAsynchronously<Result>(
+  steps: Steps<Result>,
+  perform: (batch: Batch) => Promise<readonly Failure[] | null>,
+): Promise<Result> {
+  let step = steps.next(null);
+  while (step.done !== true) step = steps.next(await perform(step.value));
+  return step.value;
+}

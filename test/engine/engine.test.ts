@@ -1,0 +1,415 @@
+/**
+ * What the engine owes its array on every driver: no acknowledgement passes an exclusion that is not on record (I5), an
+ * excluded member never comes back by itself, memory is bounded, nobody starves, and closing waits for all.
+ */
+import { rm } from 'node:fs/promises';
+import { afterAll, describe, expect, test } from 'vitest';
+import { DelayDevice } from '../../lib/device/delay.ts';
+import type { Device } from '../../lib/device/device.ts';
+import { FaultDevice } from '../../lib/device/fault.ts';
+import { MemoryDevice } from '../../lib/device/memory.ts';
+import { type DriverKind, Engine, type EngineOptions } from '../../lib/engine/engine.ts';
+import type { Correction, Exclusion } from '../../lib/engine/run.ts';
+import { RaidError } from '../../lib/errors.ts';
+import { realHost } from '../../lib/host.ts';
+import { compileLayout } from '../../lib/layout/compile.ts';
+import type { Geometry } from '../../lib/layout/geometry.ts';
+import type { ErasedRange } from '../../lib/plan/plan.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
+import { scratchFolder } from '../device/scratch.ts';
+import {
+  allInSync,
+  deferred,
+  drivers,
+  fileMembers,
+  memoryMembers,
+  refuseWrites,
+  turns,
+  until,
+} from './members.ts';
+import { geometryNamed, imagesOf, sized, slotsOf } from './world.ts';
+
+const folder = await scratchFolder();
+afterAll(() => rm(folder, { recursive: true }));
+
+/** Small writes are rmw here, which trusts the old data and the old parity: what goes wrong, goes wrong here. */
+const raid5: Geometry = {
+  level: 'raid5',
+  layout: 'left-symmetric',
+  memberCount: 5,
+  chunkBytes: 64 * KIB,
+  memberBytes: 4 * 64 * KIB,
+};
+const rowBytes = 4 * 64 * KIB;
+
+interface Made {
+  readonly engine: Engine;
+  readonly exclusions: Exclusion[];
+  readonly corrections: Correction[];
+  readonly damaged: ErasedRange[];
+}
+
+function make(
+  geometry: Geometry,
+  members: readonly (Device | null)[],
+  driver: DriverKind,
+  options: Partial<EngineOptions> = {},
+): Made {
+  const exclusions: Exclusion[] = [];
+  const corrections: Correction[] = [];
+  const damaged: ErasedRange[] = [];
+  const engine = new Engine({
+    layout: compileLayout(geometry),
+    members,
+    health: allInSync(geometry),
+    host: realHost,
+    driver,
+    cores: 2,
+    heapBytes: 8 * MIB,
+    onExclusion: (news) => {
+      exclusions.push(...news);
+      return Promise.resolve();
+    },
+    onCorrection: (news) => corrections.push(...news),
+    onDamage: (news) => damaged.push(...news),
+    ...options,
+  });
+  return { engine, exclusions, corrections, damaged };
+}
+
+/** A settled flag for each promise, without waiting for them. */
+function watch(promises: readonly Promise<unknown>[]): { readonly settled: boolean }[] {
+  return promises.map((promise) => {
+    const seen = { settled: false };
+    promise.then(
+      () => {
+        seen.settled = true;
+      },
+      () => {
+        seen.settled = true;
+      },
+    );
+    return seen;
+  });
+}
+
+/** Members whose slot 1 takes no writes, in a way that this driver meets. */
+async function membersThatRefuse(driver: DriverKind, geometry: Geometry, slot: number): Promise<Device[]> {
+  if (driver === 'event-loop') {
+    return memoryMembers(geometry).map((device, index) =>
+      index === slot
+        ? new FaultDevice(device, {
+            rules: [{ on: 'write', fault: { kind: 'error', code: 'WRITE_FAILED' } }],
+          })
+        : device,
+    );
+  }
+  const files = await fileMembers(folder, geometry);
+  const refusing = files[slot];
+  if (refusing !== undefined) refuseWrites(refusing);
+  return files;
+}
+
+async function contentOf(engine: Engine, lengthBytes: number): Promise<Uint8Array> {
+  const whole = new Uint8Array(lengthBytes).fill(0xa5);
+  await engine.read(0, [whole]);
+  return whole;
+}
+
+for (const driver of drivers) {
+  describe(`on ${driver}`, () => {
+    for (const lanes of driver === 'lanes' ? [1, 3] : [1]) {
+      test(`no write is acknowledged before the exclusion that it relies on is on record (I5), ${lanes} at work`, async () => {
+        const record = deferred();
+        let called = 0;
+        const members = await membersThatRefuse(driver, raid5, 1);
+        const { engine } = make(raid5, members, driver, {
+          lanes,
+          onExclusion: () => {
+            called += 1;
+            return record.promise;
+          },
+        });
+        const bytes = new Uint8Array(40 * KIB).fill(7);
+        // Large and small ones, to every row: jobs for lanes, and jobs that the caller's thread runs itself.
+        const writes = [0, 1, 2, 3].flatMap((row) => [
+          engine.write(row * rowBytes, [bytes]),
+          engine.write(row * rowBytes + 130 * KIB, [bytes.subarray(0, 512)]),
+          engine.writeZeroes(row * rowBytes + 200 * KIB, 8 * KIB),
+        ]);
+        const seen = watch(writes);
+        await until(() => called > 0);
+        await turns(300);
+        // Those that ended before anybody knew relied on nothing; from now on all do.
+        const late = [
+          ...[0, 1, 2, 3].map((row) => engine.write(row * rowBytes + 64 * KIB, [bytes.subarray(0, 4096)])),
+          engine.write(0, [new Uint8Array(4 * rowBytes)]),
+          engine.check(0, 64 * KIB),
+        ];
+        const lateSeen = watch(late);
+        await turns(300);
+        expect(lateSeen.map(({ settled }) => settled)).toEqual(late.map(() => false));
+        expect(seen.some(({ settled }) => !settled)).toBe(true);
+        // Reads rely on nothing that a crash could undo.
+        await engine.read(0, [new Uint8Array(4096)]);
+        record.resolve();
+        await Promise.all([...writes, ...late]);
+        expect(engine.health.members[1]?.state).toBe('missing');
+        await engine.close();
+      });
+    }
+
+    test('when an exclusion cannot be recorded, no write is acknowledged, then or later (I5)', async () => {
+      const { engine } = make(raid5, await membersThatRefuse(driver, raid5, 1), driver, {
+        onExclusion: () => Promise.reject(new RaidError('ARRAY_FAILED', 'no superblock was written')),
+      });
+      const write = (row: number) => engine.write(row * rowBytes, [new Uint8Array(4 * 64 * KIB)]);
+      await expect(write(0)).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+      await expect(write(1)).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+      await engine.close();
+    });
+
+    // Inline there is no moment in between: the exclusion is known when the call returns.
+    if (driver !== 'inline') {
+      test('a health that was sent before an exclusion was known does not bring the member back', () =>
+        withSeed(runSeed, async (random) => {
+          const members = await membersThatRefuse(driver, raid5, 1);
+          const layout = compileLayout(raid5);
+          const { engine } = make(raid5, members, driver, { lanes: 1 });
+          const content = new Uint8Array(layout.arrayBytes);
+          const row = layout.kind === 'parity' ? layout.row(0) : null;
+          const at = (row?.data.indexOf(1) ?? 0) * 64 * KIB;
+          const first = randomBytes(random, 48 * KIB);
+          const second = randomBytes(random, 20 * KIB);
+          content.set(first, at);
+          content.set(second, at + 8 * KIB);
+          // All at once: the lane meets the failure, then the old health, then a write that would read what is stale.
+          const old = engine.health;
+          const jobs = [
+            engine.write(at, [first]),
+            engine.setHealth(old),
+            engine.write(at + 8 * KIB, [second]),
+          ];
+          await Promise.all(jobs);
+          expect(engine.health.members[1]?.state).toBe('missing');
+          expect(Buffer.compare(await contentOf(engine, content.length), content)).toBe(0);
+          await engine.close();
+        }));
+    }
+
+    test('closing waits for every request, those that wait for memory too, and refuses what comes after', async () => {
+      const geometry = sized(geometryNamed('raid5'), MIB);
+      const members = memoryMembers(geometry);
+      const { engine } = make(geometry, members, driver, { heapBytes: MIB });
+      const requests = Array.from({ length: 40 }, (_, index) =>
+        engine.write((index % 3) * MIB, [new Uint8Array(MIB).fill(index + 1)]),
+      );
+      const closed = engine.close();
+      const seen = watch(requests);
+      await closed;
+      await turns(1);
+      expect(seen.every(({ settled }) => settled)).toBe(true);
+      await Promise.all(requests);
+      await expect(engine.read(0, [new Uint8Array(512)])).rejects.toMatchObject({ code: 'CLOSED' });
+      await expect(engine.write(0, [new Uint8Array(512)])).rejects.toMatchObject({ code: 'CLOSED' });
+      await expect(engine.check(0, 4096)).rejects.toMatchObject({ code: 'CLOSED' });
+      await expect(engine.setHealth(engine.health)).resolves.toBe(undefined);
+    });
+
+    test('ten thousand requests of a megabyte go through a heap of eight', async () => {
+      const geometry = sized(geometryNamed('raid0'), 2 * MIB);
+      const { engine } = make(geometry, memoryMembers(geometry), driver);
+      const buffer = new Uint8Array(MIB);
+      let most = 0;
+      let done = 0;
+      await Promise.all(
+        Array.from({ length: 10_000 }, async (_, index) => {
+          const work = index % 4 === 0 ? engine.write.bind(engine) : engine.read.bind(engine);
+          // Most of them are refused nothing and wait: none of them may hold memory.
+          await work((index % 5) * MIB, [index % 100 === 0 ? buffer : buffer.subarray(0, 64 * KIB)]);
+          most = Math.max(most, engine.bytesInFlight);
+          done += 1;
+        }),
+      );
+      expect(done).toBe(10_000);
+      expect(most).toBeLessThanOrEqual(8 * MIB);
+      expect(engine.bytesInFlight).toBe(0);
+      await engine.close();
+    });
+
+    test('what the caller does to a buffer after write returned changes nothing that was copied, and parity agrees with what was not', () =>
+      withSeed(runSeed, async (random) => {
+        const geometry = sized(geometryNamed('raid6'), MIB);
+        const layout = compileLayout(geometry);
+        const { engine } = make(geometry, memoryMembers(geometry), driver, { heapBytes: 8 * MIB });
+        const content = randomBytes(random, layout.arrayBytes);
+        const buffer = content.slice();
+        const written = engine.write(0, [buffer]);
+        buffer.fill(0xee);
+        await written;
+        expect(Buffer.compare(await contentOf(engine, content.length), content)).toBe(0);
+        // Far more than there is memory for: what waits is copied later, and may be either; the rows agree in any case.
+        const more = Array.from({ length: 20 }, () => {
+          const each = randomBytes(random, layout.arrayBytes);
+          const promise = engine.write(0, [each]);
+          each.fill(0x11);
+          return promise;
+        });
+        await Promise.all(more);
+        expect((await engine.check(0, MIB)).mismatchCount).toBe(0);
+        await engine.close();
+      }));
+
+    test('a loop of awaited reads lets timers and immediates run', async () => {
+      const geometry = sized(geometryNamed('raid5'), MIB);
+      const { engine } = make(geometry, memoryMembers(geometry), driver);
+      let immediates = 0;
+      let timers = 0;
+      let running = true;
+      const tick = (): void => {
+        immediates += 1;
+        if (running) setImmediate(tick);
+      };
+      const tock = (): void => {
+        timers += 1;
+        if (running) setTimeout(tock, 0);
+      };
+      setImmediate(tick);
+      setTimeout(tock, 0);
+      const target = new Uint8Array(4 * KIB);
+      // Bounded by the number of reads, not by a clock: they alone must let others in.
+      for (let read = 0; read < 200_000 && (immediates < 5 || timers < 2); read += 1)
+        await engine.read(0, [target]);
+      running = false;
+      expect(immediates).toBeGreaterThanOrEqual(5);
+      expect(timers).toBeGreaterThanOrEqual(2);
+      await engine.close();
+    });
+
+    for (const [title, geometry] of [
+      ['a heap that holds no whole row', { ...raid5, chunkBytes: 256 * KIB, memberBytes: 2 * MIB }],
+      ['rows that do not fit a quarter of the heap evenly', { ...raid5, memberCount: 4, memberBytes: MIB }],
+    ] as const) {
+      for (const heapBytes of [MIB, MIB + 5000, 3 * MIB - 1]) {
+        test(`${title}: ${heapBytes} bytes of heap, blocks of 4096, and every stripe on one lane`, () =>
+          withSeed(runSeed, async (random) => {
+            const layout = compileLayout(geometry);
+            const members = memoryMembers(geometry, 4 * KIB);
+            // Through their own operations the members refuse what is not whole blocks.
+            const { engine, exclusions } = make(geometry, members, driver, { heapBytes, lanes: 3 });
+            const content = new Uint8Array(layout.arrayBytes);
+            for (let round = 0; round < 6; round += 1) {
+              const writes: Promise<void>[] = [];
+              // Neighbours: their ends meet in one row again and again.
+              for (let at = 0; at < content.length; ) {
+                const count = Math.min(content.length - at, (1 + random(60)) * 4 * KIB);
+                const bytes = randomBytes(random, count);
+                content.set(bytes, at);
+                writes.push(engine.write(at, [bytes]));
+                at += count;
+              }
+              await Promise.all(writes);
+            }
+            expect(exclusions).toEqual([]);
+            expect(Buffer.compare(await contentOf(engine, content.length), content)).toBe(0);
+            expect((await engine.check(0, layout.memberBytes[0] ?? 0)).mismatchCount).toBe(0);
+            const images = imagesOf(layout, content);
+            for (const [slot, member] of members.entries())
+              expect(Buffer.compare(new Uint8Array(member.memory), images[slot] ?? new Uint8Array())).toBe(0);
+            await engine.close();
+          }));
+      }
+    }
+
+    test('a recovering member that takes no writes is reported, and nothing breaks', async () => {
+      const geometry = sized(geometryNamed('raid5'), MIB);
+      const members = await membersThatRefuse(driver, geometry, 2);
+      const health = allInSync(geometry);
+      const recovering = {
+        ...health,
+        members: health.members.with(2, { state: 'recovering', recoveredBytes: 0 }),
+      };
+      const { engine, exclusions } = make(geometry, members, driver, { health: recovering });
+      // Many jobs at once: the first excludes the member, the others find it gone.
+      await engine.recover(2, 0, MIB).catch((error: unknown) => {
+        expect(error).toMatchObject({ code: 'MEMBER_GONE' });
+      });
+      expect(exclusions.map(({ member }) => member)).toEqual([2]);
+      await engine.read(0, [new Uint8Array(64 * KIB)]);
+      await engine.close();
+    });
+
+    test('on an array that is only read, what cannot be read is recomputed, and nobody is excluded for not being rewritten', async () => {
+      const geometry = sized(geometryNamed('raid5'), MIB);
+      const content = new Uint8Array(3 * MIB).map((_, index) => index >> 9);
+      const images = imagesOf(compileLayout(geometry), content);
+      const members = slotsOf(geometry).map((slot) => {
+        const memory = new SharedArrayBuffer(MIB);
+        new Uint8Array(memory).set(images[slot] ?? []);
+        const device = new MemoryDevice({ sizeBytes: MIB, memory, readOnly: true });
+        const rule = {
+          on: 'read',
+          range: { offsetBytes: 8 * KIB, lengthBytes: 512 },
+          fault: { kind: 'error', code: 'MEDIUM_ERROR' },
+        } as const;
+        return slot === 0 && driver === 'event-loop' ? new FaultDevice(device, { rules: [rule] }) : device;
+      });
+      const { engine, exclusions, corrections } = make(geometry, members, driver, { readOnly: true });
+      expect(Buffer.compare(await contentOf(engine, content.length), content)).toBe(0);
+      expect(exclusions).toEqual([]);
+      expect(corrections).toEqual([]);
+      await engine.close();
+    });
+  });
+}
+
+describe('on event-loop', () => {
+  test('a write that ends while the job that excluded a member is still at work waits for the record too (I5)', async () => {
+    const record = deferred();
+    let called = 0;
+    const raid6: Geometry = { ...raid5, level: 'raid6', layout: 'left-symmetric', memberCount: 6 };
+    const layout = compileLayout(raid6);
+    // In row 0 the member of D0 has a bad page, that of D1 takes no writes, and that of D3 hangs when D0 is healed.
+    const data = layout.kind === 'parity' ? layout.row(0).data : [];
+    const below = memoryMembers(raid6);
+    const range = { offsetBytes: 0, lengthBytes: 4096 };
+    const members = below.map((device, slot): Device => {
+      if (slot === data[0]) {
+        const fault = { kind: 'error', code: 'MEDIUM_ERROR' } as const;
+        return new FaultDevice(device, { rules: [{ on: 'read', range, clearedByWrite: true, fault }] });
+      }
+      if (slot === data[1]) {
+        const fault = { kind: 'error', code: 'WRITE_FAILED' } as const;
+        return new FaultDevice(device, { rules: [{ on: 'write', fault }] });
+      }
+      if (slot !== data[3]) return device;
+      return new DelayDevice(device, { host: realHost });
+    });
+    const { engine } = make(raid6, members, 'event-loop', {
+      onExclusion: () => {
+        called += 1;
+        return record.promise;
+      },
+    });
+    const refusing = members[data[1] ?? 0];
+    const isHealing = (): boolean => refusing instanceof FaultDevice && refusing.hits() > 0;
+    const hanging = members[data[3] ?? 0];
+    if (!(hanging instanceof DelayDevice)) throw new Error('there is a member that can hang');
+    const hold = hanging.hold({ only: ({ op }) => op === 'read' && isHealing() });
+    const first = engine.write(64 * KIB, [new Uint8Array(128 * KIB).fill(1)]);
+    await until(() => hold.waiting.length > 0);
+    expect(called).toBe(0);
+    // A full row elsewhere, without D1's member: it needs no reads, and is done long before the first one.
+    const second = engine.write(2 * rowBytes, [new Uint8Array(rowBytes).fill(2)]);
+    const [seen] = watch([second]);
+    await turns(50);
+    expect(called).toBe(1);
+    expect(seen?.settled).toBe(false);
+    record.resolve();
+    await second;
+    hold.release();
+    await first;
+    await engine.close();
+  });
+});
