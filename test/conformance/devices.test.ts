@@ -5,6 +5,7 @@ import type { Device } from '../../lib/device/device.ts';
 import { FaultDevice } from '../../lib/device/fault.ts';
 import { FileDevice } from '../../lib/device/file.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
+import { OverlayDevice } from '../../lib/device/overlay.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
 import { SliceDevice } from '../../lib/device/slice.ts';
 import { seededRandom } from '../../lib/host.ts';
@@ -122,4 +123,23 @@ conformance('filters on filters on a slice of a file', async () => {
   const file = await FileDevice.create(nextPath(), size);
   const slice = new SliceDevice(file, { offsetBytes: 8 * KIB, lengthBytes: size - 8 * KIB });
   return { device: new RecordDevice(new DelayDevice(new FaultDevice(slice), { host, delayMs: 1 })) };
+});
+
+conformance(
+  'an overlay over a read-only file whose last block is not whole',
+  async () => {
+    const path = nextPath();
+    const sizeBytes = content.byteLength - 100;
+    {
+      await using made = await FileDevice.create(path, sizeBytes);
+      await made.write(0, content.subarray(0, sizeBytes));
+    }
+    const below = await FileDevice.open(path, { readOnly: true });
+    return { device: await OverlayDevice.open(below, nextPath(), { create: true }) };
+  },
+  { content: content.subarray(0, content.byteLength - 100) },
+);
+conformance('an overlay over memory in blocks of 512', async () => {
+  const below = await holding(new MemoryDevice({ sizeBytes: size, blockBytes: 512 }));
+  return { device: await OverlayDevice.open(below, nextPath(), { create: true }) };
 });

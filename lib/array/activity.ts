@@ -1,0 +1,112 @@
+/**
+ * Clean and active: whether redundancy can be trusted after a crash.
+ *
+ *              enter                    marked                          200 ms without a write
+ *     clean ──────────▶ marking ────────────────▶ active ──────────────────────────────▶ cleaning ──▶ clean
+ *                       the writers wait                        flush all members, then say so
+ *
+ * An array that says "clean" promises that all copies agree and all parity is right. So before the first write it has to
+ * stop saying so, durably; and it may say so again only when every member has flushed what it was given (I7): a
+ * superblock that says clean on one member while another's cache still holds a parity block would, after a power cut,
+ * be a lie that nobody looks behind.
+ *
+ * The delay is md's safe_mode_delay. Without it each write of a database would cost two superblock updates.
+ */
+import type { Host } from '../host.ts';
+
+export interface ActivityOptions {
+  readonly host: Host;
+  readonly delayMs: number;
+  /** Durable on all members when it resolves. */
+  readonly markActive: () => Promise<void>;
+  /** Flushes all members, then records that the array is clean. */
+  readonly markClean: () => Promise<void>;
+}
+
+type State = 'clean' | 'marking' | 'active' | 'cleaning';
+
+export class Activity {
+  readonly #options: ActivityOptions;
+  #state: State;
+  #inFlight = 0;
+  #lastEnd = 0;
+  #watching: Promise<void> | null = null;
+  /** What `marking` and `cleaning` wait for. */
+  #transition: Promise<void> = Promise.resolve();
+  #stopped = false;
+
+  constructor(options: ActivityOptions, isActive: boolean) {
+    this.#options = options;
+    this.#state = isActive ? 'active' : 'clean';
+  }
+
+  get isActive(): boolean {
+    return this.#state !== 'clean';
+  }
+
+  /** Before a write. Null when it may start at once, as it may on an array that is active. */
+  enter(): Promise<void> | null {
+    this.#inFlight += 1;
+    return this.#state === 'active' ? null : this.#becomeActive();
+  }
+
+  /** After it, however it ended. */
+  leave(): void {
+    this.#inFlight -= 1;
+    if (this.#inFlight > 0) return;
+    this.#lastEnd = this.#options.host.now();
+    if (this.#watching === null && !this.#stopped) this.#watching = this.#watch();
+  }
+
+  /** Clean, now: at close. No write may be under way, and none may follow. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#transition.catch(() => undefined);
+    if (this.#state === 'active') await this.#becomeClean();
+  }
+
+  async #becomeActive(): Promise<void> {
+    while (this.#state !== 'active') {
+      if (this.#state === 'clean') {
+        this.#state = 'marking';
+        this.#transition = this.#options.markActive().then(
+          () => {
+            this.#state = 'active';
+          },
+          (error: unknown) => {
+            this.#state = 'clean';
+            throw error;
+          },
+        );
+      }
+      await this.#transition;
+    }
+  }
+
+  async #becomeClean(): Promise<void> {
+    this.#state = 'cleaning';
+    this.#transition = this.#options.markClean().then(
+      () => {
+        this.#state = 'clean';
+      },
+      (error: unknown) => {
+        // It stays active: a resync will follow. That is always safe to say.
+        this.#state = 'active';
+        throw error;
+      },
+    );
+    await this.#transition;
+  }
+
+  async #watch(): Promise<void> {
+    const { host, delayMs } = this.#options;
+    while (this.#state === 'active' && !this.#stopped) {
+      const left = this.#inFlight > 0 ? delayMs : this.#lastEnd + delayMs - host.now();
+      if (left > 0) await host.sleep(left);
+      else await this.#becomeClean().catch(() => undefined);
+      // A failure to become clean is met again by whatever comes next; it is not lost, the array is just still active.
+      if (left <= 0 && this.#state === 'active') break;
+    }
+    this.#watching = null;
+  }
+}

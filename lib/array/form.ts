@@ -1,0 +1,432 @@
+/**
+ * From devices to an array: creating one, and assembling one that is there. What is decided, md/ decides (placement.ts,
+ * assemble.ts); here its answers become superblocks on devices, and a `RaidArray` over them.
+ */
+import type { Device } from '../device/device.ts';
+import { assert, RaidError } from '../errors.ts';
+import { realHost } from '../host.ts';
+import { compileLayout } from '../layout/compile.ts';
+import type { Geometry } from '../layout/geometry.ts';
+import type { Layout } from '../layout/layout.ts';
+import { layoutNumber, levelNumber, levels, parseLayout, parseLevel } from '../layout/levels.ts';
+import { type Assembly, assemble, type Candidate, type MemberVerdict } from '../md/assemble.ts';
+import { decodeBadBlocks } from '../md/badblocks.ts';
+import {
+  BITMAP_SUPERBLOCK_BYTES,
+  type BitmapOwner,
+  type BitmapSuperblock,
+  Bits,
+  bitmapAreaBytes,
+  checkBitmap,
+  decodeBitmapSuperblock,
+  encodeBitmapSuperblock,
+  isStale,
+  newBitmapSuperblock,
+} from '../md/bitmap.ts';
+import { arraySectorsOf, geometryOf, levelNumbersOf } from '../md/levels.ts';
+import { superblockPlaces } from '../md/member.ts';
+import {
+  type ConsistencyPolicy,
+  type FirstSync,
+  newArray,
+  type Placement,
+  setNameOf,
+} from '../md/placement.ts';
+import { formatUuid } from '../md/record.ts';
+import {
+  bitmapOffsetOf,
+  encodeSuperblock1,
+  features,
+  SUPERBLOCK_MAGIC,
+  type Superblock1,
+  type Version1,
+} from '../md/superblock1.ts';
+import { confirm, type MdArray, type MdMember } from '../md/update.ts';
+import type { ErasedRange } from '../plan/plan.ts';
+import { parseSize, SECTOR_BYTES } from '../units.ts';
+import { type EngineChoice, type Member, type MemberState, RaidArray } from './array.ts';
+import { dataDevice, type Hold, Metadata } from './metadata.ts';
+import { candidateOf } from './superblocks.ts';
+
+/** A device with what it is called, and what tells it from all others. */
+export interface Source {
+  readonly device: Device;
+  /** `disk0`. */
+  readonly name: string;
+  /** Equal for two names of the same bytes. */
+  readonly identity: string;
+}
+
+export interface ShapeOptions {
+  /** `5`, `raid5`, `mirror` ... */
+  readonly level: string | number;
+  /** Default 512 KiB, as mdadm. */
+  readonly chunk?: string | number | undefined;
+  /** `left-symmetric`, `near=2`, `f2` ... */
+  readonly layout?: string | undefined;
+  readonly metadata?: Version1 | undefined;
+  readonly bitmap?: 'internal' | 'none' | undefined;
+  readonly bitmapChunk?: string | number | undefined;
+  readonly consistencyPolicy?: 'resync' | 'bitmap' | undefined;
+  /** The array's own name, written into its superblocks. */
+  readonly setName?: string | undefined;
+  readonly homehost?: string | undefined;
+}
+
+export interface FormOptions extends ShapeOptions, EngineChoice {
+  readonly name: string;
+  /** How many of the sources are spares: the last ones. */
+  readonly spares?: number | undefined;
+  /** The members are known to agree: all zeros, or all parity right. Otherwise a resync makes them agree. */
+  readonly assumeClean?: boolean | undefined;
+  readonly hold?: Hold | undefined;
+}
+
+/** What an array of members of these sizes would be. Refuses what cannot be, before anything is touched. */
+export function shapeArray(memberBytes: readonly number[], options: FormOptions): Shape {
+  const host = options.host ?? realHost;
+  const level = parseLevel(options.level);
+  const choice = parseLayout(level, options.layout ?? 'default');
+  const raidDisks = memberBytes.length - (options.spares ?? 0);
+  if (raidDisks < levels[level].membersMin) {
+    throw new RaidError(
+      'BAD_GEOMETRY',
+      `${level} needs at least ${levels[level].membersMin} disks, and ${raidDisks} were given`,
+    );
+  }
+  const chunkBytes = options.chunk === undefined ? levels[level].chunkBytesDefault : parseSize(options.chunk);
+  const numbers = {
+    level: levelNumber(level),
+    layout: layoutNumber(choice),
+    chunkSectors: levels[level].chunk === 'none' ? 0 : chunkBytes / SECTOR_BYTES,
+    raidDisks,
+  };
+  if (!Number.isInteger(numbers.chunkSectors)) {
+    throw new RaidError(
+      'BAD_GEOMETRY',
+      `a chunk of ${chunkBytes} bytes is not a multiple of ${SECTOR_BYTES}`,
+    );
+  }
+  const firstSync: FirstSync = options.assumeClean === true || numbers.level <= 0 ? 'clean' : 'resync';
+  const setName = options.setName ?? options.name;
+  const { array, placement } = newArray({
+    version: options.metadata ?? '1.2',
+    numbers,
+    consistency: consistencyOf(options),
+    memberSectors: memberBytes.map((bytes) => Math.floor(bytes / SECTOR_BYTES)),
+    setUuid: formatUuid(host.randomBytes(16)),
+    setName:
+      options.homehost === undefined
+        ? setNameOf('', setName).replace(/^:/, '')
+        : setNameOf(options.homehost, setName),
+    ctime: { seconds: Math.floor(host.wallClock() / 1000), microseconds: 0 },
+    deviceUuids: memberBytes.map(() => formatUuid(host.randomBytes(16))),
+    firstSync,
+  });
+  const slots = array.members.filter((member) => member.state === 'in_sync');
+  const geometry = geometryOf(
+    { ...numbers, sizeSectors: placement.sizeSectors, hasRaid0Layout: true },
+    slots.map((member) => member.superblock.dataSectors),
+  );
+  return { array, placement, geometry, layout: compileLayout(geometry), firstSync };
+}
+
+interface Shape {
+  readonly array: MdArray;
+  readonly placement: Placement;
+  readonly geometry: Geometry;
+  readonly layout: Layout;
+  readonly firstSync: FirstSync;
+}
+
+/** Writes superblocks to devices, and returns the array that they are now. */
+export async function formArray(sources: readonly Source[], options: FormOptions): Promise<RaidArray> {
+  const host = options.host ?? realHost;
+  const sizes = sources.map(({ device }) => device.limits.sizeBytes);
+  const { array, placement, geometry, layout, firstSync } = shapeArray(sizes, options);
+  const devices = new Map(
+    array.members.map((member) => [member.descriptor, sourceOf(sources, member).device]),
+  );
+
+  const bitmap =
+    placement.bitmap === null
+      ? null
+      : newBitmap(array, placement.bitmap.syncSectors, placement.bitmap.chunkBytes, firstSync);
+  for (const member of array.members) {
+    const { device } = sourceOf(sources, member);
+    await eraseSuperblocks(device, member.superblock);
+    if (bitmap !== null) {
+      const offset = bitmapOffsetOf(member.superblock);
+      assert(offset !== null, 'a new array with a bitmap has a place for it');
+      await device.write((member.superblock.superSector + offset) * SECTOR_BYTES, bitmap.bits.area);
+    }
+    await device.write(
+      member.superblock.superSector * SECTOR_BYTES,
+      sectorsOf(encodeSuperblock1(member.superblock)),
+    );
+    await device.flush();
+  }
+  const metadata = new Metadata({
+    array,
+    layout,
+    host,
+    devices,
+    bitmap,
+    hold: options.hold ?? null,
+  });
+  return new RaidArray({
+    ...options,
+    geometry,
+    metadata,
+    readOnly: false,
+    seeds: array.members.map((member) => {
+      const { name, device } = sourceOf(sources, member);
+      return seedOf(name, device, member, layout);
+    }),
+    unsyncedFromBytes: array.resyncOffsetSectors * SECTOR_BYTES,
+    erased: [],
+  });
+}
+
+export interface AssembleDevicesOptions extends EngineChoice {
+  readonly name: string;
+  readonly readOnly?: boolean | undefined;
+  readonly force?: boolean | undefined;
+  /** Start degraded, although members are missing that the array still counted on. */
+  readonly run?: boolean | undefined;
+  readonly raid0Layout?: 'original' | 'alternate' | undefined;
+  readonly hold?: Hold | undefined;
+}
+
+/** What assembly decided, whether the array started or not. */
+export interface AssemblyReport {
+  readonly members: readonly MemberVerdict[];
+  readonly forced: readonly string[];
+}
+
+/** Finds out what devices are to each other, without changing them. */
+export async function judge(
+  sources: readonly Source[],
+  options: Pick<AssembleDevicesOptions, 'force' | 'run' | 'raid0Layout'> = {},
+): Promise<{ readonly verdict: Assembly; readonly candidates: readonly Candidate[] }> {
+  const candidates = await Promise.all(
+    sources.map(({ device, name, identity }) => candidateOf(device, name, identity)),
+  );
+  const verdict = assemble(candidates, {
+    ...(options.force === true ? { force: true } : {}),
+    ...(options.run === true ? { run: true } : {}),
+    ...(options.raid0Layout === undefined ? {} : { raid0Layout: options.raid0Layout }),
+  });
+  return { verdict, candidates };
+}
+
+/** Starts the array that these devices are. Throws what `judge` refused, naming every member that stood in the way. */
+export async function assembleDevices(
+  sources: readonly Source[],
+  options: AssembleDevicesOptions,
+): Promise<{ readonly array: RaidArray; readonly report: AssemblyReport }> {
+  const { verdict, candidates } = await judge(sources, options);
+  if (verdict.kind === 'refuse') throw refusal(verdict);
+  const { array: found, members } = verdict;
+  const layout = compileLayout(found.geometry);
+  const md = found.md;
+  const readOnly = options.readOnly === true || md === null;
+  const seeds: Omit<Member, 'errors'>[] = [];
+  const devices = new Map<number, Device>();
+  const take = (
+    candidate: number,
+    state: MemberState,
+    place: { dataOffsetSectors: number; dataSectors: number },
+  ): void => {
+    const source = sources[candidate];
+    assert(source !== undefined, 'assembly speaks of the devices it was given');
+    const descriptor = descriptorOf(candidates, candidate);
+    devices.set(descriptor, source.device);
+    seeds.push({ name: source.name, device: dataDevice(source.device, place, layout), descriptor, state });
+  };
+  for (const [slot, member] of found.slots.entries()) {
+    if (member === null) continue;
+    const state: MemberState =
+      member.recoveredSectors === Number.POSITIVE_INFINITY
+        ? { state: 'in_sync', slot }
+        : {
+            state: 'recovering',
+            slot,
+            recoveredBytes: member.recoveredSectors * SECTOR_BYTES,
+            viaBitmap: member.viaBitmap,
+          };
+    take(member.candidate, state, member);
+  }
+  for (const member of found.replacements) {
+    const recoveredBytes = Math.min(
+      member.recoveredSectors * SECTOR_BYTES,
+      layout.memberBytes[member.slot] ?? 0,
+    );
+    take(member.candidate, { state: 'replacement', slot: member.slot, recoveredBytes }, member);
+  }
+  for (const candidate of found.spares) {
+    const claimed = md?.members.find((member) => member.descriptor === descriptorOf(candidates, candidate));
+    if (claimed !== undefined) take(candidate, { state: 'spare' }, claimed.superblock);
+  }
+  const bitmap = md === null || readOnly ? null : await loadBitmap(md, layout.geometry, devices);
+  const erased = md === null ? [] : await loadBadBlocks(md, devices);
+  const metadata =
+    md === null || readOnly
+      ? null
+      : new Metadata({
+          array: md,
+          layout,
+          host: options.host ?? realHost,
+          devices,
+          bitmap,
+          hold: options.hold ?? null,
+        });
+  if (metadata !== null && found.forced.length > 0) await metadata.update(confirm);
+  const array = new RaidArray({
+    ...options,
+    geometry: found.geometry,
+    seeds,
+    metadata,
+    readOnly,
+    unsyncedFromBytes: found.resyncOffsetSectors * SECTOR_BYTES,
+    erased,
+  });
+  return { array, report: { members, forced: found.forced } };
+}
+
+/** The refusal, with what each member has against it: an operator must not have to guess which disk is meant. */
+function refusal(verdict: Extract<Assembly, { kind: 'refuse' }>): RaidError {
+  const lines = verdict.members
+    .filter((member) => member.because !== '')
+    .map((member) => `  ${member.name}: ${member.because}`);
+  const hint = verdict.needs === null ? [] : [`  --${verdict.needs} starts it all the same`];
+  const { error } = verdict;
+  return new RaidError(error.code, [error.message, ...lines, ...hint].join('\n'), {
+    ...error.place,
+    cause: error,
+  });
+}
+
+function descriptorOf(candidates: readonly Candidate[], index: number): number {
+  const claim = candidates[index]?.claim;
+  assert(claim !== undefined && !(claim instanceof RaidError), 'a member that joins has said who it is');
+  return claim.descriptor;
+}
+
+function consistencyOf(options: ShapeOptions): ConsistencyPolicy {
+  const wantsBitmap = options.bitmap === 'internal' || options.consistencyPolicy === 'bitmap';
+  if (!wantsBitmap) return { policy: 'resync' };
+  return {
+    policy: 'bitmap',
+    chunkBytes: options.bitmapChunk === undefined ? null : parseSize(options.bitmapChunk),
+  };
+}
+
+function sourceOf(sources: readonly Source[], member: MdMember): Source {
+  const source = sources[member.descriptor];
+  assert(source !== undefined, 'a new array numbers its members in the order given');
+  return source;
+}
+
+function seedOf(name: string, device: Device, member: MdMember, layout: Layout): Omit<Member, 'errors'> {
+  const state: MemberState =
+    member.state === 'in_sync' ? { state: 'in_sync', slot: member.slot } : { state: 'spare' };
+  return {
+    name,
+    device: dataDevice(device, member.superblock, layout),
+    descriptor: member.descriptor,
+    state,
+  };
+}
+
+/** Older superblocks of any version, so that nobody finds two arrays on one device. */
+async function eraseSuperblocks(device: Device, own: Superblock1): Promise<void> {
+  const memberSectors = Math.floor(device.limits.sizeBytes / SECTOR_BYTES);
+  for (const place of superblockPlaces(memberSectors)) {
+    if (place.offsetBytes === own.superSector * SECTOR_BYTES) continue;
+    const bytes = new Uint8Array(place.lengthBytes);
+    await device.read(place.offsetBytes, bytes);
+    const magic = new DataView(bytes.buffer).getUint32(0, true);
+    if (magic === SUPERBLOCK_MAGIC) await device.writeZeroes(place.offsetBytes, place.lengthBytes);
+  }
+}
+
+function sectorsOf(bytes: Uint8Array): Uint8Array {
+  const whole = new Uint8Array(Math.ceil(bytes.byteLength / 4096) * 4096);
+  whole.set(bytes);
+  return whole;
+}
+
+function ownerOf(array: MdArray, geometry: Geometry): BitmapOwner {
+  const syncSectors = array.level === 10 ? arraySectorsOf(levelNumbersOf(geometry)) : array.sizeSectors;
+  return { setUuid: array.setUuid, events: array.events, syncSectors };
+}
+
+function newBitmap(
+  array: MdArray,
+  syncSectors: number,
+  chunkBytes: number,
+  firstSync: FirstSync,
+): { readonly superblock: BitmapSuperblock; readonly bits: Bits } {
+  const superblock = newBitmapSuperblock(
+    { setUuid: array.setUuid, events: array.events, syncSectors },
+    chunkBytes,
+  );
+  const bits = Bits.empty(syncSectors, chunkBytes);
+  // The tail beyond the last bit is ones, as mdadm leaves it; nobody reads it.
+  bits.setAll();
+  if (firstSync === 'clean') for (let bit = 0; bit < bits.bitCount; bit += 1) bits.clear(bit);
+  bits.area.set(encodeBitmapSuperblock(superblock));
+  return { superblock, bits };
+}
+
+/** The bitmap of the first member in sync; the other copies follow it from now on. */
+async function loadBitmap(
+  array: MdArray,
+  geometry: Geometry,
+  devices: ReadonlyMap<number, Device>,
+): Promise<{ readonly superblock: BitmapSuperblock; readonly bits: Bits } | null> {
+  const model = array.members.find((member) => member.state === 'in_sync');
+  const offset = model === undefined ? null : bitmapOffsetOf(model.superblock);
+  const device = model === undefined ? undefined : devices.get(model.descriptor);
+  if (model === undefined || offset === null || device === undefined) return null;
+  const at = (model.superblock.superSector + offset) * SECTOR_BYTES;
+  const head = new Uint8Array(Math.max(BITMAP_SUPERBLOCK_BYTES, 512));
+  await device.read(at, head);
+  const superblock = decodeBitmapSuperblock(head.subarray(0, BITMAP_SUPERBLOCK_BYTES));
+  const owner = ownerOf(array, geometry);
+  checkBitmap(superblock, owner);
+  const area = new Uint8Array(bitmapAreaBytes(owner.syncSectors, superblock.chunkBytes));
+  await device.read(at, area);
+  const bits = new Bits(area, owner.syncSectors, superblock.chunkBytes);
+  if (isStale(superblock, owner)) bits.setAll();
+  return { superblock, bits };
+}
+
+async function loadBadBlocks(array: MdArray, devices: ReadonlyMap<number, Device>): Promise<ErasedRange[]> {
+  const erased: ErasedRange[] = [];
+  for (const member of array.members) {
+    const { superblock } = member;
+    const device = devices.get(member.descriptor);
+    if (device === undefined || (member.state !== 'in_sync' && member.state !== 'recovering')) continue;
+    if ((superblock.featureMap & features.BADBLOCKS) === 0 || superblock.bblogSectors === 0) continue;
+    const log = new Uint8Array(superblock.bblogSectors * SECTOR_BYTES);
+    await device.read((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log);
+    const memberSectors = Math.floor(device.limits.sizeBytes / SECTOR_BYTES);
+    for (const range of decodeBadBlocks(log, superblock.bblogShift, memberSectors)) {
+      const from = Math.max(range.fromSector - superblock.dataOffsetSectors, 0);
+      const to = Math.min(
+        range.fromSector + range.lengthSectors - superblock.dataOffsetSectors,
+        array.sizeSectors,
+      );
+      if (to > from) {
+        erased.push({
+          member: member.slot,
+          offsetBytes: from * SECTOR_BYTES,
+          lengthBytes: (to - from) * SECTOR_BYTES,
+        });
+      }
+    }
+  }
+  return erased;
+}

@@ -1,0 +1,360 @@
+/**
+ * What the array in a folder is, found out without touching it: its members are opened for reading only, nothing is
+ * locked, and what assembly would decide is told and not done. So it also answers for an array that cannot start, that
+ * nobody may write, or that another process has in hand at this moment; of that one it sees what is on disk, which
+ * trails what its owner knows.
+ */
+import { stat } from 'node:fs/promises';
+import { basename, isAbsolute, join, resolve } from 'node:path';
+import { FileDevice } from '../device/file.ts';
+import { OverlayDevice } from '../device/overlay.ts';
+import { RaidError } from '../errors.ts';
+import { realHost } from '../host.ts';
+import { compileLayout } from '../layout/compile.ts';
+import type { Geometry } from '../layout/geometry.ts';
+import type { Layout } from '../layout/layout.ts';
+import { layoutName } from '../layout/levels.ts';
+import { survives } from '../layout/survives.ts';
+import type { Assembly, Candidate, MemberVerdict } from '../md/assemble.ts';
+import { decodeBitmapSuperblock } from '../md/bitmap.ts';
+import { type Examined, examineJson, examineText, layoutName as mdLayoutName } from '../md/examine.ts';
+import { geometryOf, levelNames } from '../md/levels.ts';
+import type { Claim } from '../md/member.ts';
+import { bitmapOffsetOf, features } from '../md/superblock1.ts';
+import { syncBytes } from '../plan/planner.ts';
+import { SECTOR_BYTES } from '../units.ts';
+import { readManifest } from './folder.ts';
+import { judge, type Source } from './form.ts';
+import { type Owner, Ownership } from './ownership.ts';
+import type { ArrayStatus, MemberStatus, SyncStatus } from './status.ts';
+import { findSuperblock } from './superblocks.ts';
+
+export interface Inspection {
+  /** As `RaidArray.status()` tells it; `inactive` for an array that does not start without a word from a person. */
+  readonly status: ArrayStatus;
+  /** Slots; 0 when no member says. */
+  readonly memberCount: number;
+  /** So many members more may fail, whichever they are. */
+  readonly sparedFailures: number;
+  /** Why it does not start; null when it does. */
+  readonly refusal: RaidError | null;
+  /** With this word to `assemble` it would start. */
+  readonly needs: 'force' | 'run' | null;
+  /** The process that has the array open. */
+  readonly owner: Owner | null;
+  readonly geometry: Geometry | null;
+}
+
+/** One file of the manifest, as far as it could be opened. */
+interface Look {
+  /** As the manifest has it. */
+  readonly source: string;
+  readonly name: string;
+  readonly device: FileDevice | OverlayDevice | null;
+  readonly problem: RaidError | null;
+  readonly identity: string;
+}
+
+export async function inspectArray(folder: string): Promise<Inspection> {
+  const manifest = await readManifest(folder);
+  const looks: Look[] = [];
+  try {
+    const names = memberNames(manifest.members);
+    for (const [index, source] of manifest.members.entries()) {
+      const path = isAbsolute(source) ? source : join(folder, source);
+      looks.push(await look(path, source, names[index] ?? source, manifest.overlay === true ? folder : null));
+    }
+    const owner = await ownerOf(folder, looks);
+    return await told(basename(resolve(folder)), looks, owner);
+  } finally {
+    await Promise.all(looks.map(({ device }) => device?.close()));
+  }
+}
+
+export interface MemberExamination {
+  /** What `mdadm --examine` prints. */
+  readonly text: string;
+  readonly json: Record<string, unknown>;
+}
+
+/** The md metadata on one file or block device. */
+export async function examineMember(path: string): Promise<MemberExamination> {
+  const device = await FileDevice.open(path, { readOnly: true });
+  try {
+    const found = await findSuperblock(device);
+    const memberSectors = Math.floor(device.limits.sizeBytes / SECTOR_BYTES);
+    let bitmap: Examined['bitmap'] = null;
+    const offset = found.version === '0.90' ? null : bitmapOffsetOf(found.superblock);
+    if (offset !== null && found.version !== '0.90') {
+      const bytes = new Uint8Array(512);
+      await device.read((found.superblock.superSector + offset) * SECTOR_BYTES, bytes);
+      // A broken bitmap is no reason to keep the superblock from whoever looks.
+      try {
+        bitmap = decodeBitmapSuperblock(bytes.subarray(0, 256));
+      } catch (error) {
+        if (!(error instanceof RaidError)) throw error;
+      }
+    }
+    const examined: Examined = { found, memberSectors, bitmap };
+    return { text: `${path}:\n${examineText(examined)}`, json: { file: path, ...examineJson(examined) } };
+  } catch (error) {
+    if (!(error instanceof RaidError) || error.message.startsWith(path)) throw error;
+    throw new RaidError(error.code, `${path}: ${error.message}`, { ...error.place, cause: error });
+  } finally {
+    await device.close();
+  }
+}
+
+/** `disk0` for `disk0.img`; the whole path where two would be called alike. */
+export function memberNames(paths: readonly string[]): readonly string[] {
+  const short = paths.map((path) => basename(path).replace(/\.(img|raw|dd|bin)$/, ''));
+  return paths.map((path, index) => {
+    const name = short[index] ?? path;
+    return short.filter((other) => other === name).length === 1 ? name : path;
+  });
+}
+
+async function look(path: string, source: string, name: string, overlayFolder: string | null): Promise<Look> {
+  const nothing = { source, name, device: null, identity: `path:${path}` };
+  if (!(await isThere(path))) return { ...nothing, problem: null };
+  try {
+    const file = await FileDevice.open(path, { readOnly: true });
+    const overlay = overlayFolder === null ? null : join(overlayFolder, `${name}.overlay`);
+    const device =
+      overlay !== null && (await isThere(overlay)) ? await OverlayDevice.open(file, overlay) : file;
+    return { source, name, device, problem: null, identity: file.identity };
+  } catch (error) {
+    if (!(error instanceof RaidError)) throw error;
+    return { ...nothing, problem: error };
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return await stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function ownerOf(folder: string, looks: readonly Look[]): Promise<Owner | null> {
+  const members = looks.filter(({ device }) => device !== null);
+  const ownership = await Ownership.take({
+    folder,
+    members: members.map(({ source, identity }) => ({ path: source, identity })),
+    host: realHost,
+    mode: 'read',
+  });
+  const { owner } = ownership;
+  await ownership.release();
+  return owner;
+}
+
+async function told(name: string, looks: readonly Look[], owner: Owner | null): Promise<Inspection> {
+  const sources: Source[] = [];
+  const looked: Look[] = [];
+  for (const each of looks) {
+    if (each.device === null) continue;
+    looked.push(each);
+    sources.push({ device: each.device, name: each.name, identity: each.identity });
+  }
+  const { verdict, candidates } = await judge(sources, { run: true });
+  const claim = claimThatSpeaks(verdict, candidates);
+  const geometry = geometryIn(verdict, candidates, claim);
+  const layout = geometry === null ? null : compileLayout(geometry);
+  const here = looked.map((each, index) => memberStatus(each, verdict.members[index]));
+  const gone = looks.filter(({ device }) => device === null).map(missingStatus);
+  const memberCount = claim?.raidDisks ?? 0;
+  const members = inOrder(withEmptySlots([...here, ...gone], memberCount));
+  const inSync = new Set(members.filter(({ state }) => state === 'in_sync').map(({ slot }) => slot));
+  const state = stateOf(verdict, owner !== null);
+  const status: ArrayStatus = {
+    name,
+    uuid: claim?.setUuid ?? null,
+    level: geometry?.level ?? levelNames.get(claim?.level ?? Number.NaN) ?? 'unknown',
+    layout:
+      geometry === null
+        ? claim === null
+          ? null
+          : mdLayoutName(claim.level, claim.layout)
+        : layoutName(geometry),
+    chunkBytes: claim === null || claim.level === 1 ? 0 : claim.chunkSectors * SECTOR_BYTES,
+    sizeBytes: layout?.arrayBytes ?? 0,
+    metadata: claim?.found.version ?? null,
+    events: claim?.events ?? null,
+    state,
+    degraded: memberCount - inSync.size,
+    consistencyPolicy: policyOf(claim, layout),
+    members,
+    sync: syncOf(verdict, layout, state),
+    mismatches: 0,
+    served: null,
+  };
+  return {
+    status,
+    memberCount,
+    sparedFailures: layout === null ? 0 : sparedFailures(layout, (slot) => !inSync.has(slot)),
+    refusal: verdict.kind === 'refuse' ? verdict.error : null,
+    needs: verdict.kind === 'refuse' ? verdict.needs : null,
+    owner,
+    geometry,
+  };
+}
+
+/** Of the freshest member; where nothing starts, of any that can be read. */
+function claimThatSpeaks(verdict: Assembly, candidates: readonly Candidate[]): Claim | null {
+  const claims = candidates.flatMap(({ claim }) => (claim instanceof RaidError ? [] : [claim]));
+  if (verdict.kind === 'start') {
+    const claim = candidates[verdict.array.freshest]?.claim;
+    return claim === undefined || claim instanceof RaidError ? null : claim;
+  }
+  return claims.toSorted((left, right) => right.events - left.events)[0] ?? null;
+}
+
+function geometryIn(
+  verdict: Assembly,
+  candidates: readonly Candidate[],
+  claim: Claim | null,
+): Geometry | null {
+  if (verdict.kind === 'start') return verdict.array.geometry;
+  if (claim === null) return null;
+  try {
+    const dataSectors = candidates.flatMap((candidate) =>
+      candidate.claim instanceof RaidError ? [] : [candidate.claim.dataSectors],
+    );
+    return geometryOf(
+      { ...claim, hasRaid0Layout: (claim.featureMap & features.RAID0_LAYOUT) !== 0 },
+      dataSectors,
+    );
+  } catch (error) {
+    if (!(error instanceof RaidError)) throw error;
+    return null;
+  }
+}
+
+function memberStatus(each: Look, verdict: MemberVerdict | undefined): MemberStatus {
+  const { name, source } = each;
+  const errors = { read: 0, write: 0, corrected: 0 };
+  const joins = verdict?.joins ?? 'out';
+  const slot = verdict?.slot ?? null;
+  switch (joins) {
+    case 'in_sync':
+    case 'recovering':
+    case 'replacement':
+      return { name, source, slot, state: joins, errors };
+    case 'spare':
+      return { name, source, slot: null, state: 'spare', errors };
+    case 'stale':
+    case 'faulty':
+    case 'out':
+      return { name, source, slot: null, state: 'faulty', errors, because: becauseOf(verdict) };
+  }
+}
+
+/** Of members that the array once had: they failed, or were failed. */
+function becauseOf(verdict: MemberVerdict | undefined): string {
+  if (verdict === undefined || verdict.because === '') return 'the array does not count on it';
+  if (verdict.row.startsWith('@F')) return 'out of use: another disk has its place';
+  return verdict.joins === 'stale' ? 'out of use: the array went on without it' : verdict.because;
+}
+
+function missingStatus({ name, source, problem }: Look): MemberStatus {
+  return {
+    name,
+    source,
+    slot: null,
+    state: 'missing',
+    errors: { read: 0, write: 0, corrected: 0 },
+    because: problem === null ? 'its file is not there' : problem.message,
+  };
+}
+
+/** A slot that nobody fills is missing, too. Where one file is not there and one slot empty, they are each other's. */
+function withEmptySlots(members: readonly MemberStatus[], memberCount: number): readonly MemberStatus[] {
+  const filled = new Set(members.map(({ slot }) => slot));
+  const empty = Array.from({ length: memberCount }, (_, slot) => slot).filter((slot) => !filled.has(slot));
+  const gone = members.filter(({ state }) => state === 'missing');
+  const isFaulty = members.some(({ state }) => state === 'faulty');
+  const [slot] = empty;
+  if (empty.length === 1 && gone.length === 1 && !isFaulty && slot !== undefined) {
+    return members.map((member) => (member === gone[0] ? { ...member, slot } : member));
+  }
+  const rows = empty.map(
+    (each): MemberStatus => ({
+      name: '-',
+      source: null,
+      slot: each,
+      state: 'missing',
+      errors: { read: 0, write: 0, corrected: 0 },
+    }),
+  );
+  return [...members, ...rows];
+}
+
+function inOrder(members: readonly MemberStatus[]): readonly MemberStatus[] {
+  const rank = ({ slot, state }: MemberStatus): number =>
+    slot === null ? 1e6 + Number(state === 'faulty' || state === 'missing') : slot;
+  return members.toSorted((left, right) => rank(left) - rank(right));
+}
+
+function stateOf(verdict: Assembly, isOwned: boolean): string {
+  if (verdict.kind === 'refuse') {
+    const { code } = verdict.error;
+    return code === 'NOT_ENOUGH_MEMBERS' || code === 'EVENTS_DISAGREE' ? 'failed' : 'inactive';
+  }
+  const { slots, resyncOffsetSectors } = verdict.array;
+  if (slots.some((member) => member !== null && member.recoveredSectors !== Number.POSITIVE_INFINITY))
+    return 'recovering';
+  if (slots.includes(null)) return 'degraded';
+  if (resyncOffsetSectors === Number.POSITIVE_INFINITY) return 'clean';
+  // Not clean on disk is what an array looks like that is being written; without an owner it was cut off.
+  return isOwned && resyncOffsetSectors === 0 ? 'active' : 'resyncing';
+}
+
+function syncOf(verdict: Assembly, layout: Layout | null, state: string): SyncStatus | null {
+  if (verdict.kind === 'refuse' || layout === null) return null;
+  const unknown = { bytesPerSecond: null, etaSeconds: null };
+  const { slots, resyncOffsetSectors } = verdict.array;
+  for (const [slot, member] of slots.entries()) {
+    if (member === null || member.recoveredSectors === Number.POSITIVE_INFINITY) continue;
+    const totalBytes = layout.memberBytes[slot] ?? 0;
+    return { action: 'recover', doneBytes: member.recoveredSectors * SECTOR_BYTES, totalBytes, ...unknown };
+  }
+  if (state !== 'resyncing') return null;
+  return {
+    action: 'resync',
+    doneBytes: Math.min(resyncOffsetSectors * SECTOR_BYTES, syncBytes(layout)),
+    totalBytes: syncBytes(layout),
+    ...unknown,
+  };
+}
+
+function policyOf(claim: Claim | null, layout: Layout | null): ArrayStatus['consistencyPolicy'] {
+  if (claim === null || claim.level <= 0 || (layout?.kind === 'copies' && layout.copyCount === 1))
+    return 'none';
+  if ((claim.featureMap & (features.PPL | features.MULTI_PPL)) !== 0) return 'ppl';
+  return (claim.featureMap & features.BITMAP) !== 0 ? 'bitmap' : 'resync';
+}
+
+/** What redundancy promises, and beyond that what trying shows: in raid10 it depends on which are missing already. */
+function sparedFailures(layout: Layout, isMissing: (slot: number) => boolean): number {
+  const slots = Array.from({ length: layout.memberCount }, (_, slot) => slot);
+  const present = slots.filter((slot) => !isMissing(slot));
+  const most = layout.kind === 'parity' ? layout.parityCount : layout.copyCount - 1;
+  let spared = Math.max(0, most - (slots.length - present.length));
+  const isHeld = (lost: readonly number[]): boolean =>
+    survives(layout, (slot) => isMissing(slot) || lost.includes(slot));
+  while (spared < most && everyChoice(present, spared + 1, isHeld)) spared += 1;
+  return spared;
+}
+
+function everyChoice(
+  from: readonly number[],
+  count: number,
+  isHeld: (choice: readonly number[]) => boolean,
+  chosen: readonly number[] = [],
+): boolean {
+  if (count === 0) return isHeld(chosen);
+  return from.every((slot, index) =>
+    everyChoice(from.slice(index + 1), count - 1, isHeld, [...chosen, slot]),
+  );
+}

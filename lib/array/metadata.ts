@@ -1,0 +1,507 @@
+/**
+ * What an array keeps on its members besides data: superblocks, write-intent bitmap, bad-block logs. It decides nothing
+ * about members; it makes durable what the array decided, in the order that keeps it true after a power cut:
+ *
+ *   write        [superblocks: not clean] → [bitmap bits] → data and parity
+ *   idle, close  flush all members → [bitmap bits off] → [superblocks: clean]
+ *   failure      [superblocks of the survivors, events + 2] → answers that rely on it
+ *   recovery     data → flush → [superblock: recovered up to here]
+ *
+ * What stands in brackets is flushed before the arrow after it.
+ */
+import type { Device } from '../device/device.ts';
+import { SliceDevice } from '../device/slice.ts';
+import { assert, RaidError } from '../errors.ts';
+import type { Host } from '../host.ts';
+import type { Layout } from '../layout/layout.ts';
+import { type BadRange, encodeBadBlocks } from '../md/badblocks.ts';
+import type { BitmapSuperblock, Bits, SectorRange } from '../md/bitmap.ts';
+import { formatUuid } from '../md/record.ts';
+import { bitmapOffsetOf, type Superblock1 } from '../md/superblock1.ts';
+import {
+  addSpare,
+  checkpointRecovery,
+  checkpointResync,
+  degradedCount,
+  failMember,
+  finishRecovery,
+  finishReplacement,
+  judgeReAdd,
+  type MdArray,
+  type MdMember,
+  markClean,
+  markDirty,
+  reAdd,
+  removeMember,
+  setBadBlocks,
+  startRecovery,
+  startReplacement,
+  stopArray,
+} from '../md/update.ts';
+import type { ErasedRange } from '../plan/plan.ts';
+import { divCeil, MIB, SECTOR_BYTES } from '../units.ts';
+import { Activity } from './activity.ts';
+import { Intent } from './intent.ts';
+import { type Change, MdRecord } from './record.ts';
+import { superblockOn } from './superblocks.ts';
+
+export interface MetadataOptions {
+  readonly array: MdArray;
+  readonly layout: Layout;
+  readonly host: Host;
+  /** The whole device of every member that is open, by device number. */
+  readonly devices: ReadonlyMap<number, Device>;
+  readonly bitmap: { readonly superblock: BitmapSuperblock; readonly bits: Bits } | null;
+  /** Null where nobody else could come by the members. */
+  readonly hold: Hold | null;
+}
+
+/** The array's hold on its members, so that nobody else writes to them: see ownership.ts. */
+export interface Hold {
+  claim(device: Device): Promise<void>;
+  unclaim(device: Device): Promise<void>;
+  release(): Promise<void>;
+}
+
+/** The array, as its metadata sees it. */
+export interface Attachment {
+  /** All members have made durable what they were given. */
+  flush(): Promise<void>;
+  /** This member did not take its metadata, and is recorded as failed. */
+  failed(descriptor: number, error: RaidError): void;
+  /** Sync position up to which redundancy is right; Infinity when all of it is. */
+  resyncedBytes(): number;
+}
+
+/** md's safe_mode_delay. */
+const CLEAN_DELAY_MS = 200;
+/** A checkpoint of a sync costs a flush and an update of all superblocks: not oftener than this. */
+const CHECKPOINT_BYTES = 64 * MIB;
+const CHECKPOINT_MS = 1000;
+
+export class Metadata {
+  readonly #options: MetadataOptions;
+  readonly #devices: Map<number, Device>;
+  readonly #record: MdRecord;
+  /** Null for raid0 and linear, which have no clean and dirty. */
+  readonly #activity: Activity | null;
+  readonly #intent: Intent | null;
+  #attached: Attachment | null = null;
+  /** How far each recovering member is, written or not. */
+  readonly #recovered = new Map<number, number>();
+  #checkpointBytes = 0;
+  #checkpointMs = 0;
+
+  constructor(options: MetadataOptions) {
+    this.#options = options;
+    const { array, host } = options;
+    this.#devices = new Map(options.devices);
+    this.#intent =
+      options.bitmap === null
+        ? null
+        : new Intent({
+            ...options.bitmap,
+            write: (offsetBytes, bytes) => this.#writeBitmap(offsetBytes, bytes),
+          });
+    this.#record = new MdRecord({
+      array,
+      devices: this.#devices,
+      host,
+      before: async (next) => {
+        await this.#intent?.follow(next.events, degradedCount(next) === 0);
+      },
+      onFailure: (descriptor, error) => this.#attached?.failed(descriptor, error),
+    });
+    this.#activity =
+      array.level <= 0
+        ? null
+        : new Activity(
+            {
+              host,
+              delayMs: CLEAN_DELAY_MS,
+              markActive: () => this.#record.change(markDirty),
+              markClean: () => this.#becomeClean(),
+            },
+            array.resyncOffsetSectors === 0,
+          );
+    this.#checkpointMs = host.now();
+  }
+
+  /** What is durable. */
+  get array(): MdArray {
+    return this.#record.array;
+  }
+
+  get isActive(): boolean {
+    return this.#activity?.isActive ?? false;
+  }
+
+  get bitmap(): { readonly bits: Bits; readonly superblock: BitmapSuperblock } | null {
+    return this.#intent === null ? null : { bits: this.#intent.bits, superblock: this.#intent.superblock };
+  }
+
+  /** For changes of the array's shape, and for what assembly decided beyond what the superblocks say. */
+  update(change: Change): Promise<void> {
+    return this.#record.change(change);
+  }
+
+  /** The whole device of a member. */
+  deviceOf(descriptor: number): Device | null {
+    return this.#devices.get(descriptor) ?? null;
+  }
+
+  attach(attached: Attachment): void {
+    this.#attached = attached;
+  }
+
+  // Writes.
+
+  /** Before a write to a range of the array. Null when it may start at once. */
+  enter(offsetBytes: number, lengthBytes: number): Promise<void> | null {
+    return this.#enter(this.#intent === null ? null : this.#coveredByArray(offsetBytes, lengthBytes));
+  }
+
+  leave(offsetBytes: number, lengthBytes: number): void {
+    this.#leave(this.#intent === null ? null : this.#coveredByArray(offsetBytes, lengthBytes));
+  }
+
+  /** Before redundancy is rewritten in a range of sync positions. */
+  async enterSync(offsetBytes: number, lengthBytes: number): Promise<void> {
+    await this.#enter(this.#intent === null ? null : sectorRange(offsetBytes, lengthBytes));
+  }
+
+  leaveSync(offsetBytes: number, lengthBytes: number): void {
+    this.#leave(this.#intent === null ? null : sectorRange(offsetBytes, lengthBytes));
+  }
+
+  // Members.
+
+  fail(descriptor: number): Promise<void> {
+    this.#recovered.delete(descriptor);
+    return this.#record.change((array, utime) => {
+      const member = array.members.find((each) => each.descriptor === descriptor);
+      if (member === undefined || member.state === 'faulty') return array;
+      return failMember(withoutProgress(array, member), descriptor, utime);
+    });
+  }
+
+  async remove(descriptor: number): Promise<void> {
+    await this.#record.change((array, utime) => removeMember(array, descriptor, utime));
+    this.#record.release(descriptor);
+    const device = this.#devices.get(descriptor);
+    this.#devices.delete(descriptor);
+    if (device !== undefined) await this.#options.hold?.unclaim(device);
+  }
+
+  /** The device gets a superblock as a spare. */
+  async add(device: Device): Promise<{ readonly data: Device; readonly descriptor: number }> {
+    const added = {
+      memberSectors: Math.floor(device.limits.sizeBytes / SECTOR_BYTES),
+      deviceUuid: formatUuid(this.#options.host.randomBytes(16)),
+    };
+    const taken = new Set(this.array.members.map((member) => member.descriptor));
+    // Tried on the value first: a device that is too small is refused before anything is written.
+    const preview = addSpare({ ...this.array, hasUnrecordedLoss: false }, added, this.array.ctime);
+    const newcomer = preview.members.find((member) => !taken.has(member.descriptor));
+    assert(newcomer !== undefined, 'a spare that was added is there');
+    const { descriptor } = newcomer;
+    await this.#options.hold?.claim(device);
+    this.#record.adopt(descriptor, device);
+    this.#devices.set(descriptor, device);
+    await this.#record.change((array, utime) => addSpare(array, added, utime));
+    return { data: this.#dataOf(device, newcomer.superblock), descriptor };
+  }
+
+  /** Whether a former member may return; throws where it may not. Writes nothing. */
+  async judgeReAdd(device: Device): Promise<{
+    readonly data: Device;
+    readonly descriptor: number;
+    readonly slot: number;
+    readonly isComplete: boolean;
+  }> {
+    const stale = await superblockOn(device);
+    const how = judgeReAdd(this.array, stale, this.#intent?.superblock.eventsCleared ?? null);
+    if (how === 'no') {
+      throw new RaidError(
+        'EVENTS_DISAGREE',
+        `${device.name} cannot return by what it has missed (its events ${stale.events}, the array's ${this.array.events}); add it as a new disk`,
+        { device: device.name },
+      );
+    }
+    return {
+      data: this.#dataOf(device, stale),
+      descriptor: stale.descriptor,
+      slot: stale.devRoles[stale.descriptor] ?? 0,
+      isComplete: how === 'at-once',
+    };
+  }
+
+  async reAdd(device: Device): Promise<void> {
+    const stale = await superblockOn(device);
+    await this.#options.hold?.claim(device);
+    this.#record.adopt(stale.descriptor, device);
+    this.#devices.set(stale.descriptor, device);
+    if (this.#intent !== null) await this.#giveBitmap(device, stale);
+    await this.#record.change((array, utime) => {
+      const how = judgeReAdd(array, stale, this.#intent?.superblock.eventsCleared ?? null);
+      if (how === 'no')
+        throw new RaidError('EVENTS_DISAGREE', `${device.name} has just become too old to return`);
+      return reAdd(array, stale, how, utime);
+    });
+  }
+
+  async startRecovery(descriptor: number, slot: number): Promise<void> {
+    const device = this.#devices.get(descriptor);
+    const member = this.array.members.find((each) => each.descriptor === descriptor);
+    if (this.#intent !== null && device !== undefined && member !== undefined) {
+      await this.#giveBitmap(device, member.superblock);
+    }
+    this.#recovered.set(descriptor, 0);
+    await this.#record.change((array, utime) => {
+      const now = array.members.find((each) => each.descriptor === descriptor);
+      // A replacement whose original failed has the slot already.
+      return now?.state === 'recovering' && now.slot === slot
+        ? array
+        : startRecovery(array, descriptor, slot, utime);
+    });
+  }
+
+  async startReplacement(descriptor: number, slot: number): Promise<void> {
+    const device = this.#devices.get(descriptor);
+    const member = this.array.members.find((each) => each.descriptor === descriptor);
+    if (this.#intent !== null && device !== undefined && member !== undefined) {
+      await this.#giveBitmap(device, member.superblock);
+    }
+    this.#recovered.set(descriptor, 0);
+    await this.#record.change((array, utime) => startReplacement(array, descriptor, slot, utime));
+  }
+
+  async finishReplacement(descriptor: number): Promise<void> {
+    this.#recovered.delete(descriptor);
+    this.#checkpointBytes = 0;
+    await this.#record.change((array, utime) => finishReplacement(array, descriptor, utime));
+  }
+
+  /** Notes the progress, and now and then makes it durable. */
+  async checkpointRecovery(descriptor: number, recoveredBytes: number): Promise<void> {
+    this.#recovered.set(descriptor, recoveredBytes);
+    if (!this.#isCheckpointDue(recoveredBytes)) return;
+    await this.#attached?.flush();
+    await this.#record.change((array, utime) => this.#withProgress(array, utime));
+  }
+
+  async finishRecovery(descriptor: number): Promise<void> {
+    this.#recovered.delete(descriptor);
+    this.#checkpointBytes = 0;
+    await this.#record.change((array, utime) => {
+      const member = array.members.find((each) => each.descriptor === descriptor);
+      return member?.state === 'recovering' ? finishRecovery(array, descriptor, utime) : array;
+    });
+  }
+
+  /** As for a recovery; while writes are under way the superblocks keep saying that nothing is certain. */
+  async checkpointResync(): Promise<void> {
+    const resyncedBytes = this.#attached?.resyncedBytes() ?? 0;
+    const isDone = resyncedBytes === Number.POSITIVE_INFINITY;
+    if (!isDone && !this.#isCheckpointDue(resyncedBytes)) return;
+    if (isDone) this.#checkpointBytes = 0;
+    if (this.#activity?.isActive === true) return;
+    await this.#becomeClean();
+  }
+
+  async setBadBlocks(descriptor: number, ranges: readonly ErasedRange[]): Promise<void> {
+    const device = this.#devices.get(descriptor);
+    const member = this.array.members.find((each) => each.descriptor === descriptor);
+    if (device === undefined || member === undefined) return;
+    const { superblock } = member;
+    if (superblock.bblogSectors === 0 || superblock.bblogOffsetSectors === 0) return;
+    const unit = SECTOR_BYTES << superblock.bblogShift;
+    const start = superblock.dataOffsetSectors * SECTOR_BYTES;
+    const bad = ranges.map((range): BadRange => {
+      const from = Math.floor((start + range.offsetBytes) / unit);
+      const to = divCeil(start + range.offsetBytes + range.lengthBytes, unit);
+      return { fromSector: (from * unit) / SECTOR_BYTES, lengthSectors: ((to - from) * unit) / SECTOR_BYTES };
+    });
+    const log = encodeBadBlocks(bad, superblock.bblogShift);
+    if (log === null) {
+      // More than the log holds: the member is no good.
+      await this.fail(descriptor);
+      this.#attached?.failed(
+        descriptor,
+        new RaidError('WRITE_FAILED', `${device.name} has more bad places than its log holds`),
+      );
+      return;
+    }
+    await device.write((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log, {
+      fua: true,
+    });
+    await this.#record.change((array, utime) => setBadBlocks(array, descriptor, bad.length > 0, utime));
+  }
+
+  // Sync.
+
+  /** The next place from here on that a sync has to visit. */
+  nextDirty(fromBytes: number): number {
+    if (this.#intent === null) return fromBytes;
+    const { bits } = this.#intent;
+    const fromSector = Math.floor(fromBytes / SECTOR_BYTES);
+    for (const range of bits.dirtyRanges()) {
+      if (range.toSector > fromSector) return Math.max(fromBytes, range.fromSector * SECTOR_BYTES);
+    }
+    return Number.POSITIVE_INFINITY;
+  }
+
+  // The end.
+
+  /** All members are flushed, and nothing is under way. */
+  async stop(): Promise<void> {
+    await this.#activity?.stop();
+    await this.#record.settled();
+    if (this.#recovered.size > 0)
+      await this.#record.change((array, utime) => this.#withProgress(array, utime));
+    if (this.array.level > 0) {
+      const resynced = this.#resyncedSectors();
+      await this.#record.change((array, utime) => stopArray(array, resynced, utime));
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#record.settled();
+    await this.#options.hold?.release();
+  }
+
+  #enter(range: SectorRange | null): Promise<void> | null {
+    const active = this.#activity?.enter() ?? null;
+    const intent = this.#intent === null || range === null ? null : this.#intent.enter(range);
+    if (active === null) return intent;
+    return intent === null ? active : Promise.all([active, intent]).then(() => undefined);
+  }
+
+  #leave(range: SectorRange | null): void {
+    if (this.#intent !== null && range !== null) this.#intent.leave(range);
+    this.#activity?.leave();
+  }
+
+  async #becomeClean(): Promise<void> {
+    await this.#attached?.flush();
+    const resynced = this.#resyncedSectors();
+    if (this.#intent !== null && degradedCount(this.array) === 0) {
+      const { bits } = this.#intent;
+      await this.#intent.clear((bit) => bits.rangeOf(bit).toSector > resynced);
+    }
+    await this.#record.change((array, utime) =>
+      resynced === Number.POSITIVE_INFINITY
+        ? markClean(array, utime)
+        : checkpointResync(array, resynced, utime),
+    );
+  }
+
+  #resyncedSectors(): number {
+    const bytes = this.#attached?.resyncedBytes() ?? Number.POSITIVE_INFINITY;
+    return bytes === Number.POSITIVE_INFINITY ? bytes : Math.floor(bytes / SECTOR_BYTES);
+  }
+
+  #isCheckpointDue(doneBytes: number): boolean {
+    const now = this.#options.host.now();
+    if (doneBytes - this.#checkpointBytes < CHECKPOINT_BYTES && now - this.#checkpointMs < CHECKPOINT_MS)
+      return false;
+    this.#checkpointBytes = doneBytes;
+    this.#checkpointMs = now;
+    return true;
+  }
+
+  #withProgress(array: MdArray, utime: MdArray['ctime']): MdArray {
+    let next = array;
+    for (const [descriptor, bytes] of this.#recovered) {
+      const member = array.members.find((each) => each.descriptor === descriptor);
+      const sectors = Math.floor(bytes / SECTOR_BYTES);
+      const isUnderWay = member?.state === 'recovering' || member?.state === 'replacement';
+      if (isUnderWay && member.recoveredSectors < sectors) {
+        next = checkpointRecovery(next, descriptor, sectors, utime);
+      }
+    }
+    return next;
+  }
+
+  /** The units of the bitmap: member sectors, but array sectors in raid10. */
+  #coveredByArray(offsetBytes: number, lengthBytes: number): SectorRange {
+    const { layout } = this.#options;
+    if (layout.kind === 'copies') return sectorRange(offsetBytes, lengthBytes);
+    const rowBytes = layout.chunkBytes * layout.dataCount;
+    const first = Math.floor(offsetBytes / rowBytes);
+    const end = divCeil(offsetBytes + lengthBytes, rowBytes);
+    return sectorRange(first * layout.chunkBytes, (end - first) * layout.chunkBytes);
+  }
+
+  async #writeBitmap(offsetBytes: number, bytes: Uint8Array): Promise<void> {
+    await Promise.all(
+      this.array.members.map(async (member) => {
+        const device = this.#devices.get(member.descriptor);
+        if (device === undefined || member.state === 'faulty' || member.state === 'spare') return;
+        try {
+          await device.write(bitmapStart(member) + offsetBytes, bytes, { fua: true });
+        } catch (error) {
+          if (!(error instanceof RaidError)) throw error;
+          // Not awaited: this may be part of a change, and changes wait for each other. The array hears of it at once.
+          void this.fail(member.descriptor).catch(() => undefined);
+          this.#attached?.failed(member.descriptor, error);
+        }
+      }),
+    );
+  }
+
+  async #giveBitmap(device: Device, superblock: Superblock1): Promise<void> {
+    const offset = bitmapOffsetOf({ ...superblock, featureMap: this.array.featureMap });
+    if (this.#intent === null || offset === null) return;
+    await device.write((superblock.superSector + offset) * SECTOR_BYTES, this.#intent.areaFor(), {
+      fua: true,
+    });
+  }
+
+  #dataOf(device: Device, superblock: Superblock1): Device {
+    return dataDevice(device, superblock, this.#options.layout);
+  }
+}
+
+/** The member's data as the layout sees it. */
+export function dataDevice(
+  device: Device,
+  superblock: { dataOffsetSectors: number; dataSectors: number },
+  layout: Layout,
+): Device {
+  const offsetBytes = superblock.dataOffsetSectors * SECTOR_BYTES;
+  const needed = Math.max(...layout.memberBytes);
+  const lengthBytes = Math.min(superblock.dataSectors * SECTOR_BYTES, device.limits.sizeBytes - offsetBytes);
+  return new SliceDevice(device, {
+    offsetBytes,
+    lengthBytes: Math.max(Math.min(lengthBytes, needed), 1),
+    name: device.name,
+  });
+}
+
+/**
+ * The array in which a replacement of this member has copied nothing yet. When its original fails it goes on as the
+ * member of the slot, but writes of the moment of failure may have reached neither: what it has counts for nothing.
+ */
+function withoutProgress(array: MdArray, original: MdMember): MdArray {
+  if (original.state !== 'in_sync') return array;
+  const members = array.members.map((member) =>
+    member.state === 'replacement' && member.slot === original.slot
+      ? { ...member, recoveredSectors: 0 }
+      : member,
+  );
+  return { ...array, members };
+}
+
+function bitmapStart(member: MdMember): number {
+  const offset = bitmapOffsetOf(member.superblock);
+  assert(offset !== null, 'a member of an array with a bitmap has a place for it');
+  return (member.superblock.superSector + offset) * SECTOR_BYTES;
+}
+
+function sectorRange(offsetBytes: number, lengthBytes: number): SectorRange {
+  return {
+    fromSector: Math.floor(offsetBytes / SECTOR_BYTES),
+    toSector: divCeil(offsetBytes + lengthBytes, SECTOR_BYTES),
+  };
+}

@@ -1,0 +1,108 @@
+/** What `status --json` prints: the array as a plain object with stable keys. */
+import { layoutName } from '../layout/levels.ts';
+import type { ErrorCounts, Member, RaidArray } from './array.ts';
+
+export interface MemberStatus {
+  readonly name: string;
+  /** The file or URI; null for a slot whose member is not here. */
+  readonly source: string | null;
+  readonly slot: number | null;
+  readonly state: 'in_sync' | 'recovering' | 'replacement' | 'spare' | 'faulty' | 'missing';
+  readonly errors: Readonly<ErrorCounts>;
+  /** Why it failed; only for faulty ones. */
+  readonly because?: string;
+}
+
+export interface SyncStatus {
+  readonly action: 'recover' | 'resync';
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+  /** Null while nothing is running: only the position is known. */
+  readonly bytesPerSecond: number | null;
+  readonly etaSeconds: number | null;
+}
+
+export interface ArrayStatus {
+  readonly name: string;
+  readonly uuid: string | null;
+  readonly level: string;
+  readonly layout: string | null;
+  readonly chunkBytes: number;
+  readonly sizeBytes: number;
+  readonly metadata: string | null;
+  readonly events: number | null;
+  readonly state: string;
+  readonly degraded: number;
+  readonly consistencyPolicy: 'none' | 'resync' | 'bitmap' | 'ppl';
+  readonly members: readonly MemberStatus[];
+  readonly sync: SyncStatus | null;
+  readonly mismatches: number;
+  readonly served: string | null;
+}
+
+export function statusOf(array: RaidArray): ArrayStatus {
+  const { geometry } = array.layout;
+  const md = array.metadata?.array ?? null;
+  return {
+    name: array.name,
+    uuid: md?.setUuid ?? null,
+    level: geometry.level,
+    layout: layoutName(geometry),
+    chunkBytes: 'chunkBytes' in geometry ? geometry.chunkBytes : 0,
+    sizeBytes: array.limits.sizeBytes,
+    metadata: md?.version ?? null,
+    events: md?.events ?? null,
+    state: array.state,
+    degraded: array.degraded,
+    consistencyPolicy: policyOf(array),
+    members: membersOf(array),
+    sync: syncOf(array),
+    mismatches: array.mismatchCount,
+    served: null,
+  };
+}
+
+function policyOf(array: RaidArray): ArrayStatus['consistencyPolicy'] {
+  const { layout } = array;
+  if (layout.kind === 'copies' && layout.copyCount === 1) return 'none';
+  return array.metadata?.bitmap === null || array.metadata === null ? 'resync' : 'bitmap';
+}
+
+function membersOf(array: RaidArray): readonly MemberStatus[] {
+  const here = array.members.map(memberStatus);
+  const missing: MemberStatus[] = [];
+  for (let slot = 0; slot < array.layout.memberCount; slot += 1) {
+    if (here.some((member) => member.slot === slot && member.state !== 'faulty')) continue;
+    missing.push({
+      name: '-',
+      source: null,
+      slot,
+      state: 'missing',
+      errors: { read: 0, write: 0, corrected: 0 },
+    });
+  }
+  const order = (member: MemberStatus): number =>
+    member.slot === null || member.state === 'faulty' ? 1e6 : member.slot;
+  return [...here, ...missing].sort((a, b) => order(a) - order(b));
+}
+
+function memberStatus(member: Readonly<Member>): MemberStatus {
+  const { name, device, errors, state } = member;
+  const slot = 'slot' in state ? state.slot : null;
+  const common = { name, source: device.name, slot, state: state.state, errors: { ...errors } };
+  return state.state === 'faulty' ? { ...common, because: state.because.message } : common;
+}
+
+function syncOf(array: RaidArray): SyncStatus | null {
+  const { syncProgress } = array;
+  if (syncProgress !== null) return { ...syncProgress, ...array.syncRate };
+  const recovering = array.members.find((member) => member.state.state === 'recovering');
+  if (recovering?.state.state !== 'recovering') return null;
+  return {
+    action: 'recover',
+    doneBytes: recovering.state.recoveredBytes,
+    totalBytes: array.layout.memberBytes[recovering.state.slot] ?? 0,
+    bytesPerSecond: null,
+    etaSeconds: null,
+  };
+}

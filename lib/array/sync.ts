@@ -1,0 +1,122 @@
+/**
+ * The loop that brings redundancy back, in the background: it knows no RAID, only that there is a next step, and when
+ * to stop. Whoever wants to see it watches; nobody watching makes no difference.
+ */
+import type { Host } from '../host.ts';
+
+export interface SyncProgress {
+  readonly action: 'recover' | 'resync';
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
+
+export class Sync {
+  limitBytesPerSecond = Number.POSITIVE_INFINITY;
+  readonly #host: Host;
+  readonly #step: () => Promise<SyncProgress | null>;
+  #running: Promise<void> | null = null;
+  #stopping = false;
+  #again = false;
+  #progress: SyncProgress | null = null;
+  #failure: unknown = null;
+  #bytesPerSecond: number | null = null;
+  #watchers: (() => void)[] = [];
+
+  /** `step` does one window of work; null: nothing is left to do. */
+  constructor(host: Host, step: () => Promise<SyncProgress | null>) {
+    this.#host = host;
+    this.#step = step;
+  }
+
+  get isRunning(): boolean {
+    return this.#running !== null;
+  }
+
+  /** Over the last seconds; null until something has been done. */
+  get bytesPerSecond(): number | null {
+    return this.#bytesPerSecond;
+  }
+
+  get progress(): SyncProgress | null {
+    return this.#progress;
+  }
+
+  /** Starts it, or lets it look for work once more before it ends. */
+  start(): void {
+    this.#again = true;
+    if (this.#stopping || this.#running !== null) return;
+    this.#failure = null;
+    this.#running = this.#run()
+      .catch((error: unknown) => {
+        // Kept for whoever watches; with nobody watching, the state of the array says enough.
+        this.#failure = error;
+      })
+      .finally(() => {
+        this.#running = null;
+        this.#tell();
+      });
+  }
+
+  /** After the step that is under way. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await this.#running;
+  }
+
+  /** Every step from now on, until there is nothing left to do. Throws what ended the sync before that. */
+  async *watch(): AsyncGenerator<SyncProgress> {
+    let seen: SyncProgress | null = null;
+    while (this.#running !== null) {
+      await new Promise<void>((resolve) => this.#watchers.push(resolve));
+      if (this.#progress !== null && this.#progress !== seen) {
+        seen = this.#progress;
+        yield seen;
+      }
+    }
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  async #run(): Promise<void> {
+    // Not within the call that started it: its caller may still be changing what the first step looks at.
+    await Promise.resolve();
+    while (this.#again) {
+      this.#again = false;
+      for (;;) {
+        if (this.#stopping) return;
+        const start = this.#host.now();
+        const before = this.#progress;
+        const progress = await this.#step();
+        if (progress === null) break;
+        this.#progress = progress;
+        this.#tell();
+        await this.#pace(before, progress, start);
+        this.#measure(before, progress, start);
+      }
+      this.#progress = null;
+    }
+  }
+
+  async #pace(before: SyncProgress | null, after: SyncProgress, startMs: number): Promise<void> {
+    if (this.limitBytesPerSecond === Number.POSITIVE_INFINITY) return;
+    const bytes = after.doneBytes - (before?.action === after.action ? before.doneBytes : 0);
+    const dueMs = startMs + (bytes / this.limitBytesPerSecond) * 1000;
+    const leftMs = dueMs - this.#host.now();
+    if (leftMs > 0) await this.#host.sleep(leftMs);
+  }
+
+  /** A moving average over some 16 steps, pauses included: what the person waiting will see. */
+  #measure(before: SyncProgress | null, after: SyncProgress, startMs: number): void {
+    const bytes = after.doneBytes - (before?.action === after.action ? before.doneBytes : 0);
+    const ms = this.#host.now() - startMs;
+    if (bytes <= 0 || ms <= 0) return;
+    const now = (bytes / ms) * 1000;
+    this.#bytesPerSecond =
+      this.#bytesPerSecond === null ? now : this.#bytesPerSecond + (now - this.#bytesPerSecond) / 16;
+  }
+
+  #tell(): void {
+    const watchers = this.#watchers;
+    this.#watchers = [];
+    for (const resolve of watchers) resolve();
+  }
+}
