@@ -1,0 +1,171 @@
+/** A disk comes into an array: a new one, one that held something else, or one that was here before. */
+import { rm } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { type Device, FileDevice, memberNames, OverlayDevice, RaidError, whatIsOn } from '../lib/index.ts';
+import {
+  checkDisk,
+  closest,
+  commandLine,
+  findDiskOrNull,
+  knownDisks,
+  type Opened,
+  putInManifest,
+  slotsOf,
+  sourceIn,
+  statOf,
+  usualDiskBytes,
+} from './array.ts';
+
+interface Found {
+  readonly name: string;
+  readonly path: string;
+  readonly isThere: boolean;
+}
+
+/** Says what was done. */
+export async function addDisk(
+  opened: Opened,
+  text: string,
+  { force }: { readonly force: boolean },
+): Promise<string> {
+  const { array, folder, manifest } = opened;
+  const found = await findFile(opened, text);
+  const { name, path } = found;
+  if (found.isThere) {
+    const former = await tryReAdd(opened, found);
+    if (former !== null) return former;
+    const held = await holdings(path);
+    if (held.length > 0 && !force && !(await isFormer(opened, path))) {
+      throw new RaidError(
+        'HOLDS_DATA',
+        `${path} holds something, which would be lost: ${held.join(', ')}; to take it all the same:${commandLine('add', folder, text, '--force')}`,
+        { device: path },
+      );
+    }
+  }
+  const bytes = await usualDiskBytes(folder, manifest);
+  const file = found.isThere ? await FileDevice.open(path) : await FileDevice.create(path, bytes);
+  let device: Device = file;
+  try {
+    device = await overlaid(opened, file, name);
+    await array.add(device, name);
+  } catch (error) {
+    await device.close();
+    if (!found.isThere) await rm(path, { force: true });
+    throw error;
+  }
+  await putInManifest(folder, path);
+  return found.isThere ? `${name} is added` : `${name} is added: ${path} is made`;
+}
+
+export async function reAddDisk(opened: Opened, text: string): Promise<string> {
+  const { folder } = opened;
+  const found = await findFile(opened, text);
+  if (!found.isThere)
+    throw new RaidError('BAD_ARGUMENT', `there is no file ${found.path}`, { device: found.path });
+  try {
+    return await bringBack(opened, found);
+  } catch (error) {
+    if (!(error instanceof RaidError) || error.code !== 'EVENTS_DISAGREE') throw error;
+    throw new RaidError(
+      error.code,
+      `${found.name} has been away, and what it has missed is not known; as a new disk it can come:${commandLine('add', folder, text)}`,
+      { device: found.path, cause: error },
+    );
+  }
+}
+
+/** As mdadm --add: who may come back with little, does. */
+async function tryReAdd(opened: Opened, found: Found): Promise<string | null> {
+  if (!(await isFormer(opened, found.path))) return null;
+  try {
+    return await bringBack(opened, found);
+  } catch (error) {
+    if (error instanceof RaidError && error.code === 'EVENTS_DISAGREE') return null;
+    throw error;
+  }
+}
+
+async function bringBack(opened: Opened, { name, path }: Found): Promise<string> {
+  const file = await FileDevice.open(path);
+  let device: Device = file;
+  try {
+    device = await overlaid(opened, file, name);
+    const { state } = await opened.array.reAdd(device, name);
+    await putInManifest(opened.folder, path);
+    return state.state === 'in_sync'
+      ? `${name} is back, and has missed nothing`
+      : `${name} is back, and gets what it has missed`;
+  } catch (error) {
+    await device.close();
+    throw error;
+  }
+}
+
+async function findFile(opened: Opened, text: string): Promise<Found> {
+  const { array, manifest, folder } = opened;
+  const known = findDiskOrNull(text, opened, slotsOf(array));
+  if (known !== null) {
+    const member = array.members.find(({ name }) => name === known.name);
+    if (member !== undefined && member.state.state !== 'faulty') {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `${known.name} is in ${array.name} already (${member.state.state})`,
+        {
+          device: known.source,
+        },
+      );
+    }
+    const path = opened.pathOf(known.source);
+    return { name: known.name, path, isThere: (await statOf(path)) !== null };
+  }
+  const path = await existingPath(folder, text);
+  // A name without a folder and without an ending, of nothing that is there, is rather a slip than a new file.
+  if (path === null && !/[./]/.test(text)) {
+    const names = knownDisks(manifest).map(({ name }) => name);
+    const close = closest(text, names);
+    const hint = close === null ? `it has ${names.join(', ')}` : `did you mean ${close}?`;
+    throw new RaidError(
+      'NO_SUCH_MEMBER',
+      `${folder} has no disk ${text}, and there is no file of that name; ${hint} To make a new file:${commandLine('add', folder, join(folder, `${text}.img`))}`,
+      { device: text },
+    );
+  }
+  if (path !== null) await checkDisk(path);
+  const used = path ?? text;
+  const names = memberNames([...manifest.members, sourceIn(folder, used)]);
+  return { name: names.at(-1) ?? basename(used), path: used, isThere: path !== null };
+}
+
+/** As it is typed; else a file in the array's folder, such as a disk that was removed: `disk1` is `demo/disk1.img`. */
+async function existingPath(folder: string, text: string): Promise<string | null> {
+  const inFolder = text.includes('/') ? [] : [join(folder, text), join(folder, `${text}.img`)];
+  for (const path of [text, ...inFolder]) if ((await statOf(path)) !== null) return path;
+  return null;
+}
+
+/** Whether it says of itself that it is, or was, a member of this array. */
+async function isFormer({ array }: Opened, path: string): Promise<boolean> {
+  const { examineMember } = await import('../lib/index.ts');
+  const uuid = array.metadata?.array.setUuid;
+  try {
+    return uuid !== undefined && (await examineMember(path)).json['arrayUuid'] === uuid;
+  } catch (error) {
+    if (error instanceof RaidError) return false;
+    throw error;
+  }
+}
+
+async function holdings(path: string): Promise<readonly string[]> {
+  const file = await FileDevice.open(path, { readOnly: true });
+  try {
+    return await whatIsOn(file);
+  } finally {
+    await file.close();
+  }
+}
+
+async function overlaid({ manifest, folder }: Opened, file: FileDevice, name: string): Promise<Device> {
+  if (manifest.overlay !== true) return file;
+  return await OverlayDevice.open(file, join(folder, `${name}.overlay`), { create: true });
+}

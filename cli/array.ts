@@ -1,0 +1,316 @@
+/** How verbs come by an array and its disks: what a person types becomes a folder, a member, a file. */
+import type { Stats } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { basename, isAbsolute, join, relative, resolve } from 'node:path';
+import {
+  type ErrorCode,
+  type Inspection,
+  inspectArray,
+  MANIFEST_NAME,
+  type Manifest,
+  memberNames,
+  openArray,
+  type RaidArray,
+  RaidError,
+  readManifest,
+  writeManifest,
+} from '../lib/index.ts';
+import { COMMAND_MARK } from './render.ts';
+
+/** A text as the shell would have to be given it. */
+export function shellWord(text: string): string {
+  return /^[\w@%+=:,./~-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** A line of an error's message that is printed as the command to type now. */
+export function commandLine(...words: readonly string[]): string {
+  return `\n${COMMAND_MARK}raidsim ${words.map(shellWord).join(' ')}`;
+}
+
+/**
+ * Refuses early what cannot be the folder of an array, and says what it looks like instead. `others` are the words that
+ * came behind it: the array may be among them.
+ */
+export async function checkFolder(folder: string, others: readonly string[] = []): Promise<void> {
+  const found = await statOf(folder);
+  const isArray = found?.isDirectory() === true && (await statOf(join(folder, MANIFEST_NAME))) !== null;
+  if (isArray) return;
+  for (const other of others) {
+    if ((await statOf(join(other, MANIFEST_NAME))) === null) continue;
+    throw new RaidError(
+      'NO_SUCH_ARRAY',
+      `${folder} is no array, but ${other} is one: the array comes first, then its disks`,
+    );
+  }
+  if (found === null) {
+    throw new RaidError('NO_SUCH_ARRAY', `there is no folder ${folder}${await nearby(folder)}`);
+  }
+  if (!found.isDirectory()) {
+    const isManifest = basename(folder) === MANIFEST_NAME;
+    const hint = isManifest
+      ? `an array is called by its folder: ${shellWord(join(folder, '..'))}`
+      : 'ARRAY is the folder of an array, and comes first';
+    throw new RaidError('BAD_ARGUMENT', `${folder} is a file; ${hint}`);
+  }
+  throw new RaidError(
+    'NO_SUCH_ARRAY',
+    `${folder} is a folder, but no array: it has no ${MANIFEST_NAME}. If disks of an array lie in it:${commandLine('assemble', folder)}`,
+  );
+}
+
+/** For a folder that is to be made, or may be empty. */
+export async function checkNewFolder(folder: string, verb: string): Promise<void> {
+  const found = await statOf(folder);
+  if (found === null || found.isDirectory()) return;
+  throw new RaidError(
+    'BAD_ARGUMENT',
+    `${folder} is a file; ARRAY is the folder for the array, and comes before the disks:${commandLine(verb, 'ARRAY', folder, '...')}`,
+  );
+}
+
+/** A folder beside it that is an array and is called nearly so. */
+async function nearby(folder: string): Promise<string> {
+  const { readdir } = await import('node:fs/promises');
+  const above = join(folder, '..');
+  const entries = await readdir(above, { withFileTypes: true }).catch(() => []);
+  const names: string[] = [];
+  for (const entry of entries) {
+    if (entry.isDirectory() && (await statOf(join(above, entry.name, MANIFEST_NAME))) !== null)
+      names.push(entry.name);
+  }
+  const close = closest(basename(folder), names);
+  if (close !== null) return `; did you mean ${shellWord(join(above, close))}?`;
+  return names.length === 0
+    ? `; to make an array:${commandLine('create', folder, '--level', '5', '--disks', '4')}`
+    : `; the arrays beside it are ${names.slice(0, 5).join(', ')}`;
+}
+
+export interface Opened {
+  readonly array: RaidArray;
+  readonly folder: string;
+  readonly manifest: Manifest;
+  /** Where a member's file is, relative to here. */
+  readonly pathOf: (source: string) => string;
+}
+
+export interface OpenHow {
+  readonly readOnly?: boolean;
+  /** No threads: for verbs that move next to no bytes. */
+  readonly light?: boolean;
+  /** What came behind the array on the command line: for the advice when it is the other way round. */
+  readonly others?: readonly string[];
+}
+
+/**
+ * The array, with no sync running: a verb that wants one starts it. A member that the manifest has and that is not
+ * there is missing, and nobody needs to say so again.
+ */
+export async function open(folder: string, how: OpenHow = {}): Promise<Opened> {
+  await checkFolder(folder, how.others);
+  const manifest = await readManifest(folder);
+  try {
+    const { array } = await openArray(folder, {
+      autoSync: false,
+      run: true,
+      ...(how.readOnly === true ? { readOnly: true } : {}),
+      ...(how.light === true ? { cores: 1 } : {}),
+    });
+    return { array, folder, manifest, pathOf: (source) => pathIn(folder, source) };
+  } catch (error) {
+    throw withNextStep(error, folder);
+  }
+}
+
+const nextSteps: Partial<Record<ErrorCode, readonly string[]>> = {
+  DIRTY_DEGRADED: ['--force'],
+  EVENTS_DISAGREE: ['--force'],
+  FORKED_HISTORY: ['--force'],
+  MEMBERS_MISSING: ['--run'],
+};
+
+/** An assembly that was refused says which option would do: here, the whole command. */
+function withNextStep(error: unknown, folder: string): unknown {
+  if (!(error instanceof RaidError)) return error;
+  if (error.code === 'NOT_ENOUGH_MEMBERS') {
+    return new RaidError(
+      error.code,
+      `${error.message}; to see which are missing:${commandLine('status', folder)}`,
+      {
+        ...error.place,
+        cause: error,
+      },
+    );
+  }
+  const words = nextSteps[error.code];
+  if (words === undefined) return error;
+  const said = error.message.replace(/\n {2}--\w+ starts it all the same$/, '');
+  return new RaidError(error.code, `${said}${commandLine('assemble', folder, ...words)}`, {
+    ...error.place,
+    cause: error,
+  });
+}
+
+export function pathIn(folder: string, source: string): string {
+  return isAbsolute(source) ? source : join(folder, source);
+}
+
+/** Refuses what cannot be a disk, and says what it looks like instead. */
+export async function checkDisk(path: string): Promise<void> {
+  const found = await statOf(path);
+  if (found === null) throw new RaidError('BAD_ARGUMENT', `there is no file ${path}`, { device: path });
+  if (!found.isDirectory()) return;
+  const isArray = (await statOf(join(path, MANIFEST_NAME))) !== null;
+  const hint = isArray
+    ? `it is the folder of an array, and a disk is wanted, such as ${shellWord(join(path, 'disk0.img'))}`
+    : 'it is a folder, and a disk is wanted';
+  throw new RaidError('BAD_ARGUMENT', `${path}: ${hint}`, { device: path });
+}
+
+/**
+ * Where a spare and an empty slot are, the spare takes the slot: that is the first step of a sync. The rest of it is left
+ * to `rebuild`, which goes on where this stopped. The name of the spare, or null where there is none.
+ */
+export async function letSpareIn(array: RaidArray): Promise<string | null> {
+  const spare = array.members.find(({ state }) => state.state === 'spare');
+  if (spare === undefined || array.degraded === 0 || array.state === 'failed') return null;
+  for await (const _step of array.rebuild()) break;
+  return stateOf(array, spare.name) === 'spare' ? null : spare.name;
+}
+
+function stateOf(array: RaidArray, name: string): string | undefined {
+  return array.members.find((member) => member.name === name)?.state.state;
+}
+
+/** A disk that the manifest has, whatever has become of it. */
+export interface KnownDisk {
+  readonly name: string;
+  /** As the manifest has it. */
+  readonly source: string;
+}
+
+export function knownDisks(manifest: Manifest): readonly KnownDisk[] {
+  const names = memberNames(manifest.members);
+  return manifest.members.map((source, index) => ({ name: names[index] ?? source, source }));
+}
+
+/**
+ * The disk that a person means: its name, its path, or the slot it holds. `slotOf` says who is in a slot now.
+ */
+export function findDisk(
+  text: string,
+  { manifest, folder }: Pick<Opened, 'manifest' | 'folder'>,
+  inSlot: (slot: number) => string | null,
+): KnownDisk {
+  const found = findDiskOrNull(text, { manifest, folder }, inSlot);
+  if (found !== null) return found;
+  const names = knownDisks(manifest).map(({ name }) => name);
+  const close = closest(text, names);
+  const hint =
+    close === null ? `it has ${names.join(', ')}` : `did you mean ${close}? It has ${names.join(', ')}`;
+  const what = /^\d+$/.test(text) ? `no disk in slot ${text}` : `no disk ${text}`;
+  throw new RaidError('NO_SUCH_MEMBER', `${folder} has ${what}; ${hint}`, { device: text });
+}
+
+export function findDiskOrNull(
+  text: string,
+  { manifest, folder }: Pick<Opened, 'manifest' | 'folder'>,
+  inSlot: (slot: number) => string | null,
+): KnownDisk | null {
+  const disks = knownDisks(manifest);
+  const byName = disks.find(({ name }) => name === text);
+  if (byName !== undefined) return byName;
+  const name = /^\d+$/.test(text) ? inSlot(Number(text)) : null;
+  if (name !== null) return disks.find((disk) => disk.name === name) ?? null;
+  const path = resolve(text);
+  return disks.find(({ source }) => source === text || resolve(pathIn(folder, source)) === path) ?? null;
+}
+
+/** For `findDisk`, of an array that is open. */
+export function slotsOf(array: RaidArray): (slot: number) => string | null {
+  return (slot) => array.members.find(({ state }) => 'slot' in state && state.slot === slot)?.name ?? null;
+}
+
+/** The manifest with one disk more, or one fewer. */
+export async function putInManifest(folder: string, path: string): Promise<void> {
+  const manifest = await readManifest(folder);
+  const source = sourceIn(folder, path);
+  if (manifest.members.includes(source)) return;
+  await writeManifest(folder, { ...manifest, members: [...manifest.members, source] });
+}
+
+export async function dropFromManifest(folder: string, source: string): Promise<void> {
+  const manifest = await readManifest(folder);
+  await writeManifest(folder, {
+    ...manifest,
+    members: manifest.members.filter((member) => member !== source),
+  });
+}
+
+export function sourceIn(folder: string, path: string): string {
+  const inside = relative(resolve(folder), resolve(path));
+  return inside.startsWith('..') || isAbsolute(inside) ? resolve(path) : inside;
+}
+
+/** A path for one disk more, that nothing has yet: `demo/disk4.img`. */
+export function newDiskPath(folder: string, manifest: Manifest): string {
+  const taken = new Set(manifest.members);
+  let number = manifest.members.length;
+  while (taken.has(`disk${number}.img`)) number += 1;
+  return join(folder, `disk${number}.img`);
+}
+
+/** As large as the largest disk that is there. */
+export async function usualDiskBytes(folder: string, manifest: Manifest): Promise<number> {
+  const sizes = await Promise.all(
+    manifest.members.map(async (source) => (await statOf(pathIn(folder, source)))?.size ?? 0),
+  );
+  return Math.max(0, ...sizes);
+}
+
+/** What the array is after a verb has closed it, as any other verb would find it. */
+export async function inspect(folder: string): Promise<Inspection> {
+  await checkFolder(folder);
+  return await inspectArray(folder);
+}
+
+export async function statOf(path: string): Promise<Stats | null> {
+  return await stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return null;
+    throw error;
+  });
+}
+
+/** The name that was probably meant: at most two slips away, and less than half of it wrong. */
+export function closest(text: string, names: readonly string[]): string | null {
+  let best: string | null = null;
+  let least = Math.min(3, Math.ceil(text.length / 2));
+  for (const name of names) {
+    const slips = distance(text.toLowerCase(), name.toLowerCase());
+    if (slips < least) {
+      least = slips;
+      best = name;
+    }
+  }
+  return best;
+}
+
+/** Damerau-Levenshtein: letters put in, left out, replaced, or two neighbours swapped. */
+function distance(from: string, to: string): number {
+  const rows: number[][] = [Array.from({ length: to.length + 1 }, (_, column) => column)];
+  for (let row = 1; row <= from.length; row += 1) {
+    const line = [row];
+    for (let column = 1; column <= to.length; column += 1) {
+      const same = from[row - 1] === to[column - 1] ? 0 : 1;
+      let least = Math.min(
+        (rows[row - 1]?.[column] ?? 0) + 1,
+        (line[column - 1] ?? 0) + 1,
+        (rows[row - 1]?.[column - 1] ?? 0) + same,
+      );
+      if (row > 1 && column > 1 && from[row - 1] === to[column - 2] && from[row - 2] === to[column - 1])
+        least = Math.min(least, (rows[row - 2]?.[column - 2] ?? 0) + 1);
+      line.push(least);
+    }
+    rows.push(line);
+  }
+  return rows[from.length]?.[to.length] ?? 0;
+}

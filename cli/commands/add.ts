@@ -1,0 +1,45 @@
+/** Adds disks. */
+import type { Command } from 'commander';
+import { examples, jsonOption, quietOption } from '../options.ts';
+
+interface Options {
+  readonly force?: boolean;
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+export function define(command: Command): void {
+  command
+    .argument('<array>', 'folder of the array')
+    .argument('<file...>', 'files or block devices; a file that is not there is made, as large as the others')
+    .option('-f, --force', 'take a disk that holds something; what it holds is lost')
+    .addOption(jsonOption())
+    .addOption(quietOption())
+    .action(async (folder: string, files: readonly string[], options: Options) => {
+      await run(folder, files, options);
+    });
+  examples(
+    command,
+    ['raidsim add demo demo/disk4.img', 'raidsim add demo /dev/vdc', 'raidsim add demo disk1'],
+    `Where a slot is empty the disk takes it, and rebuild fills it; otherwise it waits as a spare. A former disk that has
+not missed too much comes back with what it has missed, as with re-add.`,
+  );
+}
+
+async function run(folder: string, files: readonly string[], options: Options): Promise<void> {
+  const { addDisk } = await import('../adding.ts');
+  const { tell } = await import('../afterwards.ts');
+  const { letSpareIn, open } = await import('../array.ts');
+
+  const opened = await open(folder, { light: true, others: files });
+  const { array } = opened;
+  const done: string[] = [];
+  try {
+    for (const file of files) done.push(await addDisk(opened, file, { force: options.force === true }));
+    const spare = await letSpareIn(array);
+    if (spare !== null) done.push(`${spare} takes the empty slot`);
+  } finally {
+    await array.close();
+  }
+  await tell(opened, options, done);
+}

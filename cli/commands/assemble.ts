@@ -1,0 +1,119 @@
+/** Opens disks that are there already. */
+import type { Command } from 'commander';
+import { examples, jsonOption, quietOption } from '../options.ts';
+
+interface Options {
+  readonly readonly?: boolean;
+  readonly force?: boolean;
+  readonly run?: boolean;
+  readonly overlay?: boolean;
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+export function define(command: Command): void {
+  command
+    .argument('<array>', 'folder for the manifest, raidsim.json; made if it is not there')
+    .argument('[file...]', 'the disks (default: those of the manifest, or all in the folder that are disks)')
+    .option('--readonly', 'never write a byte to the disks, now or later')
+    .option('--overlay', 'all writes go to files beside the manifest, to be thrown away or kept')
+    .option('--run', 'start although disks are missing that the array still counted on')
+    .option('-f, --force', 'take stale disks for current, or a dirty degraded array for clean, as mdadm')
+    .addOption(jsonOption())
+    .addOption(quietOption())
+    .action(async (folder: string, files: readonly string[], options: Options) => {
+      await run(folder, files, options);
+    });
+  examples(
+    command,
+    [
+      'raidsim assemble nas /images/sd[abcd].img --overlay',
+      'raidsim assemble demo demo/*.img',
+      'raidsim assemble demo --run',
+    ],
+    'Disks are told by their superblocks: in which order they are given does not matter.',
+  );
+}
+
+async function run(folder: string, given: readonly string[], options: Options): Promise<void> {
+  const { assembleArray, RaidError } = await import('../../lib/index.ts');
+  const { checkNewFolder, commandLine, inspect } = await import('../array.ts');
+  const { printJson } = await import('../progress.ts');
+  const { paint } = await import('../render.ts');
+  const { exitCodeOfState } = await import('../state.ts');
+
+  await checkNewFolder(folder, 'assemble');
+  const files = given.length > 0 ? given : await disksOf(folder);
+  const words = [folder, ...given];
+  try {
+    const { array, report } = await assembleArray(folder, files, {
+      readOnly: options.readonly,
+      overlay: options.overlay,
+      force: options.force,
+      run: options.run,
+      autoSync: false,
+      cores: 1,
+    });
+    await array.close();
+    const inspection = await inspect(folder);
+    const { status } = inspection;
+    if (options.json === true) printJson(status);
+    else if (options.quiet !== true) {
+      const out = report.members
+        .filter(({ because }) => because !== '')
+        .map(({ name, because }) => `  ${name}: ${because}`);
+      const forced = report.forced.map((text) => `  ${paint('yellow', 'forced')}: ${text}`);
+      const how =
+        options.overlay === true
+          ? ', writes go to an overlay'
+          : options.readonly === true
+            ? ', read-only'
+            : '';
+      const count = status.members.filter(({ state }) => state === 'in_sync').length;
+      const head = `${paint('bold', status.name)}: ${status.level}, ${count} of ${inspection.memberCount} disks, ${status.state}${how}`;
+      process.stdout.write(`${[head, ...forced, ...out].join('\n')}\n`);
+    }
+    void exitCodeOfState;
+  } catch (error) {
+    if (!(error instanceof RaidError)) throw error;
+    const hint = / {2}--(run|force) starts it all the same$/.exec(error.message);
+    if (hint === null) throw error;
+    const said = error.message.slice(0, hint.index).trimEnd();
+    throw new RaidError(error.code, `${said}${commandLine('assemble', ...words, `--${hint[1]}`)}`, {
+      ...error.place,
+      cause: error,
+    });
+  }
+}
+
+/** Those that the manifest has; without one, the files in the folder that say they are members. */
+async function disksOf(folder: string): Promise<readonly string[]> {
+  const { examineMember, MANIFEST_NAME, RaidError, readManifest } = await import('../../lib/index.ts');
+  const { pathIn, statOf } = await import('../array.ts');
+  const { readdir } = await import('node:fs/promises');
+  const { join } = await import('node:path');
+
+  if ((await statOf(join(folder, MANIFEST_NAME))) !== null)
+    return (await readManifest(folder)).members.map((source) => pathIn(folder, source));
+  const entries = await readdir(folder, { withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return [];
+    throw error;
+  });
+  const found: string[] = [];
+  for (const entry of entries
+    .filter((each) => each.isFile())
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1))) {
+    const path = join(folder, entry.name);
+    try {
+      await examineMember(path);
+      found.push(path);
+    } catch (error) {
+      if (!(error instanceof RaidError)) throw error;
+    }
+  }
+  if (found.length > 0) return found;
+  throw new RaidError(
+    'BAD_ARGUMENT',
+    `say which files are the disks: none in ${folder} has an md superblock`,
+  );
+}

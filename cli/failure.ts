@@ -1,0 +1,61 @@
+/**
+ * What an error comes to on the command line. Its class decides the exit code (lib/errors.ts); what the operating
+ * system refused before the library could put a name to it is put into words here.
+ */
+
+export interface Failure {
+  /** Null for a fault of raidsim itself. */
+  readonly code: string | null;
+  readonly message: string;
+  readonly exitCode: number;
+  /** Where it happened, for programs. */
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+const UNEXPECTED = 1;
+
+const words: Readonly<Record<string, string>> = {
+  EACCES: 'permission denied',
+  EPERM: 'the system does not permit it',
+  EROFS: 'the file system is read-only',
+  ENOENT: 'no such file or folder',
+  ENOTDIR: 'it is a file, and a folder is needed',
+  EISDIR: 'it is a folder, and a file is needed',
+  EEXIST: 'it is there already',
+  ENAMETOOLONG: 'the name is too long',
+  ELOOP: 'its links lead in a circle',
+  ENOSPC: 'the file system is full',
+  EDQUOT: 'the quota is used up',
+  EFBIG: 'the file system takes no file of this size',
+};
+
+/** The library is loaded here only: if it threw, it is loaded already. */
+export async function failure(error: unknown): Promise<Failure> {
+  const { exitCodeOf, RaidError } = await import('../lib/index.ts');
+  const found = error instanceof RaidError ? error : fromSystem(error, RaidError);
+  if (found !== null) {
+    const { code, message, ...details } = found.toRecord();
+    return {
+      code,
+      message: message.replace(
+        /\b(E[A-Z]+): [^,\n]*(?:, \w+(?: '[^'\n]*')?)?/g,
+        (text, name: string) => words[name] ?? text,
+      ),
+      exitCode: exitCodeOf(code),
+      details: { reaction: found.reaction, ...details },
+    };
+  }
+  const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  return { code: null, message, exitCode: UNEXPECTED, details: {} };
+}
+
+type RaidErrorClass = typeof import('../lib/index.ts').RaidError;
+
+function fromSystem(error: unknown, RaidError: RaidErrorClass): InstanceType<RaidErrorClass> | null {
+  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return null;
+  const said = words[error.code];
+  if (said === undefined) return null;
+  const path = 'path' in error && typeof error.path === 'string' ? error.path : 'a file';
+  const isFull = error.code === 'ENOSPC' || error.code === 'EDQUOT';
+  return new RaidError(isFull ? 'NO_SPACE' : 'BAD_ARGUMENT', `${path}: ${said}`, { cause: error });
+}

@@ -1,0 +1,30 @@
+/** What verbs have in common when they say what they take. Nothing here loads the library. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+
+export const SIZES = 'SIZE: 4096, 64K, 256M, 1G ... in powers of 1024.';
+
+export function examples(command: Command, lines: readonly string[], notes = ''): Command {
+  const before = notes === '' ? '' : `\n${notes}\n`;
+  return command.addHelpText('after', `${before}\nExamples:\n${lines.map((line) => `  ${line}`).join('\n')}`);
+}
+
+export function jsonOption(what = 'the status afterwards as one JSON document'): Option {
+  return new Option('--json', what);
+}
+
+export function quietOption(what = 'say nothing but errors'): Option {
+  return new Option('-q, --quiet', what);
+}
+
+/** For `--disks` and the like: a whole number, checked where it was written. */
+export function count(text: string): number {
+  if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError('Write a whole number, for example 4.');
+  return Number(text);
+}
+
+export function seconds(text: string): number {
+  const value = Number(text);
+  if (!(value >= 0.1 && value <= 86_400))
+    throw new InvalidArgumentError('Write seconds, for example 2 or 0.5.');
+  return value;
+}
