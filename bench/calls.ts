@@ -7,6 +7,7 @@
 import { addressIn, type Batch, runsOf } from '../lib/engine/batch.ts';
 import { type MemoryMap, PAGE_BYTES, scratchAddress } from '../lib/engine/memory.ts';
 import type { Job } from '../lib/engine/ring.ts';
+import { walkSliceBytes } from '../lib/engine/run.ts';
 import { memberRun, stripeBytes, territoryOf } from '../lib/engine/territory.ts';
 import { assert } from '../lib/errors.ts';
 import type { Layout } from '../lib/layout/layout.ts';
@@ -121,12 +122,16 @@ function forEachSyncJob(
   totalBytes: number,
   each: (job: Job, windowBytes: number) => void,
 ): void {
+  const sliceBytes = walkSliceBytes(setting.layout);
   for (let window = 0; window < totalBytes; window += SYNC_WINDOW_BYTES) {
     const end = Math.min(totalBytes, window + SYNC_WINDOW_BYTES);
     for (let offsetBytes = window; offsetBytes < end; ) {
-      const lengthBytes = Math.min(end - offsetBytes, syncPieceAt(setting, op, member, offsetBytes));
-      each({ op, offsetBytes, lengthBytes, address: 0, member }, window);
-      offsetBytes += lengthBytes;
+      const jobEnd = Math.min(end, offsetBytes + syncPieceAt(setting, op, member, offsetBytes));
+      while (offsetBytes < jobEnd) {
+        const next = Math.min(jobEnd, roundDown(offsetBytes, sliceBytes) + sliceBytes);
+        each({ op, offsetBytes, lengthBytes: next - offsetBytes, address: 0, member }, window);
+        offsetBytes = next;
+      }
     }
   }
 }

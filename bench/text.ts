@@ -60,7 +60,7 @@ function loadText({ machine, setting, results, drivers }: Comparison, ink: Ink):
 export function disturbanceText(results: readonly Result[]): string | null {
   const count = results.filter(({ others }) => others > DISTURBED).length;
   if (count === 0) return null;
-  return `${DOUBTFUL} ${count} of ${results.length} rows were measured while other processes used the machine: those figures are too low`;
+  return `${DOUBTFUL} ${count} of ${results.length} rows were measured while other processes used the machine: their shares are too low`;
 }
 
 export function levelTable(results: readonly Result[], ink: Ink = noInk): string {

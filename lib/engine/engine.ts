@@ -247,52 +247,53 @@ export class Engine {
     return this.#driver.killLane(lane, when);
   }
 
-  #pieces(
+  async #pieces(
     op: 'read' | 'write',
     offsetBytes: number,
     lengthBytes: number,
     copy: (address: number, from: number, count: number) => void,
   ): Promise<void> {
-    return this.#admit(() => this.#cutAndSubmit(op, offsetBytes, lengthBytes, copy));
-  }
-
-  #admit<Result>(work: () => Promise<Result>): Promise<Result> {
-    if (this.#isClosed) return Promise.reject(new RaidError('CLOSED', 'the array is closed'));
-    return this.#requests.run(work);
-  }
-
-  async #cutAndSubmit(
-    op: 'read' | 'write',
-    offsetBytes: number,
-    lengthBytes: number,
-    copy: (address: number, from: number, count: number) => void,
-  ): Promise<void> {
-    let failed: RaidError | null = null;
-    const under: Promise<void>[] = [];
-    for (let from = 0; from < lengthBytes; ) {
-      const start = offsetBytes + from;
-      const count = Math.min(lengthBytes - from, this.#driver.pieceAt(start, this.#pieceBytes));
-      const address = this.#arena.tryAcquire(count) ?? (await this.#arena.acquire(count));
-      if (op === 'write') copy(address, from, count);
-      const at = from;
-      under.push(
-        this.#submit({ op, offsetBytes: start, lengthBytes: count, address, member: 0 }).then((report) => {
-          if (op === 'read' && report.error === null) copy(address, at, count);
-          this.#arena.release(address, count);
-          failed ??= report.error;
-        }),
-      );
-      from += count;
+    this.#begin();
+    try {
+      let failed: RaidError | null = null;
+      const under: Promise<void>[] = [];
+      for (let from = 0; from < lengthBytes; ) {
+        const start = offsetBytes + from;
+        const count = Math.min(lengthBytes - from, this.#driver.pieceAt(start, this.#pieceBytes));
+        const address = this.#arena.tryAcquire(count) ?? (await this.#arena.acquire(count));
+        if (op === 'write') copy(address, from, count);
+        const at = from;
+        under.push(
+          this.#submit({ op, offsetBytes: start, lengthBytes: count, address, member: 0 }).then((report) => {
+            if (op === 'read' && report.error === null) copy(address, at, count);
+            this.#arena.release(address, count);
+            failed ??= report.error;
+          }),
+        );
+        from += count;
+      }
+      await Promise.all(under);
+      // Assigned in the callbacks above, which the compiler does not follow.
+      const error = failed as RaidError | null;
+      if (error !== null) throw error;
+      if (op === 'write') while (this.#hold !== null) await this.#hold;
+    } finally {
+      this.#requests.end();
     }
-    await Promise.all(under);
-    // Assigned in the callbacks above, which the compiler does not follow.
-    const error = failed as RaidError | null;
-    if (error !== null) throw error;
-    if (op === 'write') while (this.#hold !== null) await this.#hold;
   }
 
-  #sync(op: SyncOp, member: number, offsetBytes: number, lengthBytes: number): Promise<CheckResult> {
-    return this.#admit(() => this.#cutAndSync(op, member, offsetBytes, lengthBytes));
+  #begin(): void {
+    if (this.#isClosed) throw new RaidError('CLOSED', 'the array is closed');
+    this.#requests.begin();
+  }
+
+  async #sync(op: SyncOp, member: number, offsetBytes: number, lengthBytes: number): Promise<CheckResult> {
+    this.#begin();
+    try {
+      return await this.#cutAndSync(op, member, offsetBytes, lengthBytes);
+    } finally {
+      this.#requests.end();
+    }
   }
 
   async #cutAndSync(

@@ -111,8 +111,14 @@ export class LaneControl {
     return true;
   }
 
+  get isAsleep(): boolean {
+    return Atomics.load(this.#words, SLEEPING) === 1;
+  }
+
   /** Wakes the lane if it sleeps. One call for a batch of submissions is enough. */
   wake(): void {
+    // Looked at before it is exchanged: nearly always the lane is awake, and a look does not take its cache line.
+    if (!this.isAsleep) return;
     if (Atomics.exchange(this.#words, SLEEPING, 0) === 1) Atomics.notify(this.#words, SLEEPING);
   }
 

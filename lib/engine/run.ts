@@ -84,6 +84,17 @@ export interface Report {
 /** One job lists so many mismatches; a job covers a few MiB, and beyond this a list helps nobody. */
 const MISMATCHES_LISTED = 1024;
 
+/**
+ * What walks the whole array reads all members' shares of a place and looks at them once more: in slices of so much in
+ * all, that second look finds them in the core's own cache.
+ */
+const CACHE_BYTES = 512 * KIB;
+
+/** How much of each member a check, repair or recovery looks at in one go. */
+export function walkSliceBytes(layout: Layout): number {
+  return Math.max(PAGE_BYTES, roundDown(CACHE_BYTES / layout.memberCount, PAGE_BYTES));
+}
+
 /** The piece in which a repair rewrites what does not agree. */
 const REPAIR_BYTES = 64 * KIB;
 
@@ -204,6 +215,7 @@ export class Runner {
   readonly #scratchBytes: number;
   readonly #health: SharedHealth;
   readonly #readOnly: boolean;
+  readonly #sliceBytes: number;
   #corrections: Correction[] = [];
   #mismatches: Mismatch[] = [];
   #mismatchCount = 0;
@@ -223,11 +235,13 @@ export class Runner {
     this.#scratchBytes = options.scratchBytes;
     this.#health = options.health;
     this.#readOnly = options.readOnly;
+    this.#sliceBytes = walkSliceBytes(this.#layout);
   }
 
   /** Carries out one job. The report is the shared `nothingToReport` when all went as planned. */
   *run(job: Job): Steps<Report> {
-    const error = yield* this.#execute(job);
+    const isWalk = job.op !== 'read' && job.op !== 'write';
+    const error = isWalk ? yield* this.#slices(job) : yield* this.#execute(job);
     if (
       error === null &&
       !this.#health.hasUnreported &&
@@ -248,6 +262,19 @@ export class Runner {
     this.#mismatches = [];
     this.#mismatchCount = 0;
     return report;
+  }
+
+  /** A check, repair, recovery or replacement, slice by slice; the first error is the answer, and nothing is left out. */
+  *#slices(job: Job): Steps<RaidError | null> {
+    const end = job.offsetBytes + job.lengthBytes;
+    let first: RaidError | null = null;
+    for (let at = job.offsetBytes; at < end; ) {
+      const next = Math.min(end, roundDown(at, this.#sliceBytes) + this.#sliceBytes);
+      const error = yield* this.#execute({ ...job, offsetBytes: at, lengthBytes: next - at });
+      first ??= error;
+      at = next;
+    }
+    return first;
   }
 
   *#execute(job: Job): Steps<RaidError | null> {

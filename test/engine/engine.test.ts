@@ -291,7 +291,7 @@ for (const driver of drivers) {
       ['a heap that holds no whole row', { ...raid5, chunkBytes: 256 * KIB, memberBytes: 2 * MIB }],
       ['rows that do not fit a quarter of the heap evenly', { ...raid5, memberCount: 4, memberBytes: MIB }],
     ] as const) {
-      for (const heapBytes of [MIB, MIB + 5000, 3 * MIB - 1]) {
+      for (const heapBytes of [MIB, 3 * MIB - 1]) {
         test(`${title}: ${heapBytes} bytes of heap, blocks of 4096, and every stripe on one lane`, () =>
           withSeed(runSeed, async (random) => {
             const layout = compileLayout(geometry);
@@ -299,7 +299,7 @@ for (const driver of drivers) {
             // Through their own operations the members refuse what is not whole blocks.
             const { engine, exclusions } = make(geometry, members, driver, { heapBytes, lanes: 3 });
             const content = new Uint8Array(layout.arrayBytes);
-            for (let round = 0; round < 6; round += 1) {
+            for (let round = 0; round < 3; round += 1) {
               const writes: Promise<void>[] = [];
               // Neighbours: their ends meet in one row again and again.
               for (let at = 0; at < content.length; ) {

@@ -229,12 +229,41 @@ describe('a worker that dies', () => {
     }));
 });
 
+describe('two lanes', () => {
+  test('a small read across the border of their territories sees nothing that the other has half done', async () => {
+    const geometry: Geometry = { ...raid5, memberBytes: 8 * 64 * KIB };
+    const layout = compileLayout(geometry);
+    const members = memoryMembers(geometry);
+    const border = MIB;
+    const row = layout.kind === 'parity' ? layout.row(4) : null;
+    const [lost = 0, written = 1] = row?.data ?? [];
+    const health = allInSync(geometry);
+    const degraded = { ...health, members: health.members.with(lost, { state: 'missing' as const }) };
+    const { engine } = make(geometry, members, { lanes: 2, health: degraded });
+    await engine.write(0, [new Uint8Array(layout.arrayBytes).fill(0x11)]);
+    await engine.killLane(1, 'in-commit');
+    const write = engine.write(border + 64 * KIB, [new Uint8Array(20 * KIB).fill(0x77)]);
+    // The second lane has written the data and not the parity, and is dead; nobody has noticed yet.
+    const seenByMember = new Uint8Array(members[written]?.memory ?? new SharedArrayBuffer(0));
+    const sleeper = new Int32Array(new SharedArrayBuffer(4));
+    for (let wait = 0; wait < 10_000 && seenByMember[4 * 64 * KIB] !== 0x77; wait += 1)
+      Atomics.wait(sleeper, 0, 0, 1);
+    // The first bytes behind the border are on the missing member, and computed from just that row.
+    const seen = new Uint8Array(200);
+    await engine.read(border - 100, [seen]);
+    expect(seen.every((byte) => byte === 0x11)).toBe(true);
+    await write;
+    await engine.close();
+  });
+});
+
 describe('an exception in a lane', () => {
   test('fails what is under way, stops every lane, and lets the array close', async () => {
     const layout = compileLayout(raid5);
     const reports: Report[] = [];
     const map = createMemory(2, MIB);
     const lanes = new Lanes({
+      host: realHost,
       map,
       layout,
       health: allInSync(raid5),

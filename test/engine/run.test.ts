@@ -9,7 +9,7 @@ import { runSeed, withSeed } from '../conformance/seed.ts';
 import { checkOneFault, checkTwoFaults, faultNames, healthsOf, ops, poolOf } from './job-cases.ts';
 import { shapes } from './world.ts';
 
-const CASES = 300;
+const CASES = 200;
 
 describe('a job', () => {
   for (const [title, geometry] of shapes) {
