@@ -58,6 +58,16 @@ export class Activity {
     if (this.#watching === null && !this.#stopped) this.#watching = this.#watch();
   }
 
+  /**
+   * Records how far redundancy is right, if nobody has been writing: what a resync does now and then. Writers that come
+   * meanwhile wait, as they do for becoming clean: what is recorded must be true until they have said otherwise.
+   */
+  async checkpoint(): Promise<void> {
+    const isQuiet = this.#inFlight === 0 && this.#options.host.now() - this.#lastEnd >= this.#options.delayMs;
+    if (this.#stopped || !(this.#state === 'clean' || (this.#state === 'active' && isQuiet))) return;
+    await this.#becomeClean();
+  }
+
   /** Clean, now: at close. No write may be under way, and none may follow. */
   async stop(): Promise<void> {
     this.#stopped = true;
@@ -84,14 +94,15 @@ export class Activity {
   }
 
   async #becomeClean(): Promise<void> {
+    const before = this.#state;
     this.#state = 'cleaning';
     this.#transition = this.#options.markClean().then(
       () => {
         this.#state = 'clean';
       },
       (error: unknown) => {
-        // It stays active: a resync will follow. That is always safe to say.
-        this.#state = 'active';
+        // It stays as it was. If that is active, a resync will follow: that is always safe to say.
+        this.#state = before;
         throw error;
       },
     );

@@ -144,6 +144,8 @@ export class RaidArray extends Device {
   #unsyncedFromBytes: number;
   #erased: readonly ErasedRange[];
   #lastMismatchCount = 0;
+  /** Resolves when every failure so far is on record; null when there is none to wait for. */
+  #recording: Promise<void> | null = null;
 
   constructor(options: RaidArrayOptions | AssembledOptions) {
     super();
@@ -287,8 +289,10 @@ export class RaidArray extends Device {
     }
     this.#expel(member, because ?? new RaidError('MEMBER_GONE', `${member.name} was failed by hand`));
     // No job that relied on it is under way when its failure is recorded, and none that needs the record is answered.
-    await this.#engine.setHealth(this.#health());
-    await this.#metadata?.fail(member.descriptor);
+    await this.#recorded(async () => {
+      await this.#engine.setHealth(this.#health());
+      await this.#metadata?.fail(member.descriptor);
+    });
     this.#startSync();
   }
 
@@ -344,15 +348,15 @@ export class RaidArray extends Device {
         'an array without metadata does not know its former members; add the device',
       );
     }
-    const { data, descriptor, slot, isComplete } = await this.#metadata.judgeReAdd(device);
+    const { data, descriptor, slot } = await this.#metadata.judgeReAdd(device);
     const old = this.#members.findIndex((member) => member.descriptor === descriptor);
     if (old >= 0) this.#members.splice(old, 1);
     await this.#engine.setHealth(this.#health());
     await this.#engine.setMember(slot, data);
-    await this.#metadata.reAdd(device);
-    const state: MemberState = isComplete
-      ? { state: 'in_sync', slot }
-      : { state: 'recovering', slot, recoveredBytes: 0, viaBitmap: true };
+    const how = await this.#metadata.reAdd(device);
+    // One that has missed nothing has nothing left to recover: the sync only puts that on record.
+    const recoveredBytes = how === 'at-once' ? (this.layout.memberBytes[slot] ?? 0) : 0;
+    const state: MemberState = { state: 'recovering', slot, recoveredBytes, viaBitmap: how === 'via-bitmap' };
     const member = this.#adopt(data, state, descriptor, name);
     await this.#engine.setHealth(this.#health());
     this.#startSync();
@@ -456,6 +460,7 @@ export class RaidArray extends Device {
   protected async doFlush(): Promise<void> {
     await this.#flushMembers();
     await this.#engine.settled();
+    await this.#untilRecorded();
   }
 
   /** Nothing is released below: parity would have to follow, member by member. The content stays as it was. */
@@ -521,9 +526,29 @@ export class RaidArray extends Device {
     const ready = metadata?.enter(offsetBytes, lengthBytes) ?? null;
     const kept = ready === null ? sources : sources.map((source) => source.slice());
     const written = (ready === null ? write(kept) : ready.then(() => write(kept)))
+      .then(() => (this.#recording === null ? undefined : this.#untilRecorded()))
       .then(() => this.#clearErased(offsetBytes, lengthBytes))
       .finally(() => metadata?.leave(offsetBytes, lengthBytes));
     return fua ? written.then(() => this.doFlush()) : written;
+  }
+
+  async #untilRecorded(): Promise<void> {
+    while (this.#recording !== null) await this.#recording;
+  }
+
+  /**
+   * Puts on record that members are out. From the call on, and not only when its turn comes, nothing is acknowledged
+   * until that is durable (I5): what is written now goes without them.
+   */
+  #recorded(work: () => Promise<void>): Promise<void> {
+    const all = Promise.all([this.#recording, work()]).then(() => undefined);
+    const recording = all.finally(() => {
+      if (this.#recording === recording) this.#recording = null;
+    });
+    // Whoever awaits it hears of a failure; nobody else need.
+    recording.catch(() => undefined);
+    this.#recording = recording;
+    return recording;
   }
 
   async #whileActive<Result>(
@@ -541,9 +566,7 @@ export class RaidArray extends Device {
 
   /** Every member's own flush; one that fails is a member that fails, and the others' flush is what counts. */
   async #flushMembers(): Promise<void> {
-    const used = this.#members.filter(
-      ({ state }) => state.state === 'in_sync' || state.state === 'recovering',
-    );
+    const used = this.#members.filter(({ state }) => takesWrites(state));
     const answers = await Promise.allSettled(used.map((member) => member.device.flush()));
     const exclusions: Exclusion[] = [];
     for (const [index, answer] of answers.entries()) {
@@ -733,17 +756,25 @@ export class RaidArray extends Device {
       this.#expel(member, error);
       expelled.push(member);
     }
-    for (const member of expelled) await this.#metadata?.fail(member.descriptor);
+    if (expelled.length > 0) {
+      await this.#recorded(async () => {
+        for (const member of expelled) await this.#metadata?.fail(member.descriptor);
+      });
+    }
     this.#startSync();
   }
 
-  /** A member did not take its superblock: it is recorded as failed already. */
+  /** A member did not take its superblock, or its bitmap: that it failed is being recorded already. */
   #failedWhileRecording(descriptor: number, error: RaidError): void {
     const member = this.#members.find((each) => each.descriptor === descriptor);
     if (member === undefined || member.state.state === 'faulty') return;
     member.errors.write += 1;
     this.#expel(member, error);
     void this.#engine.setHealth(this.#health());
+    // Not awaited: what is being recorded may wait for us.
+    this.#recorded(async () => {
+      await this.#metadata?.settled();
+    }).catch(() => undefined);
     this.#startSync();
   }
 
@@ -890,7 +921,7 @@ export class RaidArray extends Device {
     assert(member.state.state === 'recovering', 'only a recovering member is recovered');
     const { slot, recoveredBytes, viaBitmap } = member.state;
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
-    const from = viaBitmap ? this.#nextDirty(recoveredBytes, totalBytes) : recoveredBytes;
+    const from = viaBitmap ? this.#nextDirtyOn(slot, recoveredBytes, totalBytes) : recoveredBytes;
     const lengthBytes = Math.min(SYNC_WINDOW_BYTES, totalBytes - from);
     if (lengthBytes > 0) await this.#recoverWindow(member, slot, from, lengthBytes);
     // It may have failed, or been failed, meanwhile.
@@ -948,13 +979,32 @@ export class RaidArray extends Device {
     const from = this.#nextDirty(this.#unsyncedFromBytes, totalBytes);
     const lengthBytes = Math.min(SYNC_WINDOW_BYTES, totalBytes - from);
     if (lengthBytes > 0) {
-      await this.#whileActive(from, lengthBytes, () => this.#engine.repair(from, lengthBytes));
+      await this.#metadata?.enterResync(from, lengthBytes);
+      try {
+        await this.#engine.repair(from, lengthBytes);
+      } finally {
+        this.#metadata?.leaveResync(from, lengthBytes);
+      }
     }
     const doneBytes = from + lengthBytes;
     this.#unsyncedFromBytes = doneBytes < totalBytes ? doneBytes : Number.POSITIVE_INFINITY;
     await this.#engine.setHealth(this.#health());
     await this.#metadata?.checkpointResync();
     return { action: 'resync', doneBytes, totalBytes };
+  }
+
+  /** The same for places on a member, which in raid10 are not what the bitmap counts in. */
+  #nextDirtyOn(slot: number, fromBytes: number, totalBytes: number): number {
+    const { layout } = this;
+    if (layout.kind !== 'copies' || layout.geometry.level !== 'raid10')
+      return this.#nextDirty(fromBytes, totalBytes);
+    for (let at = fromBytes; at < totalBytes; ) {
+      const { arrayOffsetBytes, lengthBytes } = layout.contentAt(slot, at);
+      if (arrayOffsetBytes !== null && this.#metadata?.isDirty(arrayOffsetBytes, lengthBytes) !== false)
+        return at;
+      at += lengthBytes;
+    }
+    return totalBytes;
   }
 
   /** Where the bitmap says that work is left, from here on; here, without one. */

@@ -7,10 +7,9 @@
  * One process at a time owns an array (ownership.ts). Every function here that returns a `RaidArray` has taken that
  * ownership, and closing the array gives it back.
  */
-import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { basename, isAbsolute, join, relative, resolve } from 'node:path';
-import { outputFile } from 'fs-extra/esm';
 import type { Device } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
 import { OverlayDevice } from '../device/overlay.ts';
@@ -190,9 +189,16 @@ export async function assembleArray(
   const madeFolder = await mkdir(folder, { recursive: true });
   try {
     const opened = await openMembers(folder, paths, options);
+    // Members that are stale stay on the list, to be brought back; what belongs elsewhere does not come on it.
+    const foreign = new Set(
+      opened.report.members.filter(({ joins }) => joins === 'out').map(({ name }) => name),
+    );
+    const names = uniqueNames(paths);
     await writeManifest(folder, {
       raidsim: 1,
-      members: paths.map((path) => inFolder(folder, path)),
+      members: paths
+        .filter((_, index) => !foreign.has(names[index] ?? ''))
+        .map((path) => inFolder(folder, path)),
       ...(options.readOnly === true ? { readOnly: true } : {}),
       ...(options.overlay === true ? { overlay: true } : {}),
     });
@@ -248,7 +254,7 @@ export async function readManifest(folder: string): Promise<Manifest> {
 /** Replaced in one step: a manifest is whole, or the old one. */
 export async function writeManifest(folder: string, manifest: Manifest): Promise<void> {
   const path = join(folder, MANIFEST_NAME);
-  await outputFile(`${path}.new`, `${JSON.stringify(manifest, null, 2)}\n`);
+  await writeFile(`${path}.new`, `${JSON.stringify(manifest, null, 2)}\n`);
   await rename(`${path}.new`, path);
 }
 
@@ -298,13 +304,19 @@ async function openMembers(
       used.push(above);
       sources.push({ device: above, name, identity: device.identity });
     }
-    return await assembleDevices(sources, {
+    const assembled = await assembleDevices(sources, {
       cores: availableParallelism(),
       ...options,
       host,
       name: basename(resolve(folder)),
       ...(ownership === null ? {} : { hold: holdOf(ownership) }),
     });
+    // Free again: a stale member may be what is added, or brought back, next.
+    for (const index of assembled.report.left) {
+      await used[index]?.close();
+      await ownership?.unclaim(opened[index]?.identity ?? '');
+    }
+    return assembled;
   } catch (error) {
     await Promise.all([...used, ...opened].map((device) => device.close().catch(() => undefined)));
     await ownership?.release();

@@ -5,6 +5,7 @@
 import type { Device } from '../device/device.ts';
 import { assert, RaidError } from '../errors.ts';
 import { realHost } from '../host.ts';
+import { checkChunk } from '../layout/checks.ts';
 import { compileLayout } from '../layout/compile.ts';
 import type { Geometry } from '../layout/geometry.ts';
 import type { Layout } from '../layout/layout.ts';
@@ -45,7 +46,7 @@ import { confirm, type MdArray, type MdMember } from '../md/update.ts';
 import type { ErasedRange } from '../plan/plan.ts';
 import { parseSize, SECTOR_BYTES } from '../units.ts';
 import { type EngineChoice, type Member, type MemberState, RaidArray } from './array.ts';
-import { dataDevice, type Hold, Metadata } from './metadata.ts';
+import { dataDevice, type Hold, type LoadedBitmap, Metadata } from './metadata.ts';
 import { candidateOf } from './superblocks.ts';
 
 /** A device with what it is called, and what tells it from all others. */
@@ -55,6 +56,8 @@ export interface Source {
   readonly name: string;
   /** Equal for two names of the same bytes. */
   readonly identity: string;
+  /** What the manifest calls it; the device's own name where there is none. */
+  readonly source?: string;
 }
 
 export interface ShapeOptions {
@@ -101,12 +104,7 @@ export function shapeArray(memberBytes: readonly number[], options: FormOptions)
     chunkSectors: levels[level].chunk === 'none' ? 0 : chunkBytes / SECTOR_BYTES,
     raidDisks,
   };
-  if (!Number.isInteger(numbers.chunkSectors)) {
-    throw new RaidError(
-      'BAD_GEOMETRY',
-      `a chunk of ${chunkBytes} bytes is not a multiple of ${SECTOR_BYTES}`,
-    );
-  }
+  checkChunk(level, chunkBytes);
   const firstSync: FirstSync = options.assumeClean === true || numbers.level <= 0 ? 'clean' : 'resync';
   const setName = options.setName ?? options.name;
   const { array, placement } = newArray({
@@ -200,7 +198,10 @@ export interface AssembleDevicesOptions extends EngineChoice {
 
 /** What assembly decided, whether the array started or not. */
 export interface AssemblyReport {
+  /** One for each source, in their order. */
   readonly members: readonly MemberVerdict[];
+  /** Sources that the array does not use: stale, foreign, faulty. They are the caller's to close. */
+  readonly left: readonly number[];
   readonly forced: readonly string[];
 }
 
@@ -233,12 +234,14 @@ export async function assembleDevices(
   const readOnly = options.readOnly === true || md === null;
   const seeds: Omit<Member, 'errors'>[] = [];
   const devices = new Map<number, Device>();
+  const taken = new Set<number>();
   const take = (
     candidate: number,
     state: MemberState,
     place: { dataOffsetSectors: number; dataSectors: number },
   ): void => {
     const source = sources[candidate];
+    taken.add(candidate);
     assert(source !== undefined, 'assembly speaks of the devices it was given');
     const descriptor = descriptorOf(candidates, candidate);
     devices.set(descriptor, source.device);
@@ -291,7 +294,8 @@ export async function assembleDevices(
     unsyncedFromBytes: found.resyncOffsetSectors * SECTOR_BYTES,
     erased,
   });
-  return { array, report: { members, forced: found.forced } };
+  const left = sources.flatMap((_, index) => (taken.has(index) ? [] : [index]));
+  return { array, report: { members, left, forced: found.forced } };
 }
 
 /** The refusal, with what each member has against it: an operator must not have to guess which disk is meant. */
@@ -385,7 +389,7 @@ async function loadBitmap(
   array: MdArray,
   geometry: Geometry,
   devices: ReadonlyMap<number, Device>,
-): Promise<{ readonly superblock: BitmapSuperblock; readonly bits: Bits } | null> {
+): Promise<LoadedBitmap | null> {
   const model = array.members.find((member) => member.state === 'in_sync');
   const offset = model === undefined ? null : bitmapOffsetOf(model.superblock);
   const device = model === undefined ? undefined : devices.get(model.descriptor);
@@ -399,8 +403,9 @@ async function loadBitmap(
   const area = new Uint8Array(bitmapAreaBytes(owner.syncSectors, superblock.chunkBytes));
   await device.read(at, area);
   const bits = new Bits(area, owner.syncSectors, superblock.chunkBytes);
-  if (isStale(superblock, owner)) bits.setAll();
-  return { superblock, bits };
+  if (!isStale(superblock, owner)) return { superblock, bits };
+  bits.setAll();
+  return { superblock, bits, isStale: true };
 }
 
 async function loadBadBlocks(array: MdArray, devices: ReadonlyMap<number, Device>): Promise<ErasedRange[]> {

@@ -292,7 +292,7 @@ function withEmptySlots(members: readonly MemberStatus[], memberCount: number): 
 
 function inOrder(members: readonly MemberStatus[]): readonly MemberStatus[] {
   const rank = ({ slot, state }: MemberStatus): number =>
-    slot === null ? 1e6 + Number(state === 'faulty' || state === 'missing') : slot;
+    slot === null ? 1e6 + Number(state !== 'spare') : slot + (state === 'replacement' ? 0.5 : 0);
   return members.toSorted((left, right) => rank(left) - rank(right));
 }
 
@@ -313,11 +313,13 @@ function stateOf(verdict: Assembly, isOwned: boolean): string {
 function syncOf(verdict: Assembly, layout: Layout | null, state: string): SyncStatus | null {
   if (verdict.kind === 'refuse' || layout === null) return null;
   const unknown = { bytesPerSecond: null, etaSeconds: null };
-  const { slots, resyncOffsetSectors } = verdict.array;
-  for (const [slot, member] of slots.entries()) {
-    if (member === null || member.recoveredSectors === Number.POSITIVE_INFINITY) continue;
+  const { slots, replacements, resyncOffsetSectors } = verdict.array;
+  const inSlots = slots.flatMap((member, slot) => (member === null ? [] : [{ ...member, slot }]));
+  for (const { slot, recoveredSectors } of [...inSlots, ...replacements]) {
     const totalBytes = layout.memberBytes[slot] ?? 0;
-    return { action: 'recover', doneBytes: member.recoveredSectors * SECTOR_BYTES, totalBytes, ...unknown };
+    const doneBytes = Math.min(recoveredSectors * SECTOR_BYTES, totalBytes);
+    if (recoveredSectors !== Number.POSITIVE_INFINITY)
+      return { action: 'recover', doneBytes, totalBytes, ...unknown };
   }
   if (state !== 'resyncing') return null;
   return {

@@ -24,6 +24,8 @@ const PAGE_BYTES = 4096;
 export interface IntentOptions {
   readonly superblock: BitmapSuperblock;
   readonly bits: Bits;
+  /** The bits are not what is on the members: all pages are written before the superblock vouches for them. */
+  readonly isStale?: boolean;
   /** Writes these bytes of the area to every member that holds a slot, durably. */
   readonly write: (offsetBytes: number, bytes: Uint8Array) => Promise<void>;
 }
@@ -37,11 +39,15 @@ export class Intent {
   /** Bits that are set in memory, but not on disk yet. */
   readonly #unwritten = new Set<number>();
   #update: Promise<void> | null = null;
+  #isStale: boolean;
+  /** By page: the write under way, and the one that everybody who came since then waits for. */
+  readonly #pages = new Map<number, { current: Promise<void>; next: Promise<void> | null }>();
 
   constructor(options: IntentOptions) {
     this.#options = options;
     this.#bits = options.bits;
     this.#superblock = options.superblock;
+    this.#isStale = options.isStale === true;
   }
 
   get superblock(): BitmapSuperblock {
@@ -89,6 +95,10 @@ export class Intent {
 
   /** The superblock that goes with these events; `isComplete`: no member is missing. */
   async follow(events: number, isComplete: boolean): Promise<void> {
+    if (this.#isStale) {
+      await this.#writePages(this.#allPages());
+      this.#isStale = false;
+    }
     this.#superblock = withEvents(this.#superblock, events, isComplete);
     this.#bits.area.set(encodeBitmapSuperblock(this.#superblock));
     await this.#writePages(new Set([0]));
@@ -97,6 +107,15 @@ export class Intent {
   /** All of it, for a member that has none yet. */
   areaFor(): Uint8Array {
     return this.#bits.area.slice();
+  }
+
+  /** Everything once more: a member that has just got its copy may have missed what was set since. */
+  async writeAll(): Promise<void> {
+    await this.#writePages(this.#allPages());
+  }
+
+  #allPages(): ReadonlySet<number> {
+    return new Set(Array.from({ length: this.#bits.area.byteLength / PAGE_BYTES }, (_, page) => page));
   }
 
   async #becomeDurable(firstBit: number, lastBit: number): Promise<void> {
@@ -121,11 +140,30 @@ export class Intent {
   }
 
   async #writePages(pages: ReadonlySet<number>): Promise<void> {
-    await Promise.all(
-      [...pages].map((page) => {
-        const offsetBytes = page * PAGE_BYTES;
-        return this.#options.write(offsetBytes, this.#bits.area.slice(offsetBytes, offsetBytes + PAGE_BYTES));
-      }),
-    );
+    await Promise.all([...pages].map((page) => this.#writePage(page)));
+  }
+
+  /**
+   * The page as it is now, or newer. One write of a page at a time: of two, the older could land last, and take a bit
+   * away that its writer believes to be on disk.
+   */
+  #writePage(page: number): Promise<void> {
+    const under = this.#pages.get(page);
+    if (under === undefined) return this.#startPage(page);
+    const start = (): Promise<void> => this.#startPage(page);
+    under.next ??= under.current.then(start, start);
+    return under.next;
+  }
+
+  #startPage(page: number): Promise<void> {
+    const offsetBytes = page * PAGE_BYTES;
+    const bytes = this.#bits.area.slice(offsetBytes, offsetBytes + PAGE_BYTES);
+    const under = { current: this.#options.write(offsetBytes, bytes), next: null };
+    this.#pages.set(page, under);
+    const ended = (): void => {
+      if (under.next === null) this.#pages.delete(page);
+    };
+    under.current.then(ended, ended);
+    return under.current;
   }
 }

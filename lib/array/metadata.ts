@@ -45,13 +45,20 @@ import { Intent } from './intent.ts';
 import { type Change, MdRecord } from './record.ts';
 import { superblockOn } from './superblocks.ts';
 
+export interface LoadedBitmap {
+  readonly superblock: BitmapSuperblock;
+  readonly bits: Bits;
+  /** All bits were set because those on the members could not be believed. */
+  readonly isStale?: boolean;
+}
+
 export interface MetadataOptions {
   readonly array: MdArray;
   readonly layout: Layout;
   readonly host: Host;
   /** The whole device of every member that is open, by device number. */
   readonly devices: ReadonlyMap<number, Device>;
-  readonly bitmap: { readonly superblock: BitmapSuperblock; readonly bits: Bits } | null;
+  readonly bitmap: LoadedBitmap | null;
   /** Null where nobody else could come by the members. */
   readonly hold: Hold | null;
 }
@@ -174,6 +181,23 @@ export class Metadata {
     this.#leave(this.#intent === null ? null : sectorRange(offsetBytes, lengthBytes));
   }
 
+  /**
+   * The same for a resync: superblocks say already that redundancy may be wrong from here on, and saying "active" too
+   * would keep its progress from being recorded.
+   */
+  async enterResync(offsetBytes: number, lengthBytes: number): Promise<void> {
+    await this.#intent?.enter(sectorRange(offsetBytes, lengthBytes));
+  }
+
+  leaveResync(offsetBytes: number, lengthBytes: number): void {
+    this.#intent?.leave(sectorRange(offsetBytes, lengthBytes));
+  }
+
+  /** Every change asked for so far is on record. */
+  settled(): Promise<void> {
+    return this.#record.settled();
+  }
+
   // Members.
 
   fail(descriptor: number): Promise<void> {
@@ -236,18 +260,30 @@ export class Metadata {
     };
   }
 
-  async reAdd(device: Device): Promise<void> {
+  /** How it came back, as judged when it did. */
+  async reAdd(device: Device): Promise<'at-once' | 'via-bitmap'> {
+    const before = this.array;
     const stale = await superblockOn(device);
+    const early = judgeReAdd(before, stale, this.#intent?.superblock.eventsCleared ?? null);
+    let taken: 'at-once' | 'via-bitmap' = 'via-bitmap';
     await this.#options.hold?.claim(device);
     this.#record.adopt(stale.descriptor, device);
     this.#devices.set(stale.descriptor, device);
     if (this.#intent !== null) await this.#giveBitmap(device, stale);
     await this.#record.change((array, utime) => {
-      const how = judgeReAdd(array, stale, this.#intent?.superblock.eventsCleared ?? null);
+      // That it was missing has only now been put on record, and nothing else: it still has everything.
+      const missedNothing =
+        early === 'at-once' && before.hasUnrecordedLoss && array.events === before.events + 2;
+      const how = missedNothing
+        ? early
+        : judgeReAdd(array, stale, this.#intent?.superblock.eventsCleared ?? null);
       if (how === 'no')
         throw new RaidError('EVENTS_DISAGREE', `${device.name} has just become too old to return`);
+      taken = how;
       return reAdd(array, stale, how, utime);
     });
+    await this.#intent?.writeAll();
+    return taken;
   }
 
   async startRecovery(descriptor: number, slot: number): Promise<void> {
@@ -264,6 +300,7 @@ export class Metadata {
         ? array
         : startRecovery(array, descriptor, slot, utime);
     });
+    await this.#intent?.writeAll();
   }
 
   async startReplacement(descriptor: number, slot: number): Promise<void> {
@@ -305,8 +342,7 @@ export class Metadata {
     const isDone = resyncedBytes === Number.POSITIVE_INFINITY;
     if (!isDone && !this.#isCheckpointDue(resyncedBytes)) return;
     if (isDone) this.#checkpointBytes = 0;
-    if (this.#activity?.isActive === true) return;
-    await this.#becomeClean();
+    await this.#activity?.checkpoint();
   }
 
   async setBadBlocks(descriptor: number, ranges: readonly ErasedRange[]): Promise<void> {
@@ -349,6 +385,15 @@ export class Metadata {
       if (range.toSector > fromSector) return Math.max(fromBytes, range.fromSector * SECTOR_BYTES);
     }
     return Number.POSITIVE_INFINITY;
+  }
+
+  /** Whether the bitmap has a bit in a range of what it covers. */
+  isDirty(offsetBytes: number, lengthBytes: number): boolean {
+    if (this.#intent === null) return true;
+    const { bits } = this.#intent;
+    const { firstBit, lastBit } = bits.bitsOf(sectorRange(offsetBytes, lengthBytes));
+    for (let bit = firstBit; bit <= lastBit; bit += 1) if (bits.has(bit)) return true;
+    return false;
   }
 
   // The end.

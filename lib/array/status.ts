@@ -96,12 +96,12 @@ function memberStatus(member: Readonly<Member>): MemberStatus {
 function syncOf(array: RaidArray): SyncStatus | null {
   const { syncProgress } = array;
   if (syncProgress !== null) return { ...syncProgress, ...array.syncRate };
-  const recovering = array.members.find((member) => member.state.state === 'recovering');
-  if (recovering?.state.state !== 'recovering') return null;
+  const state = array.members.map((member) => member.state).find((each) => 'recoveredBytes' in each);
+  if (state === undefined || !('recoveredBytes' in state)) return null;
   return {
     action: 'recover',
-    doneBytes: recovering.state.recoveredBytes,
-    totalBytes: array.layout.memberBytes[recovering.state.slot] ?? 0,
+    doneBytes: state.recoveredBytes,
+    totalBytes: array.layout.memberBytes[state.slot] ?? 0,
     bytesPerSecond: null,
     etaSeconds: null,
   };

@@ -10,6 +10,8 @@ export interface SyncProgress {
   readonly totalBytes: number;
 }
 
+const NAP_MS = 100;
+
 export class Sync {
   limitBytesPerSecond = Number.POSITIVE_INFINITY;
   readonly #host: Host;
@@ -89,24 +91,26 @@ export class Sync {
         if (progress === null) break;
         this.#progress = progress;
         this.#tell();
-        await this.#pace(before, progress, start);
-        this.#measure(before, progress, start);
+        const bytes = workDone(before, progress);
+        if (this.limitBytesPerSecond !== Number.POSITIVE_INFINITY) await this.#pace(bytes, start);
+        this.#measure(bytes, start);
       }
       this.#progress = null;
     }
   }
 
-  async #pace(before: SyncProgress | null, after: SyncProgress, startMs: number): Promise<void> {
-    if (this.limitBytesPerSecond === Number.POSITIVE_INFINITY) return;
-    const bytes = after.doneBytes - (before?.action === after.action ? before.doneBytes : 0);
+  /** Sleeps in short naps, so that a stop need not wait for a slow limit. */
+  async #pace(bytes: number, startMs: number): Promise<void> {
     const dueMs = startMs + (bytes / this.limitBytesPerSecond) * 1000;
-    const leftMs = dueMs - this.#host.now();
-    if (leftMs > 0) await this.#host.sleep(leftMs);
+    for (let leftMs = 0; !this.#stopping; ) {
+      leftMs = dueMs - this.#host.now();
+      if (leftMs <= 0) return;
+      await this.#host.sleep(Math.min(leftMs, NAP_MS));
+    }
   }
 
   /** A moving average over some 16 steps, pauses included: what the person waiting will see. */
-  #measure(before: SyncProgress | null, after: SyncProgress, startMs: number): void {
-    const bytes = after.doneBytes - (before?.action === after.action ? before.doneBytes : 0);
+  #measure(bytes: number, startMs: number): void {
     const ms = this.#host.now() - startMs;
     if (bytes <= 0 || ms <= 0) return;
     const now = (bytes / ms) * 1000;
@@ -119,4 +123,9 @@ export class Sync {
     this.#watchers = [];
     for (const resolve of watchers) resolve();
   }
+}
+
+/** Where a step begins is known from the one before; the first one only says where the sync has come to. */
+function workDone(before: SyncProgress | null, after: SyncProgress): number {
+  return before?.action === after.action ? Math.max(0, after.doneBytes - before.doneBytes) : 0;
 }

@@ -41,36 +41,36 @@ function run(
   });
 }
 
-for (const driver of ['lanes', 'inline', 'event-loop']) {
-  describe(`a program with an array on ${driver}`, () => {
-    test('that has not been used ends by itself', async () => {
-      expect(await run(`make();`, driver)).toEqual({ code: 0, output: '' });
-    });
+// Side by side: most of the time of each is the start of Node.
+describe.concurrent('a program with an array on lanes', () => {
+  test('that has not been used ends by itself', async () => {
+    expect(await run(`make();`, 'lanes')).toEqual({ code: 0, output: '' });
+  });
 
-    test('ends by itself when all has been done, though it was not closed', async () => {
-      const program = `
+  test('ends by itself when all has been done, though it was not closed', async () => {
+    const program = `
         const array = make();
         await Promise.all([array.write(0, new Uint8Array(8 * MIB)), array.read(0, new Uint8Array(100))]);
         await array.fail(1);
         array.add(memory());
         for await (const progress of array.rebuild());
         console.log(array.state);`;
-      // Without lanes a spare is as good through its own operations.
-      expect(await run(program, driver)).toEqual({ code: 0, output: 'clean\n' });
-    });
+    // Without lanes a spare is as good through its own operations.
+    expect(await run(program, 'lanes')).toEqual({ code: 0, output: 'clean\n' });
+  });
 
-    test('does not end while a request is under way that nobody waits for', async () => {
-      const program = `
+  test('does not end while a request is under way that nobody waits for', async () => {
+    const program = `
         const array = make();
         const target = new Uint8Array(8 * MIB);
         void array.write(0, new Uint8Array(8 * MIB).fill(7))
           .then(() => array.read(0, target))
           .then(() => console.log(target.every((byte) => byte === 7)));`;
-      expect(await run(program, driver)).toEqual({ code: 0, output: 'true\n' });
-    });
+    expect(await run(program, 'lanes')).toEqual({ code: 0, output: 'true\n' });
+  });
 
-    test('does not end before it is closed, when it closes idle or busy', async () => {
-      const program = `
+  test('does not end before it is closed, when it closes idle or busy', async () => {
+    const program = `
         const idle = make();
         await idle.write(0, new Uint8Array(MIB));
         await new Promise((wake) => setTimeout(wake, 20));
@@ -80,13 +80,31 @@ for (const driver of ['lanes', 'inline', 'event-loop']) {
         const unused = make();
         await Promise.all([...writes, busy.close(), unused.close()]);
         console.log('closed');`;
-      expect(await run(program, driver)).toEqual({ code: 0, output: 'closed\n' });
-    });
+    expect(await run(program, 'lanes')).toEqual({ code: 0, output: 'closed\n' });
   });
-}
+});
 
-describe('a program with an array on lanes', () => {
-  test('does not end when a worker dies under the request that it lives for', async () => {
+describe.concurrent('a program with an array', () => {
+  for (const driver of ['inline', 'event-loop']) {
+    test(`on ${driver} ends when all is done and not before, closed or not`, async () => {
+      const program = `
+        make();
+        const array = make();
+        const target = new Uint8Array(8 * MIB);
+        void array.write(0, new Uint8Array(8 * MIB).fill(7))
+          .then(() => array.read(0, target))
+          .then(() => console.log(target.every((byte) => byte === 7)));
+        const busy = make();
+        void Promise.all([busy.write(0, new Uint8Array(MIB)), busy.close()]).then(() => console.log('closed'));`;
+      const { code, output } = await run(program, driver);
+      expect({ code, lines: output.trim().split('\n').sort() }).toEqual({
+        code: 0,
+        lines: ['closed', 'true'],
+      });
+    });
+  }
+
+  test('on lanes does not end when a worker dies under the request that it lives for', async () => {
     const program = `
       const array = make();
       await array.killLane(0, 'in-commit');

@@ -1,0 +1,436 @@
+/**
+ * What an array keeps on its members besides data, and in which order: the log of every member, kept in one trace, is
+ * what these claims are about. Members are in memory; time stands still until a test moves it.
+ *
+ *   I5  nothing that relies on a member being out is acknowledged before all survivors say that it is out
+ *   I6  a bit is on disk before the data that it covers, and goes only after every member has flushed that data
+ *   I7  superblocks say "clean" only after every member has flushed
+ */
+import { describe, expect, test } from 'vitest';
+import type { RaidArray } from '../../lib/array/array.ts';
+import { assembleDevices, type FormOptions, formArray, type Source } from '../../lib/array/form.ts';
+import type { Device } from '../../lib/device/device.ts';
+import { FaultDevice } from '../../lib/device/fault.ts';
+import { MemoryDevice } from '../../lib/device/memory.ts';
+import { RecordDevice } from '../../lib/device/record.ts';
+import type { Host } from '../../lib/host.ts';
+import { seededRandom } from '../../lib/host.ts';
+import { decodeSuperblock1, ROLE_FAULTY, type Superblock1 } from '../../lib/md/superblock1.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+
+const SUPER_BYTE = 4096;
+const BITMAP_BYTE = 8192;
+
+type Kind = 'super' | 'bitmap' | 'data' | 'flush';
+
+interface Entry {
+  readonly member: number;
+  readonly kind: Kind;
+  readonly event: 'start' | 'done' | 'failed' | 'acknowledged';
+  readonly offsetBytes: number;
+  readonly superblock: Superblock1 | null;
+}
+
+/** Waits before a request goes on; null lets it go. */
+type Hold = (member: number, kind: Kind, superblock: Superblock1 | null) => Promise<void> | null;
+
+interface Trace {
+  readonly entries: Entry[];
+  hold: Hold;
+}
+
+/** A member whose writes and flushes go to the trace that all share. */
+class TracedDevice extends RecordDevice {
+  readonly #member: number;
+  readonly #trace: Trace;
+
+  constructor(below: Device, member: number, trace: Trace) {
+    super(below);
+    this.#member = member;
+    this.#trace = trace;
+  }
+
+  protected override doWrite(offset: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
+    const isSuper = offset === SUPER_BYTE;
+    const kind: Kind = isSuper ? 'super' : offset >= BITMAP_BYTE && offset < 64 * KIB ? 'bitmap' : 'data';
+    const superblock = isSuper && sources[0] !== undefined ? decodeSuperblock1(sources[0]) : null;
+    return this.#note(kind, offset, superblock, () => super.doWrite(offset, sources, fua));
+  }
+
+  protected override doFlush(): Promise<void> {
+    return this.#note('flush', 0, null, () => super.doFlush());
+  }
+
+  async #note(
+    kind: Kind,
+    offsetBytes: number,
+    superblock: Superblock1 | null,
+    run: () => Promise<void>,
+  ): Promise<void> {
+    const entry = { member: this.#member, kind, offsetBytes, superblock };
+    this.#trace.entries.push({ ...entry, event: 'start' });
+    await this.#trace.hold(this.#member, kind, superblock);
+    try {
+      await run();
+    } catch (error) {
+      this.#trace.entries.push({ ...entry, event: 'failed' });
+      throw error;
+    }
+    this.#trace.entries.push({ ...entry, event: 'done' });
+  }
+}
+
+/** Time that moves when it is told to. */
+class Clock implements Host {
+  #ms = 0;
+  #sleepers: { readonly dueMs: number; readonly wake: () => void }[] = [];
+  readonly random = seededRandom(7);
+
+  now(): number {
+    return this.#ms;
+  }
+
+  wallClock(): number {
+    return 1_700_000_000_000 + this.#ms;
+  }
+
+  sleep(ms: number): Promise<void> {
+    return new Promise((wake) => this.#sleepers.push({ dueMs: this.#ms + ms, wake }));
+  }
+
+  randomBytes(count: number): Uint8Array {
+    return Uint8Array.from({ length: count }, () => this.random(256));
+  }
+
+  async pass(ms: number): Promise<void> {
+    this.#ms += ms;
+    const due = this.#sleepers.filter(({ dueMs }) => dueMs <= this.#ms);
+    this.#sleepers = this.#sleepers.filter(({ dueMs }) => dueMs > this.#ms);
+    for (const { wake } of due) wake();
+    await turns();
+  }
+}
+
+/** Long enough for anything that waits for nothing but other promises. */
+async function turns(count = 40): Promise<void> {
+  for (let turn = 0; turn < count; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+}
+
+interface World {
+  readonly array: RaidArray;
+  readonly clock: Clock;
+  readonly trace: Trace;
+  readonly faults: readonly FaultDevice[];
+  readonly memories: readonly SharedArrayBuffer[];
+}
+
+const letGo: Hold = () => null;
+
+function memberOn(
+  memory: SharedArrayBuffer,
+  index: number,
+  trace: Trace,
+): { readonly fault: FaultDevice; readonly source: Source } {
+  const plain = new MemoryDevice({ sizeBytes: memory.byteLength, memory, name: `m${index}` });
+  const fault = new FaultDevice(plain);
+  const device = new TracedDevice(fault, index, trace);
+  return { fault, source: { device, name: `m${index}`, identity: `m${index}` } };
+}
+
+async function make(
+  options: Partial<FormOptions> & { readonly level: string },
+  count: number,
+  sizeBytes = 2 * MIB,
+): Promise<World> {
+  const clock = new Clock();
+  const trace: Trace = { entries: [], hold: letGo };
+  const memories = Array.from({ length: count }, () => new SharedArrayBuffer(sizeBytes));
+  const made = memories.map((memory, index) => memberOn(memory, index, trace));
+  const array = await formArray(
+    made.map(({ source }) => source),
+    {
+      name: 'array',
+      host: clock,
+      assumeClean: true,
+      ...(options.level === '1' ? {} : { chunk: '64K' }),
+      ...options,
+    },
+  );
+  trace.entries.length = 0;
+  return { array, clock, trace, faults: made.map(({ fault }) => fault), memories };
+}
+
+async function becomeClean({ array, clock }: World): Promise<void> {
+  for (let round = 0; array.metadata?.isActive === true && round < 10; round += 1) await clock.pass(250);
+  expect(array.metadata?.isActive).toBe(false);
+}
+
+const bytes = (length: number, seed = 1): Uint8Array =>
+  new Uint8Array(length).map((_, index) => (index * 31 + seed * 17 + (index >> 8)) & 0xff);
+
+function isSettled(promise: Promise<unknown>): () => boolean {
+  let settled = false;
+  const note = (): void => {
+    settled = true;
+  };
+  promise.then(note, note);
+  return () => settled;
+}
+
+const accuses = (superblock: Superblock1 | null, descriptor: number): boolean =>
+  superblock?.devRoles[descriptor] === ROLE_FAULTY;
+
+const levels = [
+  ['raid1', { level: '1' }, 3],
+  ['raid5', { level: '5' }, 3],
+  ['raid6', { level: '6' }, 4],
+  ['raid10', { level: '10' }, 4],
+] as const;
+
+describe.each(levels)('%s', (_, shape, count) => {
+  test('every superblock says "not clean" before the first byte of data is written', async () => {
+    const { array, trace } = await make(shape, count);
+    await array.write(0, bytes(4096));
+    const first = trace.entries.findIndex(({ kind }) => kind === 'data');
+    expect(first).toBeGreaterThan(0);
+    for (let member = 0; member < count; member += 1) {
+      const before = trace.entries
+        .slice(0, first)
+        .filter((entry) => entry.member === member && entry.event === 'done');
+      expect(before.at(-1)?.superblock?.resyncOffsetSectors).toBe(0);
+    }
+    await array.close();
+  });
+
+  test('superblocks say "clean" only after every member has flushed what it was given (I7)', async () => {
+    const world = await make(shape, count);
+    const { array, trace } = world;
+    for (const end of ['idle', 'close'] as const) {
+      trace.entries.length = 0;
+      await Promise.all([array.write(0, bytes(4096)), array.write(200_000, bytes(70_000))]);
+      if (end === 'idle') await becomeClean(world);
+      else await array.close();
+      const lastData = trace.entries.findLastIndex(({ kind, event }) => kind === 'data' && event === 'done');
+      const saysClean = trace.entries.findIndex(
+        ({ superblock }, index) =>
+          index > lastData && superblock?.resyncOffsetSectors === Number.POSITIVE_INFINITY,
+      );
+      expect(saysClean).toBeGreaterThan(lastData);
+      const between = trace.entries.slice(lastData, saysClean);
+      for (let member = 0; member < count; member += 1) {
+        const flushed = between.some(
+          (entry) => entry.kind === 'flush' && entry.member === member && entry.event === 'done',
+        );
+        expect(flushed, `member ${member} before ${end}`).toBe(true);
+      }
+    }
+  });
+
+  test('no write is acknowledged while survivors do not say yet that a member is out (I5)', async () => {
+    for (const how of ['data', 'superblock', 'bitmap', 'by hand'] as const) {
+      const { array, trace, faults } = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
+      // The array is active, so that nothing but the failure is to be recorded; and for a superblock that fails, it is not.
+      if (how !== 'superblock') await array.write(512 * KIB, bytes(512));
+      const error = { kind: 'error', code: 'WRITE_FAILED' } as const;
+      const range = {
+        data: { offsetBytes: MIB, lengthBytes: MIB },
+        superblock: { offsetBytes: SUPER_BYTE, lengthBytes: 512 },
+        bitmap: { offsetBytes: BITMAP_BYTE, lengthBytes: 4096 },
+        'by hand': null,
+      }[how];
+      if (range !== null) faults[1]?.add({ on: 'write', range, fault: error });
+      let letRecord = (): void => undefined;
+      const gate = new Promise<void>((resolve) => {
+        letRecord = resolve;
+      });
+      trace.hold = (_member, kind, superblock) => (kind === 'super' && accuses(superblock, 1) ? gate : null);
+      const failing = how === 'by hand' ? array.fail(1) : Promise.resolve();
+      await turns(5);
+      // One write to each place of several stripes: whichever member has failed, some need not touch it at all.
+      const writes = [0, 1, 2, 3, 4, 5].map((index) => array.write(index * 64 * KIB, bytes(64 * KIB, index)));
+      const settled = writes.map(isSettled);
+      await turns();
+      const flush = array.flush();
+      const flushed = isSettled(flush);
+      await turns();
+      expect(
+        trace.entries.some(({ superblock }) => accuses(superblock, 1)),
+        how,
+      ).toBe(true);
+      const early = settled.flatMap((each, index) => (each() ? [index] : []));
+      expect(early, `${how}: acknowledged although the failure is not on record`).toEqual([]);
+      expect(flushed(), `${how}: flushed`).toBe(false);
+      letRecord();
+      await Promise.all([...writes, flush, failing]);
+      expect(array.members.find(({ name }) => name === 'm1')?.state.state).toBe('faulty');
+      // Two events behind on every survivor: out for every kernel.
+      const events = array.metadata?.array.events ?? 0;
+      const accusing = trace.entries.filter(
+        ({ superblock, event }) => event === 'done' && accuses(superblock, 1),
+      );
+      expect(accusing.length).toBeGreaterThanOrEqual(2 * (count - 1));
+      expect(events).toBeGreaterThan(2);
+      trace.hold = letGo;
+      await array.close();
+    }
+  });
+
+  test('a bit is on every member before the data that it covers (I6)', async () => {
+    const { array, trace } = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
+    await array.write(0, bytes(4096));
+    // Each in a row of its own.
+    for (const at of [256 * KIB, 512 * KIB, 768 * KIB]) {
+      trace.entries.length = 0;
+      await array.write(at, bytes(4096));
+      const first = trace.entries.findIndex(({ kind }) => kind === 'data');
+      const written = trace.entries
+        .slice(0, first)
+        .filter(({ kind, event }) => kind === 'bitmap' && event === 'done');
+      expect(new Set(written.map(({ member }) => member)).size).toBe(count);
+    }
+    await array.close();
+  });
+
+  test('bits go when the array is idle, after every member has flushed; but not while one is missing (I6)', async () => {
+    const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
+    const { array, trace } = world;
+    await array.write(0, bytes(300_000));
+    expect(array.metadata?.bitmap?.bits.count()).toBeGreaterThan(0);
+    trace.entries.length = 0;
+    await becomeClean(world);
+    expect(array.metadata?.bitmap?.bits.count()).toBe(0);
+    const cleared = trace.entries.findIndex(({ kind }) => kind === 'bitmap');
+    const flushed = trace.entries
+      .slice(0, cleared)
+      .filter(({ kind, event }) => kind === 'flush' && event === 'done');
+    expect(new Set(flushed.map(({ member }) => member)).size).toBe(count);
+
+    await array.fail(1);
+    const missed = array.metadata?.bitmap?.superblock.eventsCleared;
+    await array.write(0, bytes(300_000));
+    const bits = array.metadata?.bitmap?.bits.count();
+    await becomeClean(world);
+    expect(array.metadata?.bitmap?.bits.count()).toBe(bits);
+    expect(array.metadata?.bitmap?.superblock.eventsCleared).toBe(missed);
+    await array.close();
+  });
+
+  test('a page of the bitmap is never being written twice at a time: the older one could land last', async () => {
+    const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
+    const { array, trace } = world;
+    const random = seededRandom(3);
+    trace.hold = (_member, kind) => (kind === 'bitmap' ? turns(random(4)) : null);
+    for (let round = 0; round < 6; round += 1) {
+      const writes = Array.from({ length: 8 }, async () => {
+        await turns(random(6));
+        await array.write(random(200) * 4096, bytes(4096));
+      });
+      await turns(random(8));
+      await Promise.all([...writes, world.clock.pass(250)]);
+      await world.clock.pass(250);
+    }
+    const open = new Map<string, number>();
+    for (const { member, kind, event, offsetBytes } of trace.entries) {
+      if (kind !== 'bitmap') continue;
+      const key = `${member} ${offsetBytes}`;
+      const now = (open.get(key) ?? 0) + (event === 'start' ? 1 : -1);
+      open.set(key, now);
+      expect(now, 'writes of one page under way on one member').toBeLessThanOrEqual(1);
+    }
+    await array.close();
+  });
+
+  test('a member that comes back by the bitmap gets what it missed, wherever that was', async () => {
+    const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
+    const { array, trace, memories } = world;
+    const model = bytes(array.limits.sizeBytes);
+    await array.write(0, model);
+    await becomeClean(world);
+    await array.fail(1);
+    const random = seededRandom(11);
+    const patch = async (at: number): Promise<void> => {
+      const data = bytes(4096 + 512, at);
+      model.set(data, at);
+      await array.write(at, data);
+    };
+    for (let index = 0; index < 5; index += 1) await patch(random(model.byteLength - 5000));
+    await patch(model.byteLength - 4608);
+    await array.remove('m1');
+    const memory = memories[1];
+    if (memory === undefined) throw new Error('no such member');
+    const { source } = memberOn(memory, 1, trace);
+    await array.reAdd(source.device, 'm1');
+    for await (const _ of array.rebuild());
+    expect(array.degraded).toBe(0);
+    const whole = new Uint8Array(model.byteLength);
+    await array.read(0, whole);
+    expect(Buffer.compare(whole, model)).toBe(0);
+    for await (const _ of array.scrub());
+    expect(array.mismatchCount).toBe(0);
+    await array.close();
+  });
+
+  test('a member that was only left out at assembly comes back at once, before and after a write', async () => {
+    for (const bitmap of ['none', 'internal'] as const) {
+      for (const wrote of [false, true]) {
+        if (wrote && bitmap === 'none') continue;
+        const { array: first, memories, clock } = await make({ ...shape, bitmap }, count);
+        await first.write(0, bytes(4096));
+        await first.close();
+        const trace: Trace = { entries: [], hold: letGo };
+        const sources = memories.map((memory, index) => memberOn(memory, index, trace).source);
+        const { array } = await assembleDevices(
+          sources.filter((_, index) => index !== 1),
+          { name: 'array', host: clock, run: true },
+        );
+        if (wrote) await array.write(0, bytes(8192, 5));
+        const late = sources[1];
+        if (late === undefined) throw new Error('no such member');
+        await array.reAdd(late.device, late.name);
+        for await (const _ of array.rebuild());
+        expect(array.degraded).toBe(0);
+        for await (const _ of array.scrub());
+        expect(array.mismatchCount).toBe(0);
+        await array.close();
+        const again = memories.map((memory, index) => memberOn(memory, index, trace).source);
+        const { array: last, report } = await assembleDevices(again, { name: 'array', host: clock });
+        expect(report.members.map(({ joins }) => joins)).toEqual(memories.map(() => 'in_sync'));
+        await last.close();
+      }
+    }
+  });
+
+  test('a replacement has flushed all that it copied before a superblock calls it whole', async () => {
+    const world = await make({ ...shape, spares: 1 }, count + 1);
+    const { array, trace } = world;
+    await array.write(0, bytes(array.limits.sizeBytes));
+    trace.entries.length = 0;
+    await array.replace('m1');
+    for await (const _ of array.rebuild());
+    const lastData = trace.entries.findLastIndex(({ member, kind }) => member === count && kind === 'data');
+    const whole = trace.entries.findIndex(
+      ({ superblock }, index) => index > lastData && superblock !== null && accuses(superblock, 1),
+    );
+    expect(lastData).toBeGreaterThan(0);
+    expect(whole).toBeGreaterThan(lastData);
+    const flushed = trace.entries
+      .slice(lastData, whole)
+      .findIndex(({ member, kind, event }) => member === count && kind === 'flush' && event === 'done');
+    expect(flushed).toBeGreaterThan(0);
+    await array.close();
+  });
+
+  test('a resync that is cut off by a kill goes on where it was last recorded', async () => {
+    const world = await make({ ...shape, assumeClean: false, autoSync: false }, count, 20 * MIB);
+    const { array, trace, clock } = world;
+    for await (const { doneBytes, totalBytes } of array.rebuild()) {
+      await clock.pass(1100);
+      if (doneBytes >= totalBytes / 2) break;
+    }
+    const recorded = trace.entries
+      .filter(({ event, superblock }) => event === 'done' && superblock !== null)
+      .map(({ superblock }) => superblock?.resyncOffsetSectors ?? 0);
+    expect(Math.max(0, ...recorded.filter(Number.isFinite))).toBeGreaterThan(0);
+    await array.close();
+  });
+});
