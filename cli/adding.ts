@@ -1,9 +1,17 @@
 /** A disk comes into an array: a new one, one that held something else, or one that was here before. */
 import { rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { type Device, FileDevice, memberNames, OverlayDevice, RaidError, whatIsOn } from '../lib/index.ts';
 import {
-  checkDisk,
+  type Device,
+  FileDevice,
+  formatSize,
+  memberNames,
+  OverlayDevice,
+  RaidError,
+  whatIsOn,
+} from '../lib/index.ts';
+import {
+  checkFile,
   closest,
   commandLine,
   findDiskOrNull,
@@ -52,6 +60,14 @@ export async function addDisk(
   } catch (error) {
     await device.close();
     if (!found.isThere) await rm(path, { force: true });
+    const fileBytes = file.limits.sizeBytes;
+    if (error instanceof RaidError && error.code === 'BAD_ARGUMENT' && fileBytes < bytes) {
+      throw new RaidError(
+        error.code,
+        `${path} is too small: it has ${formatSize(fileBytes)}, and the other disks of ${array.name} have ${formatSize(bytes)}`,
+        { device: path, cause: error },
+      );
+    }
     throw error;
   }
   await putInManifest(folder, path);
@@ -124,14 +140,14 @@ async function findFile(opened: Opened, text: string): Promise<Found> {
   if (path === null && !/[./]/.test(text)) {
     const names = knownDisks(manifest).map(({ name }) => name);
     const close = closest(text, names);
-    const hint = close === null ? `it has ${names.join(', ')}` : `did you mean ${close}?`;
+    const hint = close === null ? `it has ${names.join(', ')}.` : `did you mean ${close}?`;
     throw new RaidError(
       'NO_SUCH_MEMBER',
       `${folder} has no disk ${text}, and there is no file of that name; ${hint} To make a new file:${commandLine('add', folder, join(folder, `${text}.img`))}`,
       { device: text },
     );
   }
-  if (path !== null) await checkDisk(path);
+  if (path !== null) await checkFile(path);
   const used = path ?? text;
   const names = memberNames([...manifest.members, sourceIn(folder, used)]);
   return { name: names.at(-1) ?? basename(used), path: used, isThere: path !== null };

@@ -31,10 +31,10 @@ function summaryOf({ status, memberCount }: Inspection): string {
 function nextOf({ status, refusal }: Inspection, folder: string, newDisk: string): string | null {
   if (refusal !== null) return null;
   const array = shellWord(folder);
-  const { state, members, consistencyPolicy } = status;
-  if (state === 'recovering' || state === 'resyncing') {
-    const recovering = members.find((member) => member.state === 'recovering')?.name;
-    const onto = recovering === undefined ? '' : ` on ${recovering}`;
+  const { state, members, consistencyPolicy, sync } = status;
+  if (sync !== null) {
+    const growing = members.find((member) => member.state === 'recovering' || member.state === 'replacement');
+    const onto = growing === undefined ? '' : ` on ${growing.name}`;
     return `to finish the rebuild${onto}: ${paint('bold', `raidsim rebuild ${array}`)}`;
   }
   if (state !== 'degraded' || consistencyPolicy === 'none') return null;

@@ -1,6 +1,6 @@
 /** How verbs come by an array and its disks: what a person types becomes a folder, a member, a file. */
-import type { Stats } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { constants, type Stats } from 'node:fs';
+import { access, stat } from 'node:fs/promises';
 import { basename, isAbsolute, join, relative, resolve } from 'node:path';
 import {
   type ErrorCode,
@@ -61,11 +61,18 @@ export async function checkFolder(folder: string, others: readonly string[] = []
 /** For a folder that is to be made, or may be empty. */
 export async function checkNewFolder(folder: string, verb: string): Promise<void> {
   const found = await statOf(folder);
-  if (found === null || found.isDirectory()) return;
+  if (found === null || found.isDirectory()) return await checkWritable(folder);
   throw new RaidError(
     'BAD_ARGUMENT',
     `${folder} is a file; ARRAY is the folder for the array, and comes before the disks:${commandLine(verb, 'ARRAY', folder, '...')}`,
   );
+}
+
+/** Said before it is tried: a recursive mkdir on a read-only file system says ENOENT. */
+async function checkWritable(folder: string): Promise<void> {
+  let path = resolve(folder);
+  while ((await statOf(path)) === null) path = join(path, '..');
+  await access(path, constants.W_OK);
 }
 
 /** A folder beside it that is an array and is called nearly so. */
@@ -95,6 +102,8 @@ export interface Opened {
 
 export interface OpenHow {
   readonly readOnly?: boolean;
+  /** Refused early, and in better words, where the array was assembled never to be written. */
+  readonly writes?: boolean;
   /** No threads: for verbs that move next to no bytes. */
   readonly light?: boolean;
   /** What came behind the array on the command line: for the advice when it is the other way round. */
@@ -108,6 +117,12 @@ export interface OpenHow {
 export async function open(folder: string, how: OpenHow = {}): Promise<Opened> {
   await checkFolder(folder, how.others);
   const manifest = await readManifest(folder);
+  if (manifest.readOnly === true && how.writes === true) {
+    throw new RaidError(
+      'READ_ONLY',
+      `${folder} was assembled with --readonly; to write beside its disks, which stay as they are:${commandLine('assemble', folder, '--overlay')}`,
+    );
+  }
   try {
     const { array } = await openArray(folder, {
       autoSync: false,
@@ -117,8 +132,29 @@ export async function open(folder: string, how: OpenHow = {}): Promise<Opened> {
     });
     return { array, folder, manifest, pathOf: (source) => pathIn(folder, source) };
   } catch (error) {
+    if (how.writes !== true && how.readOnly !== true && isForbidden(error))
+      return await openUnowned(folder, how);
     throw withNextStep(error, folder);
   }
+}
+
+/** Where nothing may be written, not even a lock: only for reading, and only while nobody else is at it. */
+async function openUnowned(folder: string, how: OpenHow): Promise<Opened> {
+  const { owner } = await inspectArray(folder);
+  if (owner !== null) {
+    throw new RaidError(
+      'BUSY',
+      `${folder} is in use by ${owner.pid === null ? 'another process' : `process ${owner.pid}`}; work through that process, or end it and try again`,
+    );
+  }
+  return await open(folder, { ...how, readOnly: true });
+}
+
+function isForbidden(error: unknown): boolean {
+  const cause = error instanceof RaidError ? error.cause : null;
+  return (
+    cause instanceof Error && 'code' in cause && ['EACCES', 'EPERM', 'EROFS'].includes(String(cause.code))
+  );
 }
 
 const nextSteps: Partial<Record<ErrorCode, readonly string[]>> = {
@@ -154,15 +190,15 @@ export function pathIn(folder: string, source: string): string {
   return isAbsolute(source) ? source : join(folder, source);
 }
 
-/** Refuses what cannot be a disk, and says what it looks like instead. */
-export async function checkDisk(path: string): Promise<void> {
+/** Refuses what is no file or device, and says what it looks like instead. */
+export async function checkFile(path: string, wanted = 'a disk'): Promise<void> {
   const found = await statOf(path);
   if (found === null) throw new RaidError('BAD_ARGUMENT', `there is no file ${path}`, { device: path });
   if (!found.isDirectory()) return;
   const isArray = (await statOf(join(path, MANIFEST_NAME))) !== null;
   const hint = isArray
-    ? `it is the folder of an array, and a disk is wanted, such as ${shellWord(join(path, 'disk0.img'))}`
-    : 'it is a folder, and a disk is wanted';
+    ? `it is the folder of an array, and ${wanted} is wanted${wanted === 'a disk' ? `, such as ${shellWord(join(path, 'disk0.img'))}` : ''}`
+    : `it is a folder, and ${wanted} is wanted`;
   throw new RaidError('BAD_ARGUMENT', `${path}: ${hint}`, { device: path });
 }
 
@@ -280,18 +316,15 @@ export async function statOf(path: string): Promise<Stats | null> {
   });
 }
 
-/** The name that was probably meant: at most two slips away, and less than half of it wrong. */
+/** The name that was probably meant: the only one that is closest, at most two slips away and not half of it wrong. */
 export function closest(text: string, names: readonly string[]): string | null {
-  let best: string | null = null;
-  let least = Math.min(3, Math.ceil(text.length / 2));
-  for (const name of names) {
-    const slips = distance(text.toLowerCase(), name.toLowerCase());
-    if (slips < least) {
-      least = slips;
-      best = name;
-    }
-  }
-  return best;
+  const most = Math.min(2, Math.ceil(text.length / 2) - 1);
+  const ranked = names
+    .map((name) => ({ name, slips: distance(text.toLowerCase(), name.toLowerCase()) }))
+    .toSorted((left, right) => left.slips - right.slips);
+  const [first, second] = ranked;
+  if (first === undefined || first.slips > most || first.slips === second?.slips) return null;
+  return first.name;
 }
 
 /** Damerau-Levenshtein: letters put in, left out, replaced, or two neighbours swapped. */

@@ -34,7 +34,11 @@ export async function failure(error: unknown): Promise<Failure> {
   const { exitCodeOf, RaidError } = await import('../lib/index.ts');
   const found = error instanceof RaidError ? error : fromSystem(error, RaidError);
   if (found !== null) {
-    const { code, message, ...details } = found.toRecord();
+    const { code, message: said, ...details } = found.toRecord();
+    const { cause } = found;
+    // What lies behind it, where that is another kind of thing: a full file system behind lost redundancy.
+    const isNews = cause instanceof RaidError && cause.code !== code && !said.includes(cause.message);
+    const message = isNews ? `${said}\n  because: ${cause.message}` : said;
     return {
       code,
       message: message.replace(

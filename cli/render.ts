@@ -122,9 +122,17 @@ export function clearScreen(): void {
   process.stdout.write('\u001b[2J\u001b[H');
 }
 
-/** One line on a terminal's standard error that the next one overwrites; null wipes it. */
+const PROGRESS_BAR = 24;
+
+/** One line on a terminal's standard error that the next one overwrites, never longer than the terminal; null wipes it. */
 export function progressLine(fraction: number | null, text: string): void {
-  process.stderr.write(fraction === null ? '\r\u001b[K' : `\r${bar(fraction, 24)} ${text}\u001b[K`);
+  if (fraction === null) {
+    process.stderr.write('\r\u001b[K');
+    return;
+  }
+  const columns = process.stderr.columns ?? 80;
+  const line = columns < 2 * PROGRESS_BAR ? text : `${bar(fraction, PROGRESS_BAR)} ${text}`;
+  process.stderr.write(`\r${line.slice(0, columns - 1)}\u001b[K`);
 }
 
 /** What happened, to what, and what to do now: on standard error, as one JSON object where JSON was asked for. */

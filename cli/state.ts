@@ -19,6 +19,7 @@ export interface StateOptions {
   readonly folder: string;
   /** A path for a new disk, to be named in such a command. */
   readonly newDisk: string;
+  readonly readOnly?: boolean;
   /** How fast a sync that somebody else does is seen to be. */
   readonly pace?: Pace | null;
 }
@@ -29,7 +30,7 @@ export function stateText(inspection: Inspection, options: StateOptions): string
     ['array', `${paint('bold', status.name)}  ${paint('dim', shapeOf(inspection))}`],
     [
       'state',
-      `${paintState(status.state, status.state.toUpperCase())}${mapOf(inspection)}${ownerOf(inspection)}`,
+      `${paintState(status.state, status.state.toUpperCase())}${mapOf(inspection)}${ownerOf(inspection)}${options.readOnly === true ? paint('dim', '  read-only') : ''}`,
     ],
     ['data', dataLine(inspection)],
   ];
@@ -80,6 +81,8 @@ function dataLine(inspection: Inspection): string {
     default:
       if (status.consistencyPolicy === 'none')
         return 'complete, with no redundancy: a disk that fails takes data with it';
+      if (status.state === 'resyncing')
+        return `complete, but ${paint('yellow', 'until it is in sync again')} a disk that fails may take what was written last`;
       if (sparedFailures === 0)
         return `complete, but ${paint('yellow', 'the next disk that fails may take data with it')}`;
       return `safe: any ${sparedFailures === 1 ? 'disk' : `${sparedFailures} disks`} may fail`;
@@ -107,7 +110,7 @@ function problemsOf({ status, refusal }: Inspection): readonly string[] {
 }
 
 /** The one command that gets on. */
-function actionOf(inspection: Inspection, { folder, newDisk }: StateOptions): string | null {
+function actionOf(inspection: Inspection, { folder, newDisk, readOnly }: StateOptions): string | null {
   const { status, refusal, needs, owner } = inspection;
   const array = shellWord(folder);
   const command = (text: string, why = ''): string =>
@@ -124,7 +127,8 @@ function actionOf(inspection: Inspection, { folder, newDisk }: StateOptions): st
       ? `bring the missing disks back, then ${command(`status ${array}`)}`
       : null;
   }
-  const isDue = status.state === 'recovering' || status.state === 'resyncing';
+  if (readOnly === true) return null;
+  const isDue = status.sync !== null;
   if (isDue) return owner === null ? command(`rebuild ${array}`, 'it goes on where it was') : null;
   if (status.state !== 'degraded' || status.consistencyPolicy === 'none') {
     const out = status.members.find(({ state, name, slot }) => isOut(state) && name !== '-' && slot === null);

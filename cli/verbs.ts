@@ -49,6 +49,12 @@ export const verbs: readonly VerbRow[] = [
     load: () => import('./commands/status.ts'),
   },
   {
+    name: 'grow',
+    summary: 'use more of each disk, or add legs to a mirror',
+    group: arrays,
+    load: () => import('./commands/grow.ts'),
+  },
+  {
     name: 'list',
     summary: 'the arrays below a folder',
     group: arrays,
@@ -85,6 +91,12 @@ export const verbs: readonly VerbRow[] = [
     load: () => import('./commands/re-add.ts'),
   },
   {
+    name: 'replace',
+    summary: 'copy a disk that still works, and let the copy take over',
+    group: disks,
+    load: () => import('./commands/replace.ts'),
+  },
+  {
     name: 'rebuild',
     summary: 'bring redundancy back, and watch it come',
     group: disks,
@@ -116,7 +128,7 @@ export const verbs: readonly VerbRow[] = [
   },
   {
     name: 'bench',
-    summary: 'compare RAID levels, each with its bound measured in the same run',
+    summary: 'compare RAID levels, each with its bound measured beside it',
     group: observe,
     load: () => import('./commands/bench.ts'),
   },

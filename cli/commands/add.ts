@@ -31,7 +31,7 @@ async function run(folder: string, files: readonly string[], options: Options): 
   const { tell } = await import('../afterwards.ts');
   const { letSpareIn, open } = await import('../array.ts');
 
-  const opened = await open(folder, { light: true, others: files });
+  const opened = await open(folder, { light: true, writes: true, others: files });
   const { array } = opened;
   const done: string[] = [];
   try {

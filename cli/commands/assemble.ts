@@ -37,12 +37,14 @@ export function define(command: Command): void {
 
 async function run(folder: string, given: readonly string[], options: Options): Promise<void> {
   const { assembleArray, RaidError } = await import('../../lib/index.ts');
-  const { checkNewFolder, commandLine, inspect } = await import('../array.ts');
+  const { checkFile, checkNewFolder, commandLine, dropFromManifest, inspect, sourceIn } = await import(
+    '../array.ts'
+  );
   const { printJson } = await import('../progress.ts');
   const { paint } = await import('../render.ts');
-  const { exitCodeOfState } = await import('../state.ts');
 
   await checkNewFolder(folder, 'assemble');
+  for (const file of given) await checkFile(file);
   const files = given.length > 0 ? given : await disksOf(folder);
   const words = [folder, ...given];
   try {
@@ -55,13 +57,19 @@ async function run(folder: string, given: readonly string[], options: Options): 
       cores: 1,
     });
     await array.close();
+    if (given.length > 0) {
+      for (const [index, { row }] of report.members.entries()) {
+        const file = given[index];
+        if (file !== undefined && isStranger(row)) await dropFromManifest(folder, sourceIn(folder, file));
+      }
+    }
     const inspection = await inspect(folder);
     const { status } = inspection;
     if (options.json === true) printJson(status);
     else if (options.quiet !== true) {
       const out = report.members
         .filter(({ because }) => because !== '')
-        .map(({ name, because }) => `  ${name}: ${because}`);
+        .map(({ name, row, because }) => `  ${name}${isStranger(row) ? ' is left out' : ''}: ${because}`);
       const forced = report.forced.map((text) => `  ${paint('yellow', 'forced')}: ${text}`);
       const how =
         options.overlay === true
@@ -73,7 +81,6 @@ async function run(folder: string, given: readonly string[], options: Options): 
       const head = `${paint('bold', status.name)}: ${status.level}, ${count} of ${inspection.memberCount} disks, ${status.state}${how}`;
       process.stdout.write(`${[head, ...forced, ...out].join('\n')}\n`);
     }
-    void exitCodeOfState;
   } catch (error) {
     if (!(error instanceof RaidError)) throw error;
     const hint = / {2}--(run|force) starts it all the same$/.exec(error.message);
@@ -84,6 +91,11 @@ async function run(folder: string, given: readonly string[], options: Options): 
       cause: error,
     });
   }
+}
+
+/** Not a member of this array, by the row of md/assemble.ts that says so: it is not to be asked for again. */
+function isStranger(row: string): boolean {
+  return /^@[ABC] /.test(row);
 }
 
 /** Those that the manifest has; without one, the files in the folder that say they are members. */

@@ -35,7 +35,7 @@ export function define(command: Command): void {
   command.usage('<bash|zsh|fish>');
   examples(command, [
     "echo 'source <(raidsim completion bash)' >> ~/.bashrc",
-    "raidsim completion zsh > '${fpath[1]}/_raidsim'",
+    'raidsim completion zsh > "$fpath[1]/_raidsim"',
     'raidsim completion fish > ~/.config/fish/completions/raidsim.fish',
   ]);
 }
@@ -246,7 +246,7 @@ function zshAction(kind: Kind): string {
 }
 
 function zshText(text: string): string {
-  return text.replaceAll("'", "'\\''").replace(/[[\]:\\]/g, '\\$&');
+  return text.replace(/[[\]:\\]/g, '\\$&').replaceAll("'", "'\\''");
 }
 
 function zshQuoted(text: string): string {

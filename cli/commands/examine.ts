@@ -18,7 +18,7 @@ export function define(command: Command): void {
 
 async function run(files: readonly string[], json: boolean): Promise<void> {
   const { examineMember, RaidError } = await import('../../lib/index.ts');
-  const { checkDisk } = await import('../array.ts');
+  const { checkFile } = await import('../array.ts');
   const { failure } = await import('../failure.ts');
   const { printJson } = await import('../progress.ts');
   const { reportError } = await import('../render.ts');
@@ -26,7 +26,7 @@ async function run(files: readonly string[], json: boolean): Promise<void> {
   const documents: object[] = [];
   for (const file of files) {
     try {
-      await checkDisk(file);
+      await checkFile(file);
       const { text, json: document } = await examineMember(file);
       documents.push(document);
       if (!json) process.stdout.write(text);

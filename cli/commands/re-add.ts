@@ -29,7 +29,7 @@ async function run(folder: string, disks: readonly string[], options: Options): 
   const { tell } = await import('../afterwards.ts');
   const { open } = await import('../array.ts');
 
-  const opened = await open(folder, { light: true, others: disks });
+  const opened = await open(folder, { light: true, writes: true, others: disks });
   const done: string[] = [];
   try {
     for (const disk of disks) done.push(await reAddDisk(opened, disk));

@@ -51,7 +51,7 @@ async function run(folder: string, options: Options): Promise<void> {
   const say = (text: string): void => {
     if (options.json !== true && options.quiet !== true) process.stdout.write(`${text}\n`);
   };
-  const opened = await open(folder);
+  const opened = await open(folder, { writes: true });
   const { array, manifest } = opened;
   const progress = new Progress({ json: options.json === true, quiet: options.quiet === true });
   let doneBytes = 0;
@@ -72,7 +72,7 @@ async function run(folder: string, options: Options): Promise<void> {
 
   const inspection = await inspect(folder);
   const { status } = inspection;
-  const isInterrupted = interrupt.isAsked && (status.state === 'recovering' || status.state === 'resyncing');
+  const isInterrupted = interrupt.isAsked && status.sync !== null;
   process.exitCode = isInterrupted ? INTERRUPTED : exitCodeOfState(status.state);
   if (options.json === true) {
     return printJsonLine({
@@ -105,7 +105,7 @@ async function run(folder: string, options: Options): Promise<void> {
     say(`${paint('bold', status.name)} is ${status.state}: there is nothing to rebuild`);
   } else {
     const rate =
-      progress.seconds < 0.05
+      progress.seconds < 0.05 || doneBytes <= startBytes
         ? ''
         : ` (${formatSize(Math.round((doneBytes - startBytes) / progress.seconds))}/s)`;
     say(`${paint('bold', status.name)} is ${status.state} again, after ${duration(progress.seconds)}${rate}`);

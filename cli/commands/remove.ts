@@ -28,7 +28,7 @@ async function run(folder: string, disks: readonly string[], options: Options): 
   const { RaidError } = await import('../../lib/index.ts');
   const { commandLine, dropFromManifest, findDisk, open, slotsOf } = await import('../array.ts');
 
-  const opened = await open(folder, { light: true, others: disks });
+  const opened = await open(folder, { light: true, writes: true, others: disks });
   const { array } = opened;
   const done: string[] = [];
   try {

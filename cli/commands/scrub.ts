@@ -48,14 +48,13 @@ interface Place {
 }
 
 async function run(folder: string, options: Options): Promise<void> {
-  const { commandLine, open, shellWord } = await import('../array.ts');
+  const { open, shellWord } = await import('../array.ts');
   const { Interrupt, INTERRUPTED, printJsonLine, Progress, untilAsked } = await import('../progress.ts');
   const { duration, paint } = await import('../render.ts');
   const { formatSize } = await import('../../lib/index.ts');
-  void commandLine;
 
   using interrupt = new Interrupt();
-  const { array } = await open(folder);
+  const { array } = await open(folder, { writes: options.repair === true });
   const progress = new Progress({ json: options.json === true, quiet: options.quiet === true });
   const say = (text: string): void => {
     if (options.json === true || options.quiet === true) return;

@@ -83,5 +83,11 @@ async function textOf(
   const { readManifest } = await import('../../lib/index.ts');
   const { newDiskPath } = await import('../array.ts');
   const { stateText } = await import('../state.ts');
-  return stateText(inspection, { folder, newDisk: newDiskPath(folder, await readManifest(folder)), pace });
+  const manifest = await readManifest(folder);
+  return stateText(inspection, {
+    folder,
+    newDisk: newDiskPath(folder, manifest),
+    readOnly: manifest.readOnly === true,
+    pace,
+  });
 }

@@ -42,7 +42,7 @@ ${SIZES}`,
 
 async function run(folder: string, options: Options): Promise<void> {
   const { formatSize, parseSize, RaidError } = await import('../../lib/index.ts');
-  const { checkDisk, commandLine, open, statOf } = await import('../array.ts');
+  const { checkFile, commandLine, open, statOf } = await import('../array.ts');
   const { Interrupt, INTERRUPTED, printJson, Progress, untilAsked } = await import('../progress.ts');
   const { piecesOf, writePieces } = await import('../transfer.ts');
   const { duration } = await import('../render.ts');
@@ -58,15 +58,18 @@ async function run(folder: string, options: Options): Promise<void> {
   }
   let knownBytes: number | null = limitBytes;
   if (from !== '-') {
-    await checkDisk(from);
+    await checkFile(from, 'a file to read');
     const found = await statOf(from);
     if (found?.isFile() === true) knownBytes = Math.min(found.size, limitBytes ?? found.size);
   }
-  if (limitBytes === 0 || knownBytes === 0)
-    throw new RaidError('ZERO_LENGTH', `${nameOf(from)}: there is nothing to write`);
+  const nothing = (): never => {
+    throw new RaidError('ZERO_LENGTH', `${nameOf(from)} is empty: nothing was written`);
+  };
+  if (limitBytes === 0) throw new RaidError('ZERO_LENGTH', '--length 0: there is nothing to write');
+  if (knownBytes === 0) nothing();
 
   using interrupt = new Interrupt();
-  const { array } = await open(folder);
+  const { array } = await open(folder, { writes: true });
   const progress = new Progress({ json: false, quiet: options.quiet === true || options.json === true });
   let written = 0;
   let seconds = 0;
@@ -100,6 +103,7 @@ async function run(folder: string, options: Options): Promise<void> {
   }
   const isInterrupted = interrupt.isAsked && (knownBytes === null || written < knownBytes);
   if (isInterrupted) process.exitCode = INTERRUPTED;
+  else if (written === 0) nothing();
   const rate = seconds < 0.05 ? 0 : Math.round(written / seconds);
   if (options.json === true) {
     return printJson({
