@@ -20,6 +20,7 @@ import { KIB, MIB } from '../../lib/units.ts';
 import {
   type Answers,
   contentOf,
+  examine,
   fillWith,
   form,
   inTurns,
@@ -39,6 +40,9 @@ import {
 } from './interop.ts';
 import { kernelOrSkip } from './kernel.ts';
 
+/** No array here is smaller. */
+const SMALLEST_BYTES = 6 * MIB;
+
 /** What a story knows about itself. */
 class Scene {
   readonly id: string;
@@ -48,6 +52,7 @@ class Scene {
   /** Of the last boot. */
   answers: Answers | null = null;
   #model: Model | null = null;
+  readonly #early: Patch[] = [];
   #patches = 0;
   log = '';
 
@@ -64,8 +69,17 @@ class Scene {
 
   /** What the array should hold; once it is known how large it is. */
   modelOf(sizeBytes: number): Model {
-    this.#model ??= new Model(this.lab.pool, this.skip, sizeBytes);
+    if (this.#model === null) {
+      this.#model = new Model(this.lab.pool, this.skip, sizeBytes);
+      this.#model.apply(this.#early);
+    }
     return this.#model;
+  }
+
+  /** Also before the model is there: then when it is. */
+  apply(patches: readonly Patch[]): void {
+    if (this.#model === null) this.#early.push(...patches);
+    else this.#model.apply(patches);
   }
 
   get model(): Model {
@@ -73,10 +87,16 @@ class Scene {
     return this.#model;
   }
 
+  /** The array has become larger, and holds this. */
+  grow(content: Buffer): void {
+    this.#model = Model.of(this.lab.pool, content);
+  }
+
   /** New places to write, each time it is asked. */
   patches(count = 5): readonly Patch[] {
     this.#patches += 1;
-    return randomPatches(this.seed * 100 + this.#patches, this.model.bytes.byteLength, count);
+    const sizeBytes = this.#model === null ? SMALLEST_BYTES : this.#model.bytes.byteLength;
+    return randomPatches(this.seed * 100 + this.#patches, sizeBytes, count);
   }
 
   image(index: number): string {
@@ -123,11 +143,6 @@ const host = (work: (scene: Scene) => Promise<void>): HostStep => ({ host: work 
 const guest = (script: string | ((scene: Scene) => string)): GuestStep => ({
   guest: typeof script === 'string' ? () => script : script,
 });
-const powerCut = (script: string | ((scene: Scene) => string)): GuestStep => ({
-  ...guest(script),
-  cut: true,
-});
-
 const alike = (count: number, mib = 8): readonly number[] => Array.from({ length: count }, () => mib);
 
 async function withArray(
@@ -201,22 +216,30 @@ function createWords(each: Level, more = ''): string {
   return `create ${each.create} --raid-devices=${each.count} ${more} $M; settle $N; say size $(size)`;
 }
 
-/** Linux makes and fills it. Two steps: the second takes the size down. */
-function linuxMakes(each: Level, then: string | ((scene: Scene) => string), more = ''): Step[] {
+/** Linux makes and fills it, and then does this to it. Only afterwards is it known how large the array is. */
+function linuxMakes(
+  each: Level,
+  then: string | ((scene: Scene) => string),
+  options: { readonly more?: string; readonly cut?: true } = {},
+): Step[] {
+  const end = options.cut === true ? '' : '; sleep 0.3; stop';
+  const made: GuestStep = {
+    guest: (scene) =>
+      `${createWords(each, options.more)}; fill ${scene.skip}; ${typeof then === 'string' ? then : then(scene)}${end}`,
+    ...(options.cut === true ? { cut: true } : {}),
+  };
   return [
-    guest((scene) => `${createWords(each, more)}; fill ${scene.skip}; stop`),
+    made,
     host(async (scene) => {
       expect(scene.said('created'), scene.log).toBe('yes');
       scene.modelOf(Number(scene.said('size')));
     }),
-    guest((scene) => `assemble $M; ${typeof then === 'string' ? then : then(scene)}; sleep 0.3; stop`),
   ];
 }
 
 /** A patch in the guest, on the model too. */
-function guestPatch(scene: Scene): string {
-  const patches = scene.patches();
-  scene.model.apply(patches);
+function guestPatch(scene: Scene, patches = scene.patches()): string {
+  scene.apply(patches);
   return `patch ${patchWords(patches)}`;
 }
 
@@ -542,8 +565,7 @@ for (const each of [raid1, raid5, raid6, raid10near]) {
     story(
       `${each.name}, ${bitmap === null ? 'no bitmap' : 'bitmap'}: after a power cut in Linux, raidsim resyncs ${bitmap === null ? 'everything' : 'what the bitmap names and nothing else'}`,
       alike(each.count),
-      ...linuxMakes(each, 'true', more),
-      powerCut(`assemble $M; ${churn} sleep 0.6`),
+      ...linuxMakes(each, `${churn} sleep 0.6`, { more, cut: true }),
       host(async (scene) => {
         const victim = each.count - 1;
         await spoil(scene.image(victim), FAR_BYTES);
@@ -671,8 +693,7 @@ for (const each of [raid1, raid5, raid10near]) {
     ...linuxMakes(each, (scene) => {
       // The log is written with the next update, and the next update comes with the next write.
       const elsewhere = { offsetBytes: 6 * MIB, lengthBytes: 512, poolBytes: 50 * MIB };
-      scene.model.apply([elsewhere]);
-      return `off=$(cat $SYS/dev-$(basename $M${bad})/offset); echo $((off + 16)) 8 >$SYS/dev-$(basename $M${bad})/bad_blocks; echo $((off + 2048)) 24 >$SYS/dev-$(basename $M${bad})/bad_blocks; patch ${patchWords([elsewhere])}; sleep 0.5`;
+      return `off=$(cat $SYS/dev-$(basename $M${bad})/offset); echo $((off + 16)) 8 >$SYS/dev-$(basename $M${bad})/bad_blocks; echo $((off + 2048)) 24 >$SYS/dev-$(basename $M${bad})/bad_blocks; ${guestPatch(scene, [elsewhere])}; sleep 0.5`;
     }),
     host(async (scene) => {
       // What is there now is wrong, and must not be read.
@@ -732,6 +753,136 @@ story(
   }),
 );
 
+// Replaced.
+
+for (const each of [raid1, raid5, raid10near]) {
+  story(
+    `${each.name}: a replacement that Linux was stopped in goes on in raidsim`,
+    alike(each.count + 1),
+    guest(
+      (scene) =>
+        `create ${each.create} --raid-devices=${each.count} --spare-devices=1 $M; settle $N; say size $(size); fill ${scene.skip}; echo ${PAUSE_AT} >$SYS/sync_max; mdadm $MD --replace $M0 >/dev/null 2>&1; ${waitForPause}; stop`,
+    ),
+    host(async (scene) => {
+      scene.modelOf(Number(scene.said('size')));
+      expect(scene.said('paused'), scene.log).toMatch(new RegExp(`^${PAUSE_AT} /`));
+      await withArray(reassemble(scene.images, { autoSync: false }), async (array) => {
+        expect(array.degraded).toBe(0);
+        const copying = array.members.find(({ state }) => state.state === 'replacement')?.state;
+        expect(copying).toMatchObject({ slot: 0, recoveredBytes: PAUSE_AT * 512 });
+        await patchWith(array, scene.model, scene.patches());
+        await settled(array);
+        expect(array.degraded).toBe(0);
+        await weAgree(array, scene);
+      });
+    }),
+    guest(LOOK),
+    host(async (scene) => scene.linuxAgrees()),
+  );
+  story(
+    `${each.name}: a replacement that raidsim was closed in goes on in Linux`,
+    alike(each.count + 1, 20),
+    host((scene) =>
+      withArray(weMake(scene, { ...each.shape, spares: 1 }), async (array) => {
+        await array.replace('m0');
+        for await (const { doneBytes } of array.rebuild({ limitBytesPerSecond: 16 * MIB }))
+          if (doneBytes >= 8 * MIB) break;
+        await patchWith(array, scene.model, scene.patches());
+      }),
+    ),
+    guest(
+      `assemble --readonly $M; say start $(cat $SYS/dev-$(basename $M${each.count})/recovery_start); mdadm --readwrite $MD; settle $N; say degraded $(cat $SYS/degraded); say original $(cat $SYS/dev-$(basename $M0)/state); sum; ${CHECK}; stop`,
+    ),
+    host(async (scene) => {
+      scene.linuxAgrees();
+      expect(Number(scene.said('start')) * 512).toBeGreaterThanOrEqual(8 * MIB);
+      expect(scene.said('original')).toMatch(/faulty/);
+      await withArray(reassemble(scene.images), async (array) => {
+        expect(array.degraded).toBe(0);
+        await weAgree(array, scene);
+      });
+    }),
+  );
+}
+
+// Grown.
+
+/** Takes the model to what the array holds now that it is larger; what was there must be there still. */
+async function takeGrowth(array: RaidArray, scene: Scene): Promise<void> {
+  const content = await contentOf(array);
+  expect(content.byteLength).toBeGreaterThan(scene.model.bytes.byteLength);
+  expect(content.subarray(0, scene.model.bytes.byteLength).equals(scene.model.bytes)).toBe(true);
+  scene.grow(content);
+}
+
+for (const each of [raid1, raid5, raid6, raid10near]) {
+  for (const bitmap of [null, '64K']) {
+    const name = bitmap === null ? each.name : `${each.name} with a bitmap`;
+    const shape: OurShape = {
+      ...each.shape,
+      ...(bitmap === null ? {} : { bitmap: 'internal', bitmapChunk: bitmap }),
+    };
+    story(
+      `${name}: members that raidsim made larger are as large in Linux`,
+      alike(each.count),
+      host(async (scene) => {
+        await withArray(weMake(scene, shape), () => Promise.resolve());
+        await withArray(reassemble(scene.images), (array) => array.grow({ size: '12M' }));
+        await withArray(reassemble(scene.images), async (array) => {
+          await takeGrowth(array, scene);
+          await patchWith(array, scene.model, scene.patches());
+          await settled(array);
+          await weAgree(array, scene);
+        });
+      }),
+      guest(LOOK),
+      host(async (scene) => {
+        scene.linuxAgrees();
+        expect(scene.said('size')).toBe(String(scene.model.bytes.byteLength));
+      }),
+    );
+  }
+  story(
+    `${each.name}: members that Linux made larger are as large in raidsim`,
+    alike(each.count, 12),
+    guest(
+      (scene) =>
+        `create ${each.create} --size=7M --raid-devices=${each.count} $M; settle $N; say size $(size); fill ${scene.skip}; mdadm --grow $MD --size=max >/dev/null 2>&1; settle $N; say grown $(size); sleep 0.3; stop`,
+    ),
+    host(async (scene) => {
+      scene.modelOf(Number(scene.said('size')));
+      await withArray(reassemble(scene.images), async (array) => {
+        expect(String(array.limits.sizeBytes)).toBe(scene.said('grown'));
+        await takeGrowth(array, scene);
+        await patchWith(array, scene.model, scene.patches());
+        await weAgree(array, scene);
+      });
+    }),
+    guest(LOOK),
+    host(async (scene) => scene.linuxAgrees()),
+  );
+}
+
+story(
+  'raid1: a leg that raidsim added is a leg in Linux',
+  alike(3),
+  host(async (scene) => {
+    const two = scene.images.slice(0, 2);
+    const array = await form(two, raid1.shape);
+    await fillWith(array, scene.modelOf(array.limits.sizeBytes).bytes);
+    await array.close();
+    await withArray(reassemble(two), (open) => open.grow({ disks: 3 }));
+    await withArray(reassemble(two), async (open) => {
+      await open.add(await FileDevice.open(scene.image(2)));
+      await patchWith(open, scene.model, scene.patches());
+      await settled(open);
+      expect(open.degraded).toBe(0);
+    });
+  }),
+  guest(LOOK),
+  host(async (scene) => scene.linuxAgrees()),
+);
+
 // Re-add.
 
 for (const each of [raid1, raid5, raid6, raid10near, raid10far, raid10odd]) {
@@ -744,7 +895,7 @@ for (const each of [raid1, raid5, raid6, raid10near, raid10far, raid10odd]) {
       each,
       (scene) =>
         `mdadm $MD --fail $M${slot} >/dev/null 2>&1; sleep 0.3; mdadm $MD --remove $M${slot} >/dev/null 2>&1; ${guestPatch(scene)}`,
-      bitmap,
+      { more: bitmap },
     ),
     host(async (scene) => {
       await withArray(reassemble(scene.images.filter((_, index) => index !== slot)), async (array) => {
@@ -818,8 +969,7 @@ function bytesOf(path: string, offset: number, length: number): Buffer {
 story(
   'raid5: opened read-only, a dirty array of Linux keeps every byte of its members',
   alike(4),
-  ...linuxMakes(raid5, 'true'),
-  powerCut(`assemble $M; ${churn} sleep 0.6`),
+  ...linuxMakes(raid5, `${churn} sleep 0.6`, { cut: true }),
   host(async (scene) => {
     const before = scene.images.map((path) => bytesOf(path, 0, 8 * MIB));
     await withArray(reassemble(scene.images, { readOnly: true }), async (array) => {
@@ -848,9 +998,19 @@ async function advance(running: Running): Promise<void> {
     running.next += 1;
     try {
       await step.host(running.scene);
+      checkSuperblocks(running.scene);
     } catch (error) {
       running.error = error;
     }
+  }
+}
+
+/** mdadm reads whatever state we left it in. */
+function checkSuperblocks(scene: Scene): void {
+  for (const path of scene.images) {
+    const examined = examine(path);
+    const checksum = examined.get('Checksum');
+    if (checksum !== undefined) expect(checksum).toMatch(/- correct$/);
   }
 }
 
@@ -898,7 +1058,7 @@ describe.runIf(kernelOrSkip())('arrays handed over between raidsim and Linux', (
         ...pack(waiting.filter((run) => !isCut(run))).map((group) => ({ group, cut: false })),
         ...pack(waiting.filter(isCut)).map((group) => ({ group, cut: true })),
       ];
-      await inTurns(groups, 2, ({ group, cut }) => bootTogether(here, group, cut));
+      await inTurns(groups, 3, ({ group, cut }) => bootTogether(here, group, cut));
     }
     const seconds = ((performance.now() - start) / 1000).toFixed(0);
     console.log(`interop states: ${stories.length} cells, ${here.boots} boots, ${seconds} s`);

@@ -7,7 +7,7 @@
  *             ─▶ Linux reads what raidsim wrote, and finds no mismatch
  *   examine   mdadm prints the same of our image as of its own, but for names, times and identities
  *
- * A shape in one direction is a *cell*. All cells are run first, as few boots as fit, two at a time; each test then
+ * A shape in one direction is a *cell*. All cells are run first, as few boots as fit, three at a time, since guests often wait; each test then
  * looks at what was found.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -385,8 +385,8 @@ describe.runIf(kernelOrSkip())('raidsim and Linux', () => {
     const mine = cells.filter((cell) => cell.direction === 'ours');
     const theirs = cells.filter((cell) => cell.direction === 'theirs');
     await inTurns(mine, 2, (cell) => attempt(cell, () => makeOurs(here, cell)));
-    await inTurns(pack(cells), 2, (group) => firstBoot(here, group));
-    await inTurns(pack(theirs), 2, (group) => secondBoot(here, group));
+    await inTurns(pack(cells), 3, (group) => firstBoot(here, group));
+    await inTurns(pack(theirs), 3, (group) => secondBoot(here, group));
     const seconds = ((performance.now() - start) / 1000).toFixed(0);
     console.log(`interop matrix: ${cells.length} cells, ${here.boots} boots, ${seconds} s`);
   });

@@ -8,7 +8,7 @@
  *
  * A guest's script answers in lines `ARRAY KEY VALUE...`; `Answers` looks them up.
  */
-import { execFileSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { createCipheriv, createHash } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -181,7 +181,7 @@ export function randomPatches(seed: number, arrayBytes: number, count = 6): read
 
 /** What an array should hold. */
 export class Model {
-  readonly bytes: Buffer;
+  bytes: Buffer;
   readonly #pool: Buffer;
 
   constructor(pool: Buffer, skipBytes: number, sizeBytes: number) {
@@ -189,6 +189,12 @@ export class Model {
     if (skipBytes + sizeBytes > pool.byteLength)
       throw new Error(`the pool is too small for ${sizeBytes} bytes`);
     this.bytes = Buffer.from(pool.subarray(skipBytes, skipBytes + sizeBytes));
+  }
+
+  static of(pool: Buffer, content: Uint8Array): Model {
+    const model = new Model(pool, 0, 0);
+    model.bytes = Buffer.from(content);
+    return model;
   }
 
   /** What a patch writes. */
@@ -285,7 +291,7 @@ export async function settled(array: RaidArray): Promise<void> {
 
 export type Examined = ReadonlyMap<string, string>;
 
-/** What `mdadm --examine` prints, by key. */
+/** What `mdadm --examine` prints, by key; nothing for a file without a superblock. */
 export function examine(path: string): Examined {
   const env = {
     PATH: `${process.env['PATH']}:/usr/sbin:/sbin`,
@@ -293,10 +299,10 @@ export function examine(path: string): Examined {
     LC_ALL: 'C',
     MDADM_NO_SYSTEMCTL: '1',
   };
-  const out = execFileSync('mdadm', ['--examine', path], {
+  const { stdout: out } = spawnSync('mdadm', ['--examine', path], {
     env,
     encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', 'pipe', 'ignore'],
   });
   const found = new Map<string, string>();
   for (const line of out.split('\n')) {
