@@ -10,8 +10,7 @@ const results = process.env['RAIDSIM_TEST_RESULTS'];
  */
 export default defineConfig({
   test: {
-    reporters:
-      results === undefined ? ['default'] : ['default', ['json', { outputFile: results }]],
+    reporters: results === undefined ? ['default'] : ['default', ['json', { outputFile: results }]],
     projects: [
       {
         test: {

@@ -565,7 +565,8 @@ for (const each of [raid1, raid5, raid6, raid10near]) {
     story(
       `${each.name}, ${bitmap === null ? 'no bitmap' : 'bitmap'}: after a power cut in Linux, raidsim resyncs ${bitmap === null ? 'everything' : 'what the bitmap names and nothing else'}`,
       alike(each.count),
-      ...linuxMakes(each, `${churn} sleep 0.6`, { more, cut: true }),
+      // Stopped once, so that the bitmap has no bits left from filling it.
+      ...linuxMakes(each, `stop; assemble $M; ${churn} sleep 0.6`, { more, cut: true }),
       host(async (scene) => {
         const victim = each.count - 1;
         await spoil(scene.image(victim), FAR_BYTES);
