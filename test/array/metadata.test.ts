@@ -9,12 +9,14 @@
 import { describe, expect, test } from 'vitest';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { assembleDevices, type FormOptions, formArray, type Source } from '../../lib/array/form.ts';
+import { Intent } from '../../lib/array/intent.ts';
 import type { Device } from '../../lib/device/device.ts';
 import { FaultDevice } from '../../lib/device/fault.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
 import type { Host } from '../../lib/host.ts';
 import { seededRandom } from '../../lib/host.ts';
+import { Bits, decodeBitmapSuperblock, newBitmapSuperblock } from '../../lib/md/bitmap.ts';
 import { decodeSuperblock1, ROLE_FAULTY, type Superblock1 } from '../../lib/md/superblock1.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 
@@ -433,4 +435,31 @@ describe.each(levels)('%s', (_, shape, count) => {
     expect(Math.max(0, ...recorded.filter(Number.isFinite))).toBeGreaterThan(0);
     await array.close();
   });
+});
+
+test('a bitmap that could not be believed is on the members in full before its superblock vouches for it', async () => {
+  const owner = { setUuid: '01020304:05060708:090a0b0c:0d0e0f10', events: 7, syncSectors: 8 * 70_000 };
+  const bits = Bits.empty(owner.syncSectors, 4096);
+  const superblock = newBitmapSuperblock(owner, 4096);
+  bits.setAll();
+  const written: { readonly offsetBytes: number; readonly events: number | null }[] = [];
+  const intent = new Intent({
+    superblock,
+    bits,
+    isStale: true,
+    write: async (offsetBytes, page) => {
+      const head = offsetBytes === 0 ? page.subarray(0, 256) : null;
+      const hasHead = head !== null && head[0] !== 0;
+      written.push({ offsetBytes, events: hasHead ? decodeBitmapSuperblock(head).events : null });
+      await turns(1);
+    },
+  });
+  await intent.follow(8, true);
+  const vouches = written.findIndex(({ events }) => events === 8);
+  expect(new Set(written.slice(0, vouches).map(({ offsetBytes }) => offsetBytes))).toEqual(
+    new Set([0, 4096, 8192]),
+  );
+  written.length = 0;
+  await intent.follow(9, true);
+  expect(written).toEqual([{ offsetBytes: 0, events: 9 }]);
 });
