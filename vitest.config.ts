@@ -10,6 +10,8 @@ const results = process.env['RAIDSIM_TEST_RESULTS'];
  */
 export default defineConfig({
   test: {
+    // Left to itself, vitest keeps one core of two free.
+    maxWorkers: 2,
     reporters: results === undefined ? ['default'] : ['default', ['json', { outputFile: results }]],
     projects: [
       {

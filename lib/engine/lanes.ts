@@ -24,7 +24,7 @@ import type { Health } from '../plan/plan.ts';
 import { SynchronousIo } from './batch.ts';
 import type { MemoryMap } from './memory.ts';
 import { type ControlMessage, type LaneBirth, type ReportMessage, reportOf } from './message.ts';
-import { DONE, type Job, LaneControl, RING_SLOTS } from './ring.ts';
+import { DONE, JOBS_PER_LANE, type Job, LaneControl } from './ring.ts';
 import { type Exclusion, isWithout, nothingToReport, type Report, without } from './run.ts';
 
 export interface Ticket {
@@ -163,7 +163,7 @@ class Lane {
   #worker: Worker;
   #port: MessagePort;
   /** By job id, which is the ticket's slot. */
-  readonly #tickets: (Ticket | undefined)[] = new Array(RING_SLOTS).fill(undefined);
+  readonly #tickets: (Ticket | undefined)[] = new Array(JOBS_PER_LANE).fill(undefined);
   readonly #freeIds: number[] = [];
   /** Waiting for a free slot. */
   #overflow: Ticket[] = [];
@@ -192,7 +192,7 @@ class Lane {
     this.#control = new LaneControl(options.map, index);
     this.#health = options.health;
     this.#members = [...options.members];
-    for (let id = RING_SLOTS - 1; id >= 0; id -= 1) this.#freeIds.push(id);
+    for (let id = JOBS_PER_LANE - 1; id >= 0; id -= 1) this.#freeIds.push(id);
     [this.#worker, this.#port] = this.#start();
   }
 
@@ -287,7 +287,7 @@ class Lane {
     // The message is on the port before the job that says so is in the ring.
     const message = this.#messages.get(ticket);
     if (message !== undefined) this.#port.postMessage(message);
-    assert(this.#control.trySubmit(id, ticket.job), 'there are as many ids as the ring has slots');
+    assert(this.#control.trySubmit(id, ticket.job), 'there are fewer ids than the ring has slots');
     this.#tickets[id] = ticket;
     this.#order.add(id);
     this.#control.wake();
@@ -378,7 +378,7 @@ class Lane {
     this.#reports.clear();
     this.#tickets.fill(undefined);
     this.#freeIds.length = 0;
-    for (let id = RING_SLOTS - 1; id >= 0; id -= 1) this.#freeIds.push(id);
+    for (let id = JOBS_PER_LANE - 1; id >= 0; id -= 1) this.#freeIds.push(id);
 
     if (this.#broken !== null) {
       const report = brokenReport(this.#broken);

@@ -26,6 +26,11 @@ import { assert } from '../errors.ts';
 import { CONTROL_BYTES, controlAddress, type MemoryMap } from './memory.ts';
 
 export const RING_SLOTS = 512;
+/**
+ * So many jobs may be with a lane. One less than the ring holds: a lane publishes that a job is done before it frees the
+ * job's slot, and in between, main may already have heard of it and submit the next.
+ */
+export const JOBS_PER_LANE = RING_SLOTS - 1;
 export const COMMIT_SLOTS = 1024;
 
 const SUBMISSION_WORDS = 16;
