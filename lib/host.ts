@@ -8,6 +8,8 @@ export interface Host {
   /** Wall-clock milliseconds since 1970, only ever for timestamps that people read. */
   wallClock(): number;
   sleep(ms: number): Promise<void>;
+  /** Calls back when timers and sockets have had their turn. */
+  turn(run: () => void): void;
   /** A whole number in [0, below). */
   random(below: number): number;
   randomBytes(count: number): Uint8Array;
@@ -17,6 +19,9 @@ export const realHost: Host = {
   now: () => performance.now(),
   wallClock: () => Date.now(),
   sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+  turn: (run) => {
+    setImmediate(run);
+  },
   random: (below) => Math.floor(Math.random() * below),
   randomBytes: (count) => crypto.getRandomValues(new Uint8Array(count)),
 };

@@ -39,7 +39,7 @@ import { survives } from '../layout/survives.ts';
 import { compileHealth } from '../plan/health.ts';
 import { type ErasedRange, type Health, isLost, type MemberHealth, replacementOf } from '../plan/plan.ts';
 import { planWrite, syncBytes } from '../plan/planner.ts';
-import { KIB, MIB } from '../units.ts';
+import { KIB, MIB, roundDown } from '../units.ts';
 import { type GrowOptions, recordGrowth } from './grow.ts';
 import type { Metadata } from './metadata.ts';
 import { type ArrayStatus, statusOf } from './status.ts';
@@ -279,7 +279,8 @@ export class RaidArray extends Device {
     if (state.state === 'faulty') return;
     if (state.state === 'in_sync') {
       const { slot } = state;
-      if (!survives(this.layout, (other) => other === slot || this.#trusted(other) === null)) {
+      const isLost = (other: number): boolean => other === slot || this.#trusted(other) === null;
+      if (!survives(this.layout, isLost) || !this.#engine.canMiss([slot])) {
         throw new RaidError(
           'LAST_COPY',
           `${member.name} holds the last copy of data in ${this.name}; add a disk and rebuild before failing it`,
@@ -416,13 +417,25 @@ export class RaidArray extends Device {
     yield* this.#sync.watch();
   }
 
-  /** Compares redundancy with data over the whole array, and with `repair` makes it agree again. */
-  async *scrub(options: { readonly repair?: boolean } = {}): AsyncGenerator<ScrubProgress> {
+  /**
+   * Compares redundancy with data over the whole array, and with `repair` makes it agree again. `fromBytes`: where an
+   * earlier one stopped (its `doneBytes`); what lies before is left out, and not counted.
+   */
+  async *scrub(
+    options: { readonly repair?: boolean; readonly fromBytes?: number } = {},
+  ): AsyncGenerator<ScrubProgress> {
     const action = options.repair === true ? 'repair' : 'check';
     if (action === 'repair') this.#checkWritable();
     const totalBytes = syncBytes(this.layout);
+    const { fromBytes = 0 } = options;
+    if (!(fromBytes >= 0 && fromBytes <= totalBytes)) {
+      throw new RaidError(
+        'OUT_OF_RANGE',
+        `a scrub of ${this.name} begins between 0 and ${totalBytes}, not at ${fromBytes}`,
+      );
+    }
     let mismatchCount = 0;
-    for (let doneBytes = 0; doneBytes < totalBytes; ) {
+    for (let doneBytes = roundDown(fromBytes, SCRUB_WINDOW_BYTES); doneBytes < totalBytes; ) {
       const lengthBytes = Math.min(SCRUB_WINDOW_BYTES, totalBytes - doneBytes);
       const from = doneBytes;
       const found = await (action === 'repair'
@@ -582,16 +595,18 @@ export class RaidArray extends Device {
       exclusions.push({ member: number, error: cause });
     }
     if (exclusions.length === 0) return;
-    const out = new Set(exclusions.map(({ member }) => member));
-    if (!survives(this.layout, (slot) => out.has(slot) || this.#trusted(slot) === null)) {
+    const out = exclusions.map(({ member }) => member);
+    const isLost = (slot: number): boolean => out.includes(slot) || this.#trusted(slot) === null;
+    if (!survives(this.layout, isLost) || !this.#engine.canMiss(out)) {
       throw new RaidError(
         'REDUNDANCY_LOST',
         `members of ${this.name} did not make their writes durable, and too few remain that did; what was written since the last flush may be lost`,
         { cause: exclusions[0]?.error },
       );
     }
-    await this.#excluded(exclusions);
+    const recorded = this.#excluded(exclusions);
     await this.#engine.setHealth(this.#health());
+    await recorded;
   }
 
   /** By slot, then the replacements by theirs. */

@@ -14,7 +14,7 @@ import { Gate } from './gate.ts';
 import { Lanes } from './lanes.ts';
 import { type MemoryMap, SCRATCH_BYTES, scratchAddress } from './memory.ts';
 import type { Death } from './message.ts';
-import type { Job } from './ring.ts';
+import { ExclusionNotes, type Job } from './ring.ts';
 import { drive, driveAsynchronously, nothingToReport, type Report, Runner, SharedHealth } from './run.ts';
 import { memberRun, territoryOf } from './territory.ts';
 
@@ -47,6 +47,8 @@ export interface Driver {
   pieceAt(offsetBytes: number, limitBytes: number): number;
   syncPieceAt(op: SyncOp, member: number, offsetBytes: number, limitBytes: number): number;
   setHealth(health: Health): Promise<void>;
+  /** Whether no byte is lost without these members, whatever else fails just now; if so, the caller excludes them. */
+  canMiss(members: readonly number[]): boolean;
   setMember(member: number, device: Device | null): Promise<void>;
   close(): Promise<void>;
   killLane(lane: number, when: Death): Promise<void>;
@@ -67,17 +69,22 @@ const STREAK = 64;
 
 /** Answers on the spot, but never so often in a row that timers and sockets starve. */
 class Answers {
+  readonly #host: Pick<Host, 'turn'>;
   #streak = 0;
+
+  constructor(host: Pick<Host, 'turn'>) {
+    this.#host = host;
+  }
 
   give(report: Report, done: Done): void {
     this.#streak += 1;
     if (this.#streak === 1) {
-      setImmediate(() => {
+      this.#host.turn(() => {
         this.#streak = 0;
       });
     }
     if (this.#streak < STREAK) done(report);
-    else setImmediate(() => done(report));
+    else this.#host.turn(() => done(report));
   }
 }
 
@@ -88,18 +95,26 @@ export class DirectDriver implements Driver {
   readonly #runner: Runner;
   readonly #health: SharedHealth;
   readonly #lanes: Lanes | null;
+  /** Slots without a member, in the health that was set last. */
+  #missing: readonly number[] = [];
   /** An answer was given on the spot, and its caller has not run since. */
   #settling = false;
   #penalty = 0;
   #averageMs = 0;
   #wokenMs = 0;
-  readonly #answers = new Answers();
+  readonly #answers: Answers;
 
   constructor(options: DriverOptions) {
     this.#options = options;
+    this.#answers = new Answers(options.host);
     const access = options.members.map((device) => device?.direct ?? null);
     this.#io = new SynchronousIo(options.map.memory, access);
-    this.#health = new SharedHealth(options.layout, options.health);
+    const notes = new ExclusionNotes(options.map, options.laneCount);
+    this.#health = new SharedHealth(options.layout, options.health, {
+      // What this thread has told the lanes of stands here until all of them have heard it.
+      note: (excluded, suspects) => notes.note([...this.#missing, ...excluded], suspects),
+      isNotedElsewhere: (member) => notes.isNotedElsewhere(member),
+    });
     this.#runner = new Runner({
       layout: options.layout,
       kernels: options.kernels,
@@ -119,6 +134,7 @@ export class DirectDriver implements Driver {
             members: access,
             kernel: options.kernel,
             readOnly: options.readOnly,
+            mainHealth: this.#health,
             onReport: options.onReport,
           });
   }
@@ -168,8 +184,13 @@ export class DirectDriver implements Driver {
   }
 
   setHealth(health: Health): Promise<void> {
+    this.#missing = health.members.flatMap(({ state }, slot) => (state === 'missing' ? [slot] : []));
     this.#health.set(health);
     return this.#lanes?.tellAll({ kind: 'health', health }) ?? Promise.resolve();
+  }
+
+  canMiss(members: readonly number[]): boolean {
+    return this.#health.canMiss(members);
   }
 
   setMember(member: number, device: Device | null): Promise<void> {
@@ -237,11 +258,12 @@ export class EventLoopDriver implements Driver {
   readonly #io: AsynchronousIo;
   readonly #health: SharedHealth;
   readonly #gate = new Gate(EVENT_LOOP_WIDTH);
-  readonly #answers = new Answers();
+  readonly #answers: Answers;
   readonly #idle: Runner[] = [];
 
   constructor(options: DriverOptions) {
     this.#options = options;
+    this.#answers = new Answers(options.host);
     this.#io = new AsynchronousIo(options.map.memory, options.members);
     this.#health = new SharedHealth(options.layout, options.health);
     for (let slot = 0; slot < EVENT_LOOP_WIDTH; slot += 1) {
@@ -276,6 +298,10 @@ export class EventLoopDriver implements Driver {
   async setHealth(health: Health): Promise<void> {
     this.#health.set(health);
     await this.#quiesce();
+  }
+
+  canMiss(members: readonly number[]): boolean {
+    return this.#health.canMiss(members);
   }
 
   async setMember(member: number, device: Device | null): Promise<void> {

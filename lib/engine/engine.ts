@@ -167,11 +167,24 @@ export class Engine {
     );
   }
 
-  /** The bytes are copied before this returns, unless memory is short: then they are copied when it is not. */
+  /**
+   * The bytes are copied before this returns. Where the arena is full, what does not fit is set aside for the time being:
+   * copied twice, which is what a caller pays who writes faster than the members do.
+   */
   write(offsetBytes: number, sources: readonly Uint8Array[]): Promise<void> {
     const lengthBytes = totalBytes(sources);
-    return this.#pieces('write', offsetBytes, lengthBytes, (address, from, count) =>
-      this.#copyIn(address, sources, from, count),
+    let held = sources;
+    let heldFrom = 0;
+    return this.#pieces(
+      'write',
+      offsetBytes,
+      lengthBytes,
+      (address, from, count) => this.#copyIn(address, held, from - heldFrom, count),
+      (from) => {
+        const rest: Uint8Array[] = [];
+        eachPart(held, from, lengthBytes - from, (part) => rest.push(part.slice()));
+        [held, heldFrom] = [rest, from];
+      },
     );
   }
 
@@ -205,6 +218,14 @@ export class Engine {
   setHealth(health: Health): Promise<void> {
     this.#health = health;
     return this.#driver.setHealth(health);
+  }
+
+  /**
+   * Whether no byte is lost without these members, whatever the lanes have met and not told yet. If so they count as
+   * excluded, and a health that says so is set next.
+   */
+  canMiss(members: readonly number[]): boolean {
+    return this.#driver.canMiss(members);
   }
 
   /** The slot's device from now on. Only while its health is `missing`: no job may be using the old one. */
@@ -252,15 +273,23 @@ export class Engine {
     offsetBytes: number,
     lengthBytes: number,
     copy: (address: number, from: number, count: number) => void,
+    /** Called once, before the first wait: what `copy` will want from here on must not be the caller's any more. */
+    setAside: (from: number) => void = () => undefined,
   ): Promise<void> {
     this.#begin();
     try {
       let failed: RaidError | null = null;
       const under: Promise<void>[] = [];
+      let isAside = false;
       for (let from = 0; from < lengthBytes; ) {
         const start = offsetBytes + from;
         const count = Math.min(lengthBytes - from, this.#driver.pieceAt(start, this.#pieceBytes));
-        const address = this.#arena.tryAcquire(count) ?? (await this.#arena.acquire(count));
+        let address = this.#arena.tryAcquire(count);
+        if (address === null) {
+          if (!isAside) setAside(from);
+          isAside = true;
+          address = await this.#arena.acquire(count);
+        }
         if (op === 'write') copy(address, from, count);
         const at = from;
         under.push(

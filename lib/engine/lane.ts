@@ -14,7 +14,7 @@ import { selectKernels } from '../parity/select.ts';
 import { addressIn, type Batch, type Failure, SynchronousIo } from './batch.ts';
 import { SCRATCH_BYTES, scratchAddress } from './memory.ts';
 import { type ControlMessage, type Death, type LaneBirth, messageOf } from './message.ts';
-import { DONE, DONE_WITH_REPORT, LaneControl, tableAddress } from './ring.ts';
+import { DONE, DONE_WITH_REPORT, ExclusionNotes, LaneControl, tableAddress } from './ring.ts';
 import { drive, nothingToReport, type Report, Runner, SharedHealth } from './run.ts';
 
 /** Looks at the ring this often before it sleeps: about 20 µs. Waking a sleeper costs 10 µs and more. */
@@ -25,10 +25,7 @@ function main(birth: LaneBirth): void {
   const control = new LaneControl(map, lane);
   const io = new SynchronousIo(map.memory, birth.members);
   const layout = compileLayout(birth.geometry);
-  /** Whom a write of the job at hand has failed on: excluded for whoever takes over, until the runner has decided. */
-  const suspects = new Set<number>();
-  const note = (unconfirmed: Iterable<number>): void => control.noteExcluded([...unconfirmed, ...suspects]);
-  const health = new SharedHealth(layout, birth.health, note);
+  const health = new SharedHealth(layout, birth.health, new ExclusionNotes(map, lane));
   const runner = new Runner({
     layout,
     kernels: selectKernels(map.memory, tableAddress(lane), birth.kernel),
@@ -51,8 +48,7 @@ function main(birth: LaneBirth): void {
     const failures = io.perform(batch);
     if (failures !== null) {
       // Noted before the commit ends: there is no moment at which nobody would know that these lack the bytes.
-      for (const { transfer } of failures) suspects.add(transfer.member);
-      note(health.unconfirmed);
+      health.suspect(failures.map(({ transfer }) => transfer.member));
     }
     control.endCommit();
     if (dies === 'after-commit') process.exit(1);
@@ -87,10 +83,7 @@ function main(birth: LaneBirth): void {
       running = obey(received.message);
     } else {
       report = drive(runner.run(job), perform);
-      if (suspects.size > 0) {
-        suspects.clear();
-        note(health.unconfirmed);
-      }
+      health.settle();
     }
     if (report === nothingToReport) {
       control.finish(id, DONE);

@@ -19,13 +19,19 @@ import type { DirectAccess } from '../device/device.ts';
 import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import type { Layout } from '../layout/layout.ts';
-import { survives } from '../layout/survives.ts';
 import type { Health } from '../plan/plan.ts';
 import { SynchronousIo } from './batch.ts';
 import type { MemoryMap } from './memory.ts';
 import { type ControlMessage, type LaneBirth, type ReportMessage, reportOf } from './message.ts';
 import { DONE, JOBS_PER_LANE, type Job, LaneControl } from './ring.ts';
-import { type Exclusion, isWithout, nothingToReport, type Report, without } from './run.ts';
+import {
+  type Exclusion,
+  isWithout,
+  nothingToReport,
+  type Report,
+  type SharedHealth,
+  without,
+} from './run.ts';
 
 export interface Ticket {
   readonly job: Job;
@@ -50,6 +56,8 @@ export interface LanesOptions {
   readonly members: readonly (DirectAccess | null)[];
   readonly kernel: string | undefined;
   readonly readOnly: boolean;
+  /** The main thread's, which answers for a lane between its death and its successor's birth. */
+  readonly mainHealth: SharedHealth;
   /** Every report that says something, before the job that it is about is answered. */
   readonly onReport: (report: Report) => void;
 }
@@ -442,19 +450,19 @@ class Lane {
       const failures = io.perform({ direction: 'write', transfers: entries, ...plain }) ?? [];
       for (const { transfer, error } of failures) failed.set(transfer.member, error);
     }
+    // Posted by the main thread before the lane's own notes go.
+    const { mainHealth } = this.#options;
+    mainHealth.suspect(failed.keys());
     this.#control.reset();
-
     const exclusions: Exclusion[] = [];
+    const leaving: number[] = [];
     for (const [member, error] of failed) {
-      const { members } = this.#health;
-      if (isWithout(this.#health, member)) continue;
-      const isLastCopy =
-        members[member]?.state === 'in_sync' &&
-        !survives(this.#options.layout, (slot) => slot === member || members[slot]?.state !== 'in_sync');
-      if (isLastCopy) continue;
+      if (isWithout(this.#health, member) || !mainHealth.canMiss([...leaving, member])) continue;
+      leaving.push(member);
       exclusions.push({ member, error });
-      this.#health = without(this.#health, new Set([member]));
     }
+    mainHealth.settle(leaving);
+    this.#health = without(this.#health, new Set(leaving));
     return exclusions;
   }
 }

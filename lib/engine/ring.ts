@@ -16,11 +16,12 @@
  *   word 32  completion head      word 48  completion tail
  *   word 64  sleeping (1: the lane waits on this word)    word 80  armed (1: main wants a doorbell)
  *   word 96  commit count (0: nothing being written)
- *   then     submissions (16 words each), completions (4), commit entries (5), excluded members (a bit each), the
- *            kernels' pointer table
+ *   then     submissions (16 words each), completions (4), commit entries (5), excluded members and suspects (a bit
+ *            each), the kernels' pointer table
  *
  * The excluded members are those whom the lane has met failing and of whom the main thread may not know yet. What has
- * been written since lacks them, so whoever takes over must lack them too, and must say so.
+ * been written since lacks them, so whoever takes over must lack them too, and must say so. Every thread has such
+ * notes, the main thread in the block after the last lane's; they read each other's before they exclude anybody.
  */
 import { assert } from '../errors.ts';
 import { CONTROL_BYTES, controlAddress, type MemoryMap } from './memory.ts';
@@ -50,7 +51,8 @@ const COMMITS = COMPLETIONS + RING_SLOTS * COMPLETION_WORDS;
 const EXCLUDED = COMMITS + COMMIT_SLOTS * COMMIT_WORDS;
 /** 4096 numbers: more than md knows members, and replacements of them. */
 const EXCLUDED_WORDS = 128;
-const TABLE = EXCLUDED + EXCLUDED_WORDS;
+const SUSPECTS = EXCLUDED + EXCLUDED_WORDS;
+const TABLE = SUSPECTS + EXCLUDED_WORDS;
 
 /** What remains of the control block is the kernels' pointer table. */
 export const TABLE_BYTES = CONTROL_BYTES - TABLE * 4;
@@ -247,21 +249,57 @@ export class LaneControl {
 
   // Excluded members.
 
-  noteExcluded(members: Iterable<number>): void {
-    const noted = new Int32Array(EXCLUDED_WORDS);
-    for (const member of members) {
-      assert(member < EXCLUDED_WORDS * 32, 'there is a bit for every member that md can have');
-      noted[member >> 5] = (noted[member >> 5] ?? 0) | (1 << (member & 31));
-    }
-    for (const [word, bits] of noted.entries()) Atomics.store(this.#words, EXCLUDED + word, bits);
+  noteExcluded(excluded: Iterable<number>, suspects: Iterable<number> = []): void {
+    // Suspects first: one that becomes excluded is never missing from both.
+    this.#note(SUSPECTS, suspects, excluded);
+    this.#note(EXCLUDED, excluded, []);
+    this.#note(SUSPECTS, suspects, []);
   }
 
+  isNoted(member: number): boolean {
+    return this.#has(EXCLUDED, member) || this.#has(SUSPECTS, member);
+  }
+
+  /** Those whom later jobs did without first, then those of whom nobody had decided yet. */
   excluded(): readonly number[] {
-    const members: number[] = [];
-    for (let member = 0; member < EXCLUDED_WORDS * 32; member += 1) {
-      if ((Atomics.load(this.#words, EXCLUDED + (member >> 5)) >> (member & 31)) & 1) members.push(member);
+    const all = Array.from({ length: EXCLUDED_WORDS * 32 }, (_, member) => member);
+    const excluded = all.filter((member) => this.#has(EXCLUDED, member));
+    return [...excluded, ...all.filter((member) => !this.#has(EXCLUDED, member) && this.isNoted(member))];
+  }
+
+  #has(at: number, member: number): boolean {
+    return ((Atomics.load(this.#words, at + (member >> 5)) >> (member & 31)) & 1) === 1;
+  }
+
+  #note(at: number, ...members: readonly Iterable<number>[]): void {
+    const noted = new Int32Array(EXCLUDED_WORDS);
+    for (const each of members) {
+      for (const member of each) {
+        assert(member < EXCLUDED_WORDS * 32, 'there is a bit for every member that md can have');
+        noted[member >> 5] = (noted[member >> 5] ?? 0) | (1 << (member & 31));
+      }
     }
-    return members;
+    for (const [word, bits] of noted.entries()) Atomics.store(this.#words, at + word, bits);
+  }
+}
+
+/** The excluded members of one thread, and what the others say: `slot` is a lane, or the lane count for main. */
+export class ExclusionNotes {
+  readonly #own: LaneControl;
+  readonly #others: readonly LaneControl[];
+
+  constructor(map: MemoryMap, slot: number) {
+    const all = Array.from({ length: map.laneCount + 1 }, (_, each) => new LaneControl(map, each));
+    this.#own = all[slot] ?? new LaneControl(map, slot);
+    this.#others = all.filter((_, each) => each !== slot);
+  }
+
+  note(excluded: Iterable<number>, suspects: Iterable<number>): void {
+    this.#own.noteExcluded(excluded, suspects);
+  }
+
+  isNotedElsewhere(member: number): boolean {
+    return this.#others.some((other) => other.isNoted(member));
   }
 }
 

@@ -109,33 +109,46 @@ export const nothingToReport: Report = {
 
 export type Steps<Result> = Generator<Batch, Result, readonly Failure[] | null>;
 
+/** Where threads tell each other whom they do without. */
+export interface Noticeboard {
+  /** Replaces what this thread has said before. `suspects`: those of whom it has not decided yet. */
+  note(excluded: Iterable<number>, suspects: Iterable<number>): void;
+  /** Whether another thread has said so of this member. */
+  isNotedElsewhere(member: number): boolean;
+}
+
+/** For whoever is alone. */
+const nobodyElse: Noticeboard = { note: () => undefined, isNotedElsewhere: () => false };
+
 /**
  * Who is healthy, as all runners of one thread see it: an exclusion by one holds for the next job of every other, and
  * until a health from outside confirms it. One that does not was made before its author knew.
+ *
+ * Two threads may want to exclude two members at the same moment, each of which could be missed, but not both. So a
+ * thread first posts whom it is about to exclude, and only then looks at what the others have posted: whoever
+ * is second sees the first, and refrains. If each sees the other, both refrain, and both members stay, with
+ * the places that they did not take damaged. Notes are never taken down before a health that
+ * says the same has been posted by its author.
  */
 export class SharedHealth {
   readonly #layout: Layout;
-  readonly #noted: (members: Iterable<number>) => void;
+  readonly #board: Noticeboard;
   readonly #unconfirmed = new Set<number>();
+  /** Posted, and not decided about yet. */
+  readonly #suspects = new Set<number>();
   #unreported: Exclusion[] = [];
   #damaged: ErasedRange[] = [];
   #unreportedDamage: ErasedRange[] = [];
   #compiled: CompiledHealth;
 
-  /** `noted` is called with the exclusions that are not confirmed yet, whenever they change. */
-  constructor(layout: Layout, health: Health, noted: (members: Iterable<number>) => void = () => undefined) {
+  constructor(layout: Layout, health: Health, board: Noticeboard = nobodyElse) {
     this.#layout = layout;
-    this.#noted = noted;
+    this.#board = board;
     this.#compiled = compileHealth(layout, health);
   }
 
   get compiled(): CompiledHealth {
     return this.#compiled;
-  }
-
-  /** Excluded here; not yet confirmed. */
-  get unconfirmed(): ReadonlySet<number> {
-    return this.#unconfirmed;
   }
 
   get hasUnreported(): boolean {
@@ -146,7 +159,8 @@ export class SharedHealth {
     for (const member of this.#unconfirmed) {
       if (isWithout(health, member)) this.#unconfirmed.delete(member);
     }
-    this.#noted(this.#unconfirmed);
+    for (const member of this.#suspects) if (isWithout(health, member)) this.#suspects.delete(member);
+    this.#post();
     this.#damaged = this.#damaged.filter((range) => !health.erased.some((other) => isSame(range, other)));
     const erased = [...health.erased, ...this.#damaged];
     this.#compiled = compileHealth(this.#layout, without({ ...health, erased }, this.#unconfirmed));
@@ -158,10 +172,45 @@ export class SharedHealth {
     this.#compiled = this.withErased([range]);
   }
 
+  /** Has failed a write, of which nobody has decided yet what it means: whoever takes over must do without it. */
+  suspect(members: Iterable<number>): void {
+    for (const member of members) this.#suspects.add(member);
+    this.#post();
+  }
+
+  /** All suspects have been excluded or cannot be, but for these, whom the next health will be without. */
+  settle(leaving: Iterable<number> = []): void {
+    if (this.#suspects.size === 0) return;
+    this.#suspects.clear();
+    this.suspect(leaving);
+  }
+
+  /**
+   * Whether no byte is lost without these members, whatever other threads exclude. If so they stay posted, and the caller
+   * excludes them.
+   */
+  canMiss(members: readonly number[]): boolean {
+    const { health } = this.#compiled;
+    // A replacement is nobody's only copy. Nor is a member being recovered, but neither is it one that is missed.
+    const copies = members.filter((member) => health.members[member]?.state === 'in_sync');
+    if (copies.length === 0) return true;
+    const posted = copies.filter((member) => !this.#suspects.has(member));
+    this.suspect(posted);
+    const isMissed = (other: number): boolean =>
+      copies.includes(other) ||
+      health.members[other]?.state !== 'in_sync' ||
+      this.#board.isNotedElsewhere(other);
+    if (survives(this.#layout, isMissed)) return true;
+    for (const member of posted) this.#suspects.delete(member);
+    this.#post();
+    return false;
+  }
+
   exclude(exclusion: Exclusion): void {
     this.#unreported.push(exclusion);
     this.#unconfirmed.add(exclusion.member);
-    this.#noted(this.#unconfirmed);
+    this.#suspects.delete(exclusion.member);
+    this.#post();
     this.#compiled = compileHealth(this.#layout, without(this.#compiled.health, this.#unconfirmed));
   }
 
@@ -181,6 +230,10 @@ export class SharedHealth {
   withErased(erased: readonly ErasedRange[]): CompiledHealth {
     const { health } = this.#compiled;
     return compileHealth(this.#layout, { ...health, erased: [...health.erased, ...erased] });
+  }
+
+  #post(): void {
+    this.#board.note(this.#unconfirmed, this.#suspects);
   }
 }
 
@@ -462,17 +515,8 @@ export class Runner {
    * error is the caller's.
    */
   #exclude(member: number, error: RaidError): boolean {
-    const { health } = this.#health.compiled;
-    const { members } = health;
-    if (isWithout(health, member)) return true;
-    // A replacement is nobody's only copy.
-    if (
-      member < this.#layout.memberCount &&
-      !survives(this.#layout, (other) => other === member || members[other]?.state !== 'in_sync')
-    ) {
-      // A member being recovered is not a copy that counts, but neither is it one that is missed.
-      if (members[member]?.state === 'in_sync') return false;
-    }
+    if (isWithout(this.#health.compiled.health, member)) return true;
+    if (!this.#health.canMiss([member])) return false;
     this.#health.exclude({ member, error });
     return true;
   }

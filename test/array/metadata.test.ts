@@ -100,6 +100,10 @@ class Clock implements Host {
     return new Promise((wake) => this.#sleepers.push({ dueMs: this.#ms + ms, wake }));
   }
 
+  turn(run: () => void): void {
+    setImmediate(run);
+  }
+
   randomBytes(count: number): Uint8Array {
     return Uint8Array.from({ length: count }, () => this.random(256));
   }

@@ -238,7 +238,7 @@ for (const driver of drivers) {
       await engine.close();
     });
 
-    test('what the caller does to a buffer after write returned changes nothing that was copied, and parity agrees with what was not', () =>
+    test('what the caller does to a buffer after write returned changes nothing, even when memory is short', () =>
       withSeed(runSeed, async (random) => {
         const geometry = sized(geometryNamed('raid6'), MIB);
         const layout = compileLayout(geometry);
@@ -249,14 +249,17 @@ for (const driver of drivers) {
         buffer.fill(0xee);
         await written;
         expect(Buffer.compare(await contentOf(engine, content.length), content)).toBe(0);
-        // Far more than there is memory for: what waits is copied later, and may be either; the rows agree in any case.
+        // Far more than there is memory for, each over the one before, in parts that lie across the pieces.
         const more = Array.from({ length: 20 }, () => {
           const each = randomBytes(random, layout.arrayBytes);
-          const promise = engine.write(0, [each]);
+          content.set(each);
+          const cut = 1 + random(layout.arrayBytes - 1);
+          const promise = engine.write(0, [each.subarray(0, cut), each.subarray(cut)]);
           each.fill(0x11);
           return promise;
         });
         await Promise.all(more);
+        expect(Buffer.compare(await contentOf(engine, content.length), content)).toBe(0);
         expect((await engine.check(0, MIB)).mismatchCount).toBe(0);
         await engine.close();
       }));
