@@ -522,10 +522,13 @@ for (const each of [raid1, raid6, raid10near, raid10far]) {
 
 // Dirty.
 
-/** The guest writes the first MiB again and again, with two contents, until the power goes. */
+/**
+ * The guest writes the first MiB again and again, with two contents, until the power goes; it goes on from here when the
+ * array has become active, and on a busy host a pause between two writes does not make it clean again.
+ */
 const CHURN_BYTES = MIB;
 const churnPools = [40 * MIB, 48 * MIB] as const;
-const churn = `perl -MIO::Handle -e 'open P, "<", "/run/pool/bytes" or die; open M, "+<", shift or die; for (@ARGV) { sysseek P, $_, 0; sysread P, $b, ${CHURN_BYTES}; push @all, $b } for (;;) { for $b (@all) { sysseek M, 0, 0; syswrite M, $b; M->sync } }' $MD ${churnPools.join(' ')} >/dev/null 2>&1 &`;
+const churn = `perl -MIO::Handle -e 'open P, "<", "/run/pool/bytes" or die; open M, "+<", shift or die; for (@ARGV) { sysseek P, $_, 0; sysread P, $b, ${CHURN_BYTES}; push @all, $b } for (;;) { for $b (@all) { sysseek M, 0, 0; syswrite M, $b; M->sync } }' $MD ${churnPools.join(' ')} >/dev/null 2>&1 & state=/sys/block/$(basename $MD)/md; echo 60 > $state/safe_mode_delay; until grep -q '^active$' $state/array_state; do sleep 0.02; done;`;
 
 /** Each sector is one of those it can be, and everything beyond is what it was. */
 function expectChurned(scene: Scene, content: Buffer): void {
