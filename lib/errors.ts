@@ -62,6 +62,7 @@ const errors = {
   // Beyond redundancy: exactly this range.
   REDUNDANCY_LOST: { reaction: 'give-up', says: 'more is missing than redundancy covers' },
   ARRAY_FAILED: { reaction: 'give-up', says: 'the array has lost more members than it can miss' },
+  READ_ABANDONED: { reaction: 'give-up', says: 'a read was given up, though nothing is known to be lost' },
 
   // The bytes on disk are not what they claim: nothing is written.
   BAD_MANIFEST: { reaction: 'refuse', says: 'the manifest of an array is not readable' },
@@ -97,6 +98,13 @@ export interface ErrorPlace {
   readonly member?: number;
   readonly offsetBytes?: number;
   readonly lengthBytes?: number;
+  /** All of what is lost, in order, where it is more than one place. */
+  readonly lost?: readonly LostRange[];
+}
+
+export interface LostRange {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
 }
 
 export interface RaidErrorOptions extends ErrorPlace {

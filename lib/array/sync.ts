@@ -101,9 +101,9 @@ export class Sync {
 
   /** Sleeps in short naps, so that a stop need not wait for a slow limit. */
   async #pace(bytes: number, startMs: number): Promise<void> {
-    const dueMs = startMs + (bytes / this.limitBytesPerSecond) * 1000;
-    for (let leftMs = 0; !this.#stopping; ) {
-      leftMs = dueMs - this.#host.now();
+    while (!this.#stopping) {
+      // The limit may be another one by now.
+      const leftMs = startMs + (bytes / this.limitBytesPerSecond) * 1000 - this.#host.now();
       if (leftMs <= 0) return;
       await this.#host.sleep(Math.min(leftMs, NAP_MS));
     }

@@ -11,7 +11,7 @@ import type { Health } from '../plan/plan.ts';
 import { KIB, roundDown } from '../units.ts';
 import { AsynchronousIo, SynchronousIo } from './batch.ts';
 import { Gate } from './gate.ts';
-import { Lanes } from './lanes.ts';
+import { broken, Lanes } from './lanes.ts';
 import { type MemoryMap, SCRATCH_BYTES, scratchAddress } from './memory.ts';
 import type { Death } from './message.ts';
 import { ExclusionNotes, type Job } from './ring.ts';
@@ -100,6 +100,8 @@ export class DirectDriver implements Driver {
   /** An answer was given on the spot, and its caller has not run since. */
   #settling = false;
   #penalty = 0;
+  /** An exception on this thread: nothing is carried out any more. */
+  #broken: Error | null = null;
   #averageMs = 0;
   #wokenMs = 0;
   readonly #answers: Answers;
@@ -149,10 +151,7 @@ export class DirectDriver implements Driver {
 
   submit(job: Job, done: Done): void {
     if (this.#lanes === null) {
-      this.#answer(
-        drive(this.#runner.run(job), (batch) => this.#io.perform(batch)),
-        done,
-      );
+      this.#answer(this.#carryOut(job), done);
       return;
     }
     const lane = this.#laneOf(job);
@@ -228,7 +227,7 @@ export class DirectDriver implements Driver {
 
   #runHere(job: Job, done: Done): void {
     const start = this.#options.host.now();
-    const report = drive(this.#runner.run(job), (batch) => this.#io.perform(batch));
+    const report = this.#carryOut(job);
     this.#averageMs += (this.#options.host.now() - start - this.#averageMs) / 16;
     if (this.#averageMs > INLINE_SLOW_MS) {
       this.#penalty = INLINE_PENALTY;
@@ -239,6 +238,17 @@ export class DirectDriver implements Driver {
       this.#settling = false;
     });
     this.#answer(report, done);
+  }
+
+  #carryOut(job: Job): Report {
+    if (this.#broken !== null) return broken(job, this.#broken);
+    try {
+      return drive(this.#runner.run(job), (batch) => this.#io.perform(batch));
+    } catch (error) {
+      this.#broken = error as Error;
+      this.#lanes?.refuse(this.#broken);
+      return broken(job, this.#broken);
+    }
   }
 
   #answer(report: Report, done: Done): void {
@@ -260,6 +270,7 @@ export class EventLoopDriver implements Driver {
   readonly #gate = new Gate(EVENT_LOOP_WIDTH);
   readonly #answers: Answers;
   readonly #idle: Runner[] = [];
+  #broken: Error | null = null;
 
   constructor(options: DriverOptions) {
     this.#options = options;
@@ -330,7 +341,11 @@ export class EventLoopDriver implements Driver {
     if (runner === undefined)
       throw new InvariantViolation('the gate admits no more jobs than there are runners');
     try {
+      if (this.#broken !== null) return broken(job, this.#broken);
       return await driveAsynchronously(runner.run(job), (batch) => this.#io.perform(batch));
+    } catch (error) {
+      this.#broken ??= error as Error;
+      return broken(job, this.#broken);
     } finally {
       this.#idle.push(runner);
       leave();

@@ -28,8 +28,16 @@ import { GIB, KIB, MIB, roundDown } from '../units.ts';
 import { DirectDriver, type Driver, EVENT_LOOP_WIDTH, EventLoopDriver, type SyncOp } from './drivers.ts';
 import { Arena, createMemory, memoryBytesFor, PAGE_BYTES } from './memory.ts';
 import type { Death } from './message.ts';
-import { type Job, tableAddress } from './ring.ts';
-import { type Correction, type Exclusion, isWithout, type Mismatch, type Report, without } from './run.ts';
+import { COMMIT_SLOTS, type Job, tableAddress } from './ring.ts';
+import {
+  bothErrors,
+  type Correction,
+  type Exclusion,
+  isWithout,
+  type Mismatch,
+  type Report,
+  without,
+} from './run.ts';
 import { stripeBytes } from './territory.ts';
 
 export type DriverKind = 'lanes' | 'inline' | 'event-loop';
@@ -296,7 +304,7 @@ export class Engine {
           this.#submit({ op, offsetBytes: start, lengthBytes: count, address, member: 0 }).then((report) => {
             if (op === 'read' && report.error === null) copy(address, at, count);
             this.#arena.release(address, count);
-            failed ??= report.error;
+            failed = bothErrors(failed, report.error);
           }),
         );
         from += count;
@@ -344,7 +352,8 @@ export class Engine {
     const reports = await Promise.all(jobs.map((job) => this.#submit(job)));
     // First what the array does about failures: whoever sees the error sees what has become of the member too.
     while (this.#hold !== null) await this.#hold;
-    for (const report of reports) if (report.error !== null) throw report.error;
+    const failed = reports.reduce<RaidError | null>((before, { error }) => bothErrors(before, error), null);
+    if (failed !== null) throw failed;
     return {
       mismatchCount: reports.reduce((sum, report) => sum + report.mismatchCount, 0),
       mismatches: reports.flatMap((report) => report.mismatches),
@@ -414,6 +423,14 @@ function eachPart(
 }
 
 function checkOptions(options: EngineOptions, kind: DriverKind, heapBytes: number, slots: number): void {
+  const { layout } = options;
+  // One sector's copies, and those of replacements, are one commit.
+  if (layout.kind === 'copies' && layout.copyCount > COMMIT_SLOTS / 2) {
+    throw new RaidError(
+      'BAD_GEOMETRY',
+      `${layout.copyCount} copies are too many; take ${COMMIT_SLOTS / 2} at most`,
+    );
+  }
   if (kind === 'lanes' && !(Number.isSafeInteger(slots) && slots >= 1)) {
     throw new RaidError('BAD_ARGUMENT', `${slots} lanes are not possible; take 1 or more`);
   }

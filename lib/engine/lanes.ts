@@ -71,9 +71,7 @@ export class Lanes {
   constructor(options: LanesOptions) {
     this.#host = options.host;
     for (let index = 0; index < options.map.laneCount; index += 1) {
-      const broke = (error: Error) => {
-        for (const lane of this.#lanes) lane.refuse(error);
-      };
+      const broke = (error: Error): void => this.refuse(error);
       this.#lanes.push(new Lane(index, options, () => this.#heard(), broke));
     }
   }
@@ -95,6 +93,11 @@ export class Lanes {
   /** Waiting in the kernel: to be woken costs a system call here and 10 µs and more there. */
   isAsleep(lane: number): boolean {
     return this.#at(lane).isAsleep;
+  }
+
+  /** Nothing is carried out from now on. */
+  refuse(error: Error): void {
+    for (const lane of this.#lanes) lane.refuse(error);
   }
 
   submit(lane: number, ticket: Ticket): void {
@@ -212,7 +215,8 @@ class Lane {
     this.inFlight += 1;
     const isControl = ticket.job.op === 'control';
     if (this.#isGone || (this.#broken !== null && !isControl)) {
-      const report = isControl ? nothingToReport : brokenReport(this.#broken ?? new Error('it was closed'));
+      const cause = this.#broken ?? new Error('it was closed');
+      const report = isControl ? nothingToReport : broken(ticket.job, cause);
       queueMicrotask(() => this.#finish(ticket, report));
       return;
     }
@@ -389,9 +393,10 @@ class Lane {
     for (let id = JOBS_PER_LANE - 1; id >= 0; id -= 1) this.#freeIds.push(id);
 
     if (this.#broken !== null) {
-      const report = brokenReport(this.#broken);
+      const cause = this.#broken;
       this.#retire();
-      for (const ticket of all) this.#finish(ticket, ticket.job.op === 'control' ? nothingToReport : report);
+      for (const ticket of all)
+        this.#finish(ticket, ticket.job.op === 'control' ? nothingToReport : broken(ticket.job, cause));
       return;
     }
     const exclusions = this.#inherit();
@@ -404,14 +409,8 @@ class Lane {
     this.#lastVictim = victim ?? null;
     if (victim !== undefined && this.#lives >= LIVES_OF_A_JOB) {
       waiting.shift();
-      this.#finish(victim, {
-        ...nothingToReport,
-        error: new RaidError(
-          'WRITE_MAYBE_APPLIED',
-          `${LIVES_OF_A_JOB} workers died during this request; read the range to see what it holds`,
-          { offsetBytes: victim.job.offsetBytes, lengthBytes: victim.job.lengthBytes },
-        ),
-      });
+      const why = `${LIVES_OF_A_JOB} workers died during this request; read the range to see what it holds`;
+      this.#finish(victim, abandoned(victim.job, why));
     }
     if (this.#stopped !== null && waiting.length === 0) {
       this.#retire();
@@ -467,11 +466,14 @@ class Lane {
   }
 }
 
-function brokenReport(cause: Error): Report {
-  return {
-    ...nothingToReport,
-    error: new RaidError('WRITE_MAYBE_APPLIED', `a lane stopped on an internal error: ${cause.message}`, {
-      cause,
-    }),
-  };
+/** The report on a job that nobody will carry out any more, or carry on. */
+export function abandoned(job: Job, why: string, cause?: Error): Report {
+  const { offsetBytes, lengthBytes } = job;
+  const code = job.op === 'read' || job.op === 'check' ? 'READ_ABANDONED' : 'WRITE_MAYBE_APPLIED';
+  return { ...nothingToReport, error: new RaidError(code, why, { offsetBytes, lengthBytes, cause }) };
+}
+
+/** After an exception, which is a programming error: nobody knows what it has left behind. */
+export function broken(job: Job, cause: Error): Report {
+  return abandoned(job, `the array stopped on an internal error: ${cause.message}`, cause);
 }

@@ -26,7 +26,7 @@
  * A job whose plan needs more scratch, or more commit entries, than there is, is cut in two and each half carried out
  * by itself: at a stripe boundary if there is one inside, else at a chunk boundary, else in the middle.
  */
-import { InvariantViolation, RaidError, unreachable } from '../errors.ts';
+import { InvariantViolation, type LostRange, RaidError, unreachable } from '../errors.ts';
 import type { Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
 import type { Kernels } from '../parity/kernels.ts';
@@ -66,6 +66,12 @@ export interface Correction {
 export interface Mismatch {
   /** On the member named, or on every member of the row when `member` is null: parity cannot say who is wrong. */
   readonly member: number | null;
+  /**
+   * What is wrong on the member named, as far as that can be told (parity/suspect.ts): `redundancy`, which a repair puts
+   * right, or `data`, which a repair takes for right, be it the first of several copies. Null for a copy that is
+   * unlike the first one, when nobody can say which of them is wrong.
+   */
+  readonly wrong: 'data' | 'redundancy' | null;
   readonly offsetBytes: number;
   readonly lengthBytes: number;
 }
@@ -317,17 +323,17 @@ export class Runner {
     return report;
   }
 
-  /** A check, repair, recovery or replacement, slice by slice; the first error is the answer, and nothing is left out. */
+  /** A check, repair, recovery or replacement, slice by slice; an error does not keep the others from being done. */
   *#slices(job: Job): Steps<RaidError | null> {
     const end = job.offsetBytes + job.lengthBytes;
-    let first: RaidError | null = null;
+    let failed: RaidError | null = null;
     for (let at = job.offsetBytes; at < end; ) {
       const next = Math.min(end, roundDown(at, this.#sliceBytes) + this.#sliceBytes);
       const error = yield* this.#execute({ ...job, offsetBytes: at, lengthBytes: next - at });
-      first ??= error;
+      failed = bothErrors(failed, error);
       at = next;
     }
-    return first;
+    return failed;
   }
 
   *#execute(job: Job): Steps<RaidError | null> {
@@ -336,7 +342,7 @@ export class Runner {
     for (;;) {
       if (job.op === 'recover' && health.members[job.member]?.writable !== true) return goneError(job);
       const plan = this.#plan(job, health);
-      if ('lost' in plan) return lostError(plan, job);
+      if ('lost' in plan) return yield* this.#around(plan, job);
       if (this.#isTooBig(plan)) return yield* this.#halves(job);
 
       const found = plan.reads.length === 0 ? null : yield* this.#gather(plan, job.address);
@@ -365,6 +371,26 @@ export class Runner {
     }
     for (const range of erased) yield* this.#heal(range, erased);
     return null;
+  }
+
+  /**
+   * What is lost for certain, and in the rest of a read, whatever else is: the first plan that cannot be made knows only
+   * of what had failed until then.
+   */
+  *#around(plan: Lost, job: Job): Steps<RaidError> {
+    let error: RaidError | null = lostError(plan, job);
+    if (job.op !== 'read' || plan.lost.length === 0) return error;
+    const end = job.offsetBytes + job.lengthBytes;
+    let at = job.offsetBytes;
+    for (const hole of [...joined(plan.lost), { offsetBytes: end, lengthBytes: 0 }]) {
+      const lengthBytes = hole.offsetBytes - at;
+      if (lengthBytes > 0) {
+        const address = job.address + (at - job.offsetBytes);
+        error = bothErrors(error, yield* this.#execute({ ...job, offsetBytes: at, lengthBytes, address }));
+      }
+      at = hole.offsetBytes + hole.lengthBytes;
+    }
+    return error ?? lostError(plan, job);
   }
 
   #plan(job: Job, health: CompiledHealth): Plan | Lost {
@@ -441,7 +467,7 @@ export class Runner {
       lengthBytes: job.lengthBytes - cut,
       address: job.address === 0 ? 0 : job.address + cut,
     });
-    return first ?? second;
+    return bothErrors(first, second);
   }
 
   /** Reads; null when all is there, else what has to be done without. */
@@ -504,7 +530,7 @@ export class Runner {
       fatal ??= new RaidError(
         'REDUNDANCY_LOST',
         `member ${transfer.member} did not take a write, and the array cannot do without it; what was to be written is old or new`,
-        { offsetBytes: job.offsetBytes, lengthBytes: job.lengthBytes, member: transfer.member, cause: error },
+        { ...placeOf(job), member: transfer.member, cause: error },
       );
     }
     return fatal;
@@ -693,16 +719,60 @@ function goneError(job: Job): RaidError {
 }
 
 function lostError(plan: Lost, job: Job): RaidError {
-  const [first] = plan.lost;
-  const ranges = plan.lost.map((range) => `${range.lengthBytes} bytes at ${range.offsetBytes}`).join(', ');
+  return lossOf(plan.lost.length === 0 ? [placeOf(job)] : plan.lost);
+}
+
+function placeOf(job: Job): LostRange {
+  return { offsetBytes: job.offsetBytes, lengthBytes: job.lengthBytes };
+}
+
+/** So many places are said in words; the error's list has them all. */
+const PLACES_SAID = 8;
+
+function lossOf(ranges: readonly LostRange[]): RaidError {
+  const lost = joined(ranges);
+  const said = lost
+    .slice(0, PLACES_SAID)
+    .map((range) => `${range.lengthBytes} bytes at ${range.offsetBytes}`);
+  if (lost.length > PLACES_SAID) said.push(`and ${lost.length - PLACES_SAID} more places`);
+  const first = lost[0] ?? { offsetBytes: 0, lengthBytes: 0 };
   return new RaidError(
     'REDUNDANCY_LOST',
-    `more members are missing or unreadable than redundancy covers: ${ranges}`,
-    {
-      offsetBytes: first?.offsetBytes ?? job.offsetBytes,
-      lengthBytes: first?.lengthBytes ?? job.lengthBytes,
-    },
+    `more members are missing or unreadable than redundancy covers: ${said.join(', ')}`,
+    { ...first, ...(lost.length > 1 ? { lost } : {}) },
   );
+}
+
+/** In order, and neighbours made one. */
+function joined(ranges: readonly LostRange[]): readonly LostRange[] {
+  const sorted = [...ranges].sort((a, b) => a.offsetBytes - b.offsetBytes);
+  const found: LostRange[] = [];
+  for (const range of sorted) {
+    const last = found.at(-1);
+    const end = last === undefined ? -1 : last.offsetBytes + last.lengthBytes;
+    if (last === undefined || range.offsetBytes > end) found.push(range);
+    else {
+      const lengthBytes = Math.max(end, range.offsetBytes + range.lengthBytes) - last.offsetBytes;
+      found[found.length - 1] = { offsetBytes: last.offsetBytes, lengthBytes };
+    }
+  }
+  return found;
+}
+
+/**
+ * The error of two parts of one request. Of losses, one that names all of them (I19); anything else goes before a loss,
+ * since it says nothing about where.
+ */
+export function bothErrors(a: RaidError | null, b: RaidError | null): RaidError | null {
+  if (a === null || b === null) return a ?? b;
+  if (a.code !== 'REDUNDANCY_LOST') return a;
+  if (b.code !== 'REDUNDANCY_LOST') return b;
+  return lossOf([...lostIn(a), ...lostIn(b)]);
+}
+
+function lostIn({ place }: RaidError): readonly LostRange[] {
+  if (place.lost !== undefined) return place.lost;
+  return [{ offsetBytes: place.offsetBytes ?? 0, lengthBytes: place.lengthBytes ?? 0 }];
 }
 
 /** Where a job too large for one plan is cut, from its start: see the top of the file. */

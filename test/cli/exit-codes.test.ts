@@ -25,6 +25,7 @@ const table: Readonly<Record<ErrorCode, number>> = {
   MEMBER_GONE: 5,
   REDUNDANCY_LOST: 5,
   ARRAY_FAILED: 5,
+  READ_ABANDONED: 5,
   BAD_MANIFEST: 3,
   BAD_MAGIC: 3,
   SUPERBLOCK_BROKEN: 3,

@@ -10,7 +10,7 @@ import { FaultDevice } from '../../lib/device/fault.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { type DriverKind, Engine, type EngineOptions } from '../../lib/engine/engine.ts';
 import type { Correction, Exclusion } from '../../lib/engine/run.ts';
-import { RaidError } from '../../lib/errors.ts';
+import { InvariantViolation, RaidError } from '../../lib/errors.ts';
 import { realHost } from '../../lib/host.ts';
 import { compileLayout } from '../../lib/layout/compile.ts';
 import type { Geometry } from '../../lib/layout/geometry.ts';
@@ -263,6 +263,71 @@ for (const driver of drivers) {
         expect((await engine.check(0, MIB)).mismatchCount).toBe(0);
         await engine.close();
       }));
+
+    if (driver !== 'lanes') {
+      test('an exception fails what is under way, refuses what comes after, and lets the array close', async () => {
+        const layout = compileLayout(raid5);
+        let isBroken = false;
+        const brittle = new Proxy(layout, {
+          get: (target, key, receiver) => {
+            if (isBroken && key === 'row') throw new InvariantViolation('rows have come apart');
+            return Reflect.get(target, key, receiver);
+          },
+        });
+        const { engine } = make(raid5, memoryMembers(raid5), driver, { layout: brittle });
+        const bytes = new Uint8Array(64 * KIB);
+        await engine.write(0, [bytes]);
+        isBroken = true;
+        const refused = {
+          code: 'WRITE_MAYBE_APPLIED',
+          message: expect.stringContaining('rows have come apart'),
+        };
+        await expect(engine.write(0, [bytes])).rejects.toMatchObject(refused);
+        await expect(engine.read(0, [bytes])).rejects.toMatchObject({ code: 'READ_ABANDONED' });
+        isBroken = false;
+        await expect(engine.write(0, [bytes])).rejects.toMatchObject(refused);
+        expect(engine.bytesInFlight).toBe(0);
+        await engine.close();
+      });
+    }
+
+    test('a read that loses several places, in several jobs, names each of them and nothing else (I19)', async () => {
+      const geometry = { ...raid5, memberBytes: 32 * 64 * KIB };
+      const layout = compileLayout(geometry);
+      const health = allInSync(geometry);
+      const at = (row: number, from: number): ErasedRange => ({
+        member: 1,
+        offsetBytes: row * 64 * KIB + from,
+        lengthBytes: 4 * KIB,
+      });
+      const { engine } = make(geometry, memoryMembers(geometry), driver, {
+        health: {
+          members: health.members.with(0, { state: 'missing' }),
+          erased: [at(1, 0), at(14, 8 * KIB), at(30, 60 * KIB)],
+        },
+      });
+      const isLost = async (offset: number): Promise<boolean> =>
+        await engine.read(offset, [new Uint8Array(4 * KIB)]).then(
+          () => false,
+          () => true,
+        );
+      const lost: number[] = [];
+      for (let offset = 0; offset < layout.arrayBytes; offset += 4 * KIB)
+        if (await isLost(offset)) lost.push(offset);
+      const error = await engine.read(0, [new Uint8Array(layout.arrayBytes)]).catch((thrown) => thrown);
+      expect(error).toMatchObject({ code: 'REDUNDANCY_LOST' });
+      const named = (error as RaidError).place.lost ?? [];
+      expect(named.length).toBeGreaterThan(2);
+      expect(
+        named.flatMap((range) =>
+          Array.from(
+            { length: range.lengthBytes / (4 * KIB) },
+            (_, page) => range.offsetBytes + page * 4 * KIB,
+          ),
+        ),
+      ).toEqual(lost);
+      await engine.close();
+    });
 
     test('a loop of awaited reads lets timers and immediates run', async () => {
       const geometry = sized(geometryNamed('raid5'), MIB);

@@ -173,13 +173,22 @@ function wrong(given: Case): string | null {
       return reads === 'forever' || reads === 'gone' || (reads === 'page' && at >= PAGE && at < 2 * PAGE);
     };
     if (job.op === 'read') {
-      // Not all that is lost, but nothing that is not: the job ends with the first plan that cannot be made.
-      const { offsetBytes: first = -1, lengthBytes = 0 } = error.place;
-      if (first < job.offsetBytes || first + lengthBytes > job.offsetBytes + job.lengthBytes)
-        return `the error names ${first}+${lengthBytes}`;
-      if (lengthBytes < 1) return 'the error names nothing';
-      for (let at = first; at < first + lengthBytes; at += 1)
-        if (isReadable(layout, at, unreadable)) return `the error names ${at}, which can be had`;
+      const { place } = error;
+      const lost = place.lost ?? [
+        { offsetBytes: place.offsetBytes ?? -1, lengthBytes: place.lengthBytes ?? 0 },
+      ];
+      const end = job.offsetBytes + job.lengthBytes;
+      const isNamed = (at: number): boolean =>
+        lost.some((range) => range.offsetBytes <= at && at < range.offsetBytes + range.lengthBytes);
+      for (let at = job.offsetBytes; at < end; at += 1)
+        if (isNamed(at) === isReadable(layout, at, unreadable))
+          return `the error ${isNamed(at) ? 'names' : 'does not name'} ${at}, which can${isNamed(at) ? '' : 'not'} be had`;
+      if (
+        lost.some(
+          (range) => range.offsetBytes < job.offsetBytes || range.offsetBytes + range.lengthBytes > end,
+        )
+      )
+        return 'the error names what was not asked for';
     }
     return job.op === 'write' ? collateral(given, scripted) : null;
   }
