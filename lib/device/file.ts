@@ -455,6 +455,10 @@ export class FileDevice extends Device {
    * One `fdatasync` at a time; whoever asks meanwhile shares the next one. That is group commit, and it is also what
    * makes a failure certain to be seen: of two that run side by side the kernel may report a lost write to only one,
    * and the other would resolve over the same lost bytes.
+   *
+   * A file that has been truncated under us is noticed here at the latest. What was cut off and then written beyond reads as
+   * zeros without an error, and nobody could vouch for it; cut off and grown again between two flushes, it is not
+   * noticed at all.
    */
   #sync(): Promise<void> {
     if (this.#flushNext !== null) return this.#flushNext;
@@ -466,16 +470,29 @@ export class FileDevice extends Device {
     return this.#flushNext;
   }
 
+  #truncation(): RaidError | null {
+    if (this.#kind !== 'file') return null;
+    const sizeBytes = fs.fstatSync(this.#fd).size;
+    if (sizeBytes >= this.#limits.sizeBytes) return null;
+    return new RaidError(
+      'FLUSH_FAILED',
+      `${this.name} has been cut to ${formatSize(sizeBytes)} while it was in use; what was written beyond is gone`,
+      { device: this.name },
+    );
+  }
+
   #startSync(): Promise<void> {
     this.#flushNext = null;
     if (this.#flushFailure !== null) return Promise.reject(failedBefore(this.#flushFailure, this.name));
     this.#flushRunning = new Promise<void>((resolve, reject) => {
       fs.fdatasync(this.#fd, (cause) => {
         this.#flushRunning = null;
-        if (cause === null) return resolve();
         try {
-          this.#flushFailure = errorFromErrno(cause, 'flush', { device: this.name });
-          reject(this.#flushFailure);
+          const failure =
+            cause === null ? this.#truncation() : errorFromErrno(cause, 'flush', { device: this.name });
+          if (failure === null) return resolve();
+          this.#flushFailure = failure;
+          reject(failure);
         } catch (bug) {
           reject(bug);
         }
