@@ -7,7 +7,8 @@ export interface Host {
   now(): number;
   /** Wall-clock milliseconds since 1970, only ever for timestamps that people read. */
   wallClock(): number;
-  sleep(ms: number): Promise<void>;
+  /** Once the signal is aborted it ends at once; a host that does not know the signal may sleep on. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
   /** Calls back when timers and sockets have had their turn. */
   turn(run: () => void): void;
   /** A whole number in [0, below). */
@@ -18,7 +19,20 @@ export interface Host {
 export const realHost: Host = {
   now: () => performance.now(),
   wallClock: () => Date.now(),
-  sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+  sleep: (ms, signal) =>
+    new Promise((resolve) => {
+      if (signal?.aborted === true) {
+        resolve();
+        return;
+      }
+      const wake = (): void => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, ms);
+      signal?.addEventListener('abort', wake);
+    }),
   turn: (run) => {
     setImmediate(run);
   },

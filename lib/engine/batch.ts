@@ -7,11 +7,11 @@
  * a sequential write the chunks of one member lie in successive rows, and one system call of 320 KiB costs a
  * fifth of five of 64 KiB on tmpfs.
  */
-import { readSync, readvSync, writeSync, writevSync } from 'node:fs';
+import { fdatasyncSync, readSync, readvSync, writeSync, writevSync } from 'node:fs';
 import type { Device, DirectAccess } from '../device/device.ts';
 import { errorFromErrno } from '../device/errno.ts';
 import { RaidError } from '../errors.ts';
-import type { Transfer } from '../plan/plan.ts';
+import type { LogEntry, Transfer } from '../plan/plan.ts';
 
 export interface Batch {
   readonly direction: 'read' | 'write';
@@ -22,6 +22,30 @@ export interface Batch {
   readonly scratchAddress: number;
 }
 
+/** These members, or replacements, make durable what they have been given. */
+export interface Flush {
+  readonly direction: 'flush';
+  readonly members: readonly number[];
+}
+
+/** What has to be in the partial parity log, durably, before the next commit: log.ts. */
+export interface LogRequest {
+  readonly direction: 'log';
+  /** With real addresses. */
+  readonly entries: readonly LogEntry[];
+  /** Members that the commit writes to. */
+  readonly touched: readonly number[];
+}
+
+/** The commit that was logged has been carried out, as far as it could be. */
+export interface LogRelease {
+  readonly direction: 'release';
+}
+
+/** All that a runner can ask of its driver. */
+export type Request = Batch | Flush | LogRequest | LogRelease;
+
+/** `transfer` has no bytes where the member failed as a whole, in a flush. */
 export interface Failure {
   readonly transfer: Transfer;
   readonly error: RaidError;
@@ -100,7 +124,8 @@ export class SynchronousIo {
   }
 
   /** Null when everything succeeded. All transfers are tried, whatever fails. */
-  perform(batch: Batch): readonly Failure[] | null {
+  perform(batch: Batch | Flush): readonly Failure[] | null {
+    if (batch.direction === 'flush') return this.#flush(batch.members);
     const only = batch.transfers[0];
     if (batch.transfers.length === 1 && only !== undefined) {
       const error = this.#one(batch, only);
@@ -118,6 +143,23 @@ export class SynchronousIo {
       }
     }
     return failures;
+  }
+
+  #flush(members: readonly number[]): readonly Failure[] | null {
+    const failures: Failure[] = [];
+    for (const member of members) {
+      const access = this.#members[member];
+      if (access?.kind === 'memory') continue;
+      const transfer = wholeMember(member);
+      try {
+        if (access === null || access === undefined) throw gone(member);
+        fdatasyncSync(access.fd);
+      } catch (cause) {
+        const error = cause instanceof RaidError ? cause : errorFromErrno(cause, 'flush', { member });
+        failures.push({ transfer, error });
+      }
+    }
+    return failures.length === 0 ? null : failures;
   }
 
   #together(batch: Batch, run: Run): boolean {
@@ -186,6 +228,10 @@ export class SynchronousIo {
   }
 }
 
+function wholeMember(member: number): Transfer {
+  return { member, offsetBytes: 0, lengthBytes: 0, address: 0 };
+}
+
 function transferPlace(transfer: Transfer): { member: number; offsetBytes: number; lengthBytes: number } {
   return { member: transfer.member, offsetBytes: transfer.offsetBytes, lengthBytes: transfer.lengthBytes };
 }
@@ -204,8 +250,17 @@ export class AsynchronousIo {
     this.#members[member] = device;
   }
 
-  async perform(batch: Batch): Promise<readonly Failure[] | null> {
+  async perform(batch: Batch | Flush): Promise<readonly Failure[] | null> {
     const failures: Failure[] = [];
+    if (batch.direction === 'flush') {
+      await Promise.all(
+        batch.members.map(async (member) => {
+          const error = await this.#attemptFlush(member);
+          if (error !== null) failures.push({ transfer: wholeMember(member), error });
+        }),
+      );
+      return failures.length === 0 ? null : failures;
+    }
     await Promise.all(
       runsOf(batch.transfers).map(async (run) => {
         const error = await this.#attempt(batch, run);
@@ -223,6 +278,17 @@ export class AsynchronousIo {
       }),
     );
     return failures.length === 0 ? null : failures;
+  }
+
+  async #attemptFlush(member: number): Promise<RaidError | null> {
+    const device = this.#members[member];
+    if (device === null || device === undefined) return gone(member);
+    try {
+      await device.flush();
+      return null;
+    } catch (cause) {
+      return cause instanceof RaidError ? cause : errorFromErrno(cause, 'flush', { member });
+    }
   }
 
   async #attempt(batch: Batch, run: Run): Promise<RaidError | null> {

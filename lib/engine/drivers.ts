@@ -3,18 +3,20 @@
  * all of them run the same logic (run.ts).
  */
 import type { Device } from '../device/device.ts';
-import { InvariantViolation } from '../errors.ts';
+import { assert, InvariantViolation } from '../errors.ts';
 import type { Host } from '../host.ts';
 import type { Layout } from '../layout/layout.ts';
 import type { Kernels } from '../parity/kernels.ts';
 import type { Health } from '../plan/plan.ts';
 import { KIB, roundDown } from '../units.ts';
-import { AsynchronousIo, SynchronousIo } from './batch.ts';
+import { AsynchronousIo, type Failure, type Request, SynchronousIo } from './batch.ts';
 import { Gate } from './gate.ts';
 import { broken, Lanes } from './lanes.ts';
+import { type LogShape, logOf, PartialParityLog } from './log.ts';
 import { type MemoryMap, SCRATCH_BYTES, scratchAddress } from './memory.ts';
 import type { Death } from './message.ts';
 import { ExclusionNotes, type Job } from './ring.ts';
+import { LogRounds } from './rounds.ts';
 import { drive, driveAsynchronously, nothingToReport, type Report, Runner, SharedHealth } from './run.ts';
 import { memberRun, territoryOf } from './territory.ts';
 
@@ -35,6 +37,10 @@ export interface DriverOptions {
   /** Array bytes that are dealt to a lane together: whole stripes. */
   readonly territoryBytes: number;
   readonly readOnly: boolean;
+  /** Null where the array keeps no partial parity log. With one there is one lane at most. */
+  readonly log: LogShape | null;
+  /** Whether an exclusion is on its way into the superblocks; only asked where there is a log. */
+  readonly isRecording: () => boolean;
   /** Every report that says something, as soon as it is there and before its job is answered. */
   readonly onReport: (report: Report) => void;
 }
@@ -49,7 +55,8 @@ export interface Driver {
   setHealth(health: Health): Promise<void>;
   /** Whether no byte is lost without these members, whatever else fails just now; if so, the caller excludes them. */
   canMiss(members: readonly number[]): boolean;
-  setMember(member: number, device: Device | null): Promise<void>;
+  /** `log`: where its partial parity log is, if it has one. */
+  setMember(member: number, device: Device | null, log: Device | null): Promise<void>;
   close(): Promise<void>;
   killLane(lane: number, when: Death): Promise<void>;
 }
@@ -93,6 +100,7 @@ export class DirectDriver implements Driver {
   readonly #options: DriverOptions;
   readonly #io: SynchronousIo;
   readonly #runner: Runner;
+  readonly #log: PartialParityLog | null;
   readonly #health: SharedHealth;
   readonly #lanes: Lanes | null;
   /** Slots without a member, in the health that was set last. */
@@ -117,6 +125,7 @@ export class DirectDriver implements Driver {
       note: (excluded, suspects) => notes.note([...this.#missing, ...excluded], suspects),
       isNotedElsewhere: (member) => notes.isNotedElsewhere(member),
     });
+    this.#log = newLog(options);
     this.#runner = new Runner({
       layout: options.layout,
       kernels: options.kernels,
@@ -124,6 +133,7 @@ export class DirectDriver implements Driver {
       scratchBytes: SCRATCH_BYTES,
       health: this.#health,
       readOnly: options.readOnly,
+      log: this.#log,
     });
     this.#lanes =
       options.laneCount === 0
@@ -136,6 +146,7 @@ export class DirectDriver implements Driver {
             members: access,
             kernel: options.kernel,
             readOnly: options.readOnly,
+            log: options.log,
             mainHealth: this.#health,
             onReport: options.onReport,
           });
@@ -192,10 +203,15 @@ export class DirectDriver implements Driver {
     return this.#health.canMiss(members);
   }
 
-  setMember(member: number, device: Device | null): Promise<void> {
+  setMember(member: number, device: Device | null, log: Device | null): Promise<void> {
     const access = device?.direct ?? null;
+    const logAccess = log?.direct ?? null;
+    const { memberCount } = this.#options.layout;
     this.#io.setMember(member, access);
-    return this.#lanes?.tellAll({ kind: 'member', member, access }) ?? Promise.resolve();
+    this.#io.setMember(logOf(memberCount, member), logAccess);
+    if (this.#lanes !== null) return this.#lanes.tellAll({ kind: 'member', member, access, logAccess });
+    if (member < memberCount) this.#log?.restart(member);
+    return Promise.resolve();
   }
 
   async close(): Promise<void> {
@@ -243,12 +259,19 @@ export class DirectDriver implements Driver {
   #carryOut(job: Job): Report {
     if (this.#broken !== null) return broken(job, this.#broken);
     try {
-      return drive(this.#runner.run(job), (batch) => this.#io.perform(batch));
+      return drive(this.#runner.run(job), (asked) => this.#perform(asked));
     } catch (error) {
       this.#broken = error as Error;
       this.#lanes?.refuse(this.#broken);
       return broken(job, this.#broken);
     }
+  }
+
+  #perform(asked: Request): readonly Failure[] | null {
+    if (asked.direction === 'release') return null;
+    if (asked.direction !== 'log') return this.#io.perform(asked);
+    assert(this.#log !== null, 'who logs has a log');
+    return drive(this.#log.write([asked], this.#health.compiled.health), (each) => this.#io.perform(each));
   }
 
   #answer(report: Report, done: Done): void {
@@ -270,6 +293,8 @@ export class EventLoopDriver implements Driver {
   readonly #gate = new Gate(EVENT_LOOP_WIDTH);
   readonly #answers: Answers;
   readonly #idle: Runner[] = [];
+  readonly #log: PartialParityLog | null;
+  readonly #rounds: LogRounds | null;
   #broken: Error | null = null;
 
   constructor(options: DriverOptions) {
@@ -277,6 +302,16 @@ export class EventLoopDriver implements Driver {
     this.#answers = new Answers(options.host);
     this.#io = new AsynchronousIo(options.map.memory, options.members);
     this.#health = new SharedHealth(options.layout, options.health);
+    const log = newLog(options);
+    this.#log = log;
+    this.#rounds =
+      log === null
+        ? null
+        : new LogRounds(
+            log,
+            () => this.#health.compiled.health,
+            (asked) => this.#io.perform(asked),
+          );
     for (let slot = 0; slot < EVENT_LOOP_WIDTH; slot += 1) {
       this.#idle.push(
         new Runner({
@@ -286,6 +321,8 @@ export class EventLoopDriver implements Driver {
           scratchBytes: SCRATCH_BYTES,
           health: this.#health,
           readOnly: options.readOnly,
+          log,
+          isRecording: options.isRecording,
         }),
       );
     }
@@ -315,9 +352,12 @@ export class EventLoopDriver implements Driver {
     return this.#health.canMiss(members);
   }
 
-  async setMember(member: number, device: Device | null): Promise<void> {
+  async setMember(member: number, device: Device | null, log: Device | null): Promise<void> {
     await this.#quiesce();
+    const { memberCount } = this.#options.layout;
     this.#io.setMember(member, device);
+    this.#io.setMember(logOf(memberCount, member), log);
+    if (member < memberCount) this.#log?.restart(member);
   }
 
   async close(): Promise<void> {
@@ -340,17 +380,38 @@ export class EventLoopDriver implements Driver {
     const runner = this.#idle.pop();
     if (runner === undefined)
       throw new InvariantViolation('the gate admits no more jobs than there are runners');
+    let isInside = false;
+    const perform = async (asked: Request): Promise<readonly Failure[] | null> => {
+      if (asked.direction === 'log') {
+        assert(this.#rounds !== null, 'who logs has a log');
+        const failures = await this.#rounds.enter(asked);
+        isInside = failures === null;
+        return failures;
+      }
+      if (asked.direction !== 'release') return await this.#io.perform(asked);
+      isInside = false;
+      this.#rounds?.leave();
+      return null;
+    };
     try {
       if (this.#broken !== null) return broken(job, this.#broken);
-      return await driveAsynchronously(runner.run(job), (batch) => this.#io.perform(batch));
+      return await driveAsynchronously(runner.run(job), perform);
     } catch (error) {
       this.#broken ??= error as Error;
       return broken(job, this.#broken);
     } finally {
+      if (isInside) this.#rounds?.leave();
       this.#idle.push(runner);
       leave();
     }
   }
+}
+
+function newLog({ log, map, layout }: DriverOptions): PartialParityLog | null {
+  if (log === null) return null;
+  const made = new PartialParityLog(map, log, layout.memberCount);
+  made.begin();
+  return made;
 }
 
 /** One job for what is little more than the limit: cutting it would cost more than it brings. */

@@ -19,13 +19,14 @@
  */
 import { type Device, totalBytes } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
-import { RaidError } from '../errors.ts';
+import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import type { Layout } from '../layout/layout.ts';
 import { selectKernels } from '../parity/select.ts';
 import { type ErasedRange, type Health, replacementOf } from '../plan/plan.ts';
-import { GIB, KIB, MIB, roundDown } from '../units.ts';
+import { GIB, KIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import { DirectDriver, type Driver, EVENT_LOOP_WIDTH, EventLoopDriver, type SyncOp } from './drivers.ts';
+import type { LogShape } from './log.ts';
 import { Arena, createMemory, memoryBytesFor, PAGE_BYTES } from './memory.ts';
 import type { Death } from './message.ts';
 import { COMMIT_SLOTS, type Job, tableAddress } from './ring.ts';
@@ -44,8 +45,15 @@ export type DriverKind = 'lanes' | 'inline' | 'event-loop';
 
 export interface EngineOptions {
   readonly layout: Layout;
-  /** By slot, then replacements by theirs; null where there is none. A device begins where the member's data begins. */
+  /**
+   * By slot, then replacements by theirs; null where there is none. A device begins where the member's data begins. With
+   * `log`, as many again: where each has its partial parity log.
+   */
   readonly members: readonly (Device | null)[];
+  /** What writes are logged in first. Every area holds an empty header of generation 1 before the first write. */
+  readonly log?: LogShape | null | undefined;
+  /** Resolves when what the array knows of failures is on record; null when it is. Only asked where there is a log. */
+  readonly recording?: (() => Promise<void> | null) | undefined;
   readonly health: Health;
   readonly host: Host;
   /** Default: lanes where all members can be reached directly and there is more than one core. */
@@ -112,7 +120,8 @@ export class Engine {
         ? quarterBytes
         : Math.max(rowBytes, roundDown(Math.min(JOB_BYTES, quarterBytes), rowBytes));
 
-    const laneCount = this.kind === 'lanes' ? (options.lanes ?? Math.max(1, options.cores - 1)) : 0;
+    const lanes = this.#hasLog ? 1 : (options.lanes ?? Math.max(1, options.cores - 1));
+    const laneCount = this.kind === 'lanes' ? lanes : 0;
     const slots = this.kind === 'event-loop' ? EVENT_LOOP_WIDTH : laneCount;
     checkOptions(options, this.kind, heapBytes, slots);
     const map = createMemory(slots, heapBytes);
@@ -127,6 +136,8 @@ export class Engine {
       laneCount,
       territoryBytes: Math.max(this.#pieceBytes, rowBytes),
       readOnly: options.readOnly === true,
+      log: options.log ?? null,
+      isRecording: () => this.#recording() !== null,
       onReport: (report: Report) => this.#account(report),
     };
     this.#driver = this.kind === 'event-loop' ? new EventLoopDriver(make) : new DirectDriver(make);
@@ -236,19 +247,26 @@ export class Engine {
     return this.#driver.canMiss(members);
   }
 
-  /** The slot's device from now on. Only while its health is `missing`: no job may be using the old one. */
-  setMember(member: number, device: Device | null): Promise<void> {
+  /**
+   * The slot's device from now on, and its log, which holds an empty header and zeros. Only while its health is `missing`:
+   * no job may be using the old one.
+   */
+  setMember(member: number, device: Device | null, log: Device | null = null): Promise<void> {
     if (!isWithout(this.#health, member)) {
       throw new RaidError('BUSY', `member ${member} is in use; fail it first`, { member });
     }
     if (device !== null && !canReach(this.kind, device)) throw unreachableBy(this.kind, device);
-    return this.#driver.setMember(member, device);
+    return this.#driver.setMember(member, device, log);
   }
 
-  /** The replacement of a slot is its member from now on. Both hold the same, and both get every write until this is done. */
-  async promote(slot: number, device: Device): Promise<void> {
-    await this.#driver.setMember(slot, device);
-    await this.#driver.setMember(replacementOf(this.#layout.memberCount, slot), null);
+  /**
+   * The replacement of a slot is its member from now on. Both hold the same; `health` says so, and has no replacement
+   * there any more.
+   */
+  async promote(slot: number, device: Device, health: Health, log: Device | null = null): Promise<void> {
+    await this.#driver.setMember(slot, device, log);
+    await this.setHealth(health);
+    await this.#driver.setMember(replacementOf(this.#layout.memberCount, slot), null, null);
   }
 
   /** Exclusions met so far are durable. */
@@ -292,20 +310,32 @@ export class Engine {
       for (let from = 0; from < lengthBytes; ) {
         const start = offsetBytes + from;
         const count = Math.min(lengthBytes - from, this.#driver.pieceAt(start, this.#pieceBytes));
-        let address = this.#arena.tryAcquire(count);
-        if (address === null) {
+        // What is logged is whole sectors, and the runner fills up the first and the last.
+        const isWhole = op === 'write' && this.#hasLog;
+        const head = isWhole ? start % SECTOR_BYTES : 0;
+        const roomBytes = isWhole ? roundUp(head + count, SECTOR_BYTES) : count;
+        let room = this.#arena.tryAcquire(roomBytes);
+        if (room === null) {
           if (!isAside) setAside(from);
           isAside = true;
-          address = await this.#arena.acquire(count);
+          room = await this.#arena.acquire(roomBytes);
         }
+        const acquired = room;
+        const address = acquired + head;
         if (op === 'write') copy(address, from, count);
         const at = from;
         under.push(
-          this.#submit({ op, offsetBytes: start, lengthBytes: count, address, member: 0 }).then((report) => {
-            if (op === 'read' && report.error === null) copy(address, at, count);
-            this.#arena.release(address, count);
-            failed = bothErrors(failed, report.error);
-          }),
+          this.#carryOut({ op, offsetBytes: start, lengthBytes: count, address, member: 0 }).then(
+            (report) => {
+              if (op === 'read' && report.error === null) copy(address, at, count);
+              this.#arena.release(acquired, roomBytes);
+              failed = bothErrors(failed, report.error);
+            },
+            (error: unknown) => {
+              this.#arena.release(acquired, roomBytes);
+              throw error;
+            },
+          ),
         );
         from += count;
       }
@@ -349,7 +379,7 @@ export class Engine {
       jobs.push({ op, offsetBytes: start, lengthBytes: count, address: 0, member });
       from += count;
     }
-    const reports = await Promise.all(jobs.map((job) => this.#submit(job)));
+    const reports = await Promise.all(jobs.map((job) => this.#carryOut(job)));
     // First what the array does about failures: whoever sees the error sees what has become of the member too.
     while (this.#hold !== null) await this.#hold;
     const failed = reports.reduce<RaidError | null>((before, { error }) => bothErrors(before, error), null);
@@ -363,6 +393,38 @@ export class Engine {
   #syncJobBytes(): number {
     const chunk = this.#layout.kind === 'parity' ? this.#layout.chunkBytes : 0;
     return Math.max(chunk, SYNC_JOB_BYTES);
+  }
+
+  get #hasLog(): boolean {
+    return (this.#options.log ?? null) !== null;
+  }
+
+  /** What is known of failures and not on record yet. */
+  #recording(): Promise<void> | null {
+    return this.#hold ?? this.#options.recording?.() ?? null;
+  }
+
+  /** Where there is a log, nothing is written without a member before it is on record that it is out: see run.ts. */
+  #carryOut(job: Job): Promise<Report> {
+    const isLogged = this.#hasLog && (job.op === 'write' || job.op === 'repair');
+    return isLogged ? this.#carryOutLogged(job) : this.#submit(job);
+  }
+
+  async #carryOutLogged(job: Job): Promise<Report> {
+    const before: Report[] = [];
+    for (;;) {
+      for (let recording = this.#recording(); recording !== null; recording = this.#recording())
+        await recording;
+      const report = await this.#submit(job);
+      if (!report.again) {
+        return {
+          ...report,
+          mismatches: [...before, report].flatMap(({ mismatches }) => mismatches),
+          mismatchCount: [...before, report].reduce((sum, { mismatchCount }) => sum + mismatchCount, 0),
+        };
+      }
+      before.push(report);
+    }
   }
 
   #submit(job: Job): Promise<Report> {
@@ -424,13 +486,8 @@ function eachPart(
 
 function checkOptions(options: EngineOptions, kind: DriverKind, heapBytes: number, slots: number): void {
   const { layout } = options;
-  // One sector's copies, and those of replacements, are one commit.
-  if (layout.kind === 'copies' && layout.copyCount > COMMIT_SLOTS / 2) {
-    throw new RaidError(
-      'BAD_GEOMETRY',
-      `${layout.copyCount} copies are too many; take ${COMMIT_SLOTS / 2} at most`,
-    );
-  }
+  // One sector's copies, and those of replacements, are one commit; `copiesMax` has seen to it.
+  assert(layout.kind !== 'copies' || layout.copyCount * 2 <= COMMIT_SLOTS, 'all copies fit into one commit');
   if (kind === 'lanes' && !(Number.isSafeInteger(slots) && slots >= 1)) {
     throw new RaidError('BAD_ARGUMENT', `${slots} lanes are not possible; take 1 or more`);
   }

@@ -11,7 +11,8 @@ import { receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { assert } from '../errors.ts';
 import { compileLayout } from '../layout/compile.ts';
 import { selectKernels } from '../parity/select.ts';
-import { addressIn, type Batch, type Failure, SynchronousIo } from './batch.ts';
+import { addressIn, type Failure, type Request, SynchronousIo } from './batch.ts';
+import { logOf, PartialParityLog } from './log.ts';
 import { SCRATCH_BYTES, scratchAddress } from './memory.ts';
 import { type ControlMessage, type Death, type LaneBirth, messageOf } from './message.ts';
 import { DONE, DONE_WITH_REPORT, ExclusionNotes, LaneControl, tableAddress } from './ring.ts';
@@ -26,6 +27,7 @@ function main(birth: LaneBirth): void {
   const io = new SynchronousIo(map.memory, birth.members);
   const layout = compileLayout(birth.geometry);
   const health = new SharedHealth(layout, birth.health, new ExclusionNotes(map, lane));
+  const log = birth.log === null ? null : new PartialParityLog(map, birth.log, layout.memberCount);
   const runner = new Runner({
     layout,
     kernels: selectKernels(map.memory, tableAddress(lane), birth.kernel),
@@ -33,11 +35,18 @@ function main(birth: LaneBirth): void {
     scratchBytes: SCRATCH_BYTES,
     health,
     readOnly: birth.readOnly,
+    log,
   });
   let dies: Death | null = null;
 
-  const perform = (batch: Batch): readonly Failure[] | null => {
-    if (batch.direction === 'read') return io.perform(batch);
+  const perform = (batch: Request): readonly Failure[] | null => {
+    if (batch.direction === 'release') return null;
+    if (batch.direction === 'log') {
+      assert(log !== null, 'who logs has a log');
+      return drive(log.write([batch], health.compiled.health), (each) => io.perform(each));
+    }
+    if (batch.direction !== 'write') return io.perform(batch);
+    if (dies === 'before-commit') process.exit(1);
     control.beginCommit(
       batch.transfers.map((transfer) => ({ ...transfer, address: addressIn(batch, transfer.address) })),
     );
@@ -63,6 +72,8 @@ function main(birth: LaneBirth): void {
         return true;
       case 'member':
         io.setMember(message.member, message.access);
+        io.setMember(logOf(layout.memberCount, message.member), message.logAccess);
+        if (message.member < layout.memberCount) log?.restart(message.member);
         return true;
       case 'die':
         if (message.when === 'now') process.exit(1);

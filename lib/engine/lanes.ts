@@ -21,6 +21,7 @@ import type { Host } from '../host.ts';
 import type { Layout } from '../layout/layout.ts';
 import type { Health } from '../plan/plan.ts';
 import { SynchronousIo } from './batch.ts';
+import { type LogShape, logOf } from './log.ts';
 import type { MemoryMap } from './memory.ts';
 import { type ControlMessage, type LaneBirth, type ReportMessage, reportOf } from './message.ts';
 import { DONE, JOBS_PER_LANE, type Job, LaneControl } from './ring.ts';
@@ -56,6 +57,7 @@ export interface LanesOptions {
   readonly members: readonly (DirectAccess | null)[];
   readonly kernel: string | undefined;
   readonly readOnly: boolean;
+  readonly log: LogShape | null;
   /** The main thread's, which answers for a lane between its death and its successor's birth. */
   readonly mainHealth: SharedHealth;
   /** Every report that says something, before the job that it is about is answered. */
@@ -232,7 +234,10 @@ class Lane {
     this.#messages.set(ticket, message);
     // What a successor starts with.
     if (message.kind === 'health') this.#health = message.health;
-    if (message.kind === 'member') this.#members[message.member] = message.access;
+    if (message.kind === 'member') {
+      this.#members[message.member] = message.access;
+      this.#members[logOf(this.#options.layout.memberCount, message.member)] = message.logAccess;
+    }
     this.submit(ticket);
   }
 
@@ -353,6 +358,7 @@ class Lane {
       members: this.#members,
       kernel: this.#options.kernel,
       readOnly: this.#options.readOnly,
+      log: this.#options.log,
     };
     const worker = new Worker(createRequire(import.meta.url).resolve('#lane'), {
       name: `raidsim lane ${this.#index}`,

@@ -2,7 +2,8 @@
  * The one block of memory that everything shares: main thread, lanes, SIMD kernels and file I/O all work in it in place.
  *
  *   0        64 KiB of nothing, so that address 0 means "none" and a stray small address hits no data
- *   64 KiB   for each lane (the main thread counts as one, the last): a control block and scratch memory
+ *   64 KiB   the state of the partial parity log, and the headers that are being written to it
+ *   384 KiB  for each lane (the main thread counts as one, the last): a control block and scratch memory
  *   ...      the heap: buffers of requests, handed out by `Arena`
  *
  * Only the main thread allocates. A lane reads and writes where a job tells it to, and in its own scratch.
@@ -20,6 +21,12 @@ export const CONTROL_BYTES = 128 * 1024;
 export const SCRATCH_BYTES = 16 * MIB;
 const LANE_BYTES = CONTROL_BYTES + SCRATCH_BYTES;
 
+/** As in Linux. */
+export const LOG_MEMBERS = 64;
+export const LOG_ADDRESS = WASM_PAGE_BYTES;
+const LOG_BYTES = WASM_PAGE_BYTES + LOG_MEMBERS * PAGE_BYTES;
+const LANES_ADDRESS = LOG_ADDRESS + LOG_BYTES;
+
 /** Where things are. Plain data: it crosses to the lanes as it is. */
 export interface MemoryMap {
   readonly memory: WebAssembly.Memory;
@@ -29,12 +36,12 @@ export interface MemoryMap {
 }
 
 export function memoryBytesFor(laneCount: number, heapBytes: number): number {
-  return WASM_PAGE_BYTES + (laneCount + 1) * LANE_BYTES + roundUp(heapBytes, MIB);
+  return LANES_ADDRESS + (laneCount + 1) * LANE_BYTES + roundUp(heapBytes, MIB);
 }
 
 /** The slot after the last lane belongs to the main thread, which runs plans itself when that is faster. */
 export function createMemory(laneCount: number, heapBytes: number): MemoryMap {
-  const heapAddress = WASM_PAGE_BYTES + (laneCount + 1) * LANE_BYTES;
+  const heapAddress = LANES_ADDRESS + (laneCount + 1) * LANE_BYTES;
   const heapRounded = roundUp(heapBytes, MIB);
   const pages = (heapAddress + heapRounded) / WASM_PAGE_BYTES;
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
@@ -42,7 +49,7 @@ export function createMemory(laneCount: number, heapBytes: number): MemoryMap {
 }
 
 export function controlAddress(lane: number): number {
-  return WASM_PAGE_BYTES + lane * LANE_BYTES;
+  return LANES_ADDRESS + lane * LANE_BYTES;
 }
 
 export function scratchAddress(lane: number): number {

@@ -4,6 +4,7 @@ import type { DirectAccess } from '../device/device.ts';
 import { type ErrorRecord, RaidError } from '../errors.ts';
 import type { Geometry } from '../layout/geometry.ts';
 import type { ErasedRange, Health } from '../plan/plan.ts';
+import type { LogShape } from './log.ts';
 import type { MemoryMap } from './memory.ts';
 import type { Correction, Mismatch, Report } from './run.ts';
 
@@ -17,21 +18,31 @@ export interface LaneBirth {
   readonly members: readonly (DirectAccess | null)[];
   readonly kernel: string | undefined;
   readonly readOnly: boolean;
+  readonly log: LogShape | null;
 }
 
 export type ControlMessage =
   | { readonly kind: 'health'; readonly health: Health }
-  | { readonly kind: 'member'; readonly member: number; readonly access: DirectAccess | null }
+  | {
+      readonly kind: 'member';
+      readonly member: number;
+      readonly access: DirectAccess | null;
+      readonly logAccess: DirectAccess | null;
+    }
   | { readonly kind: 'stop' }
   | { readonly kind: 'die'; readonly when: Death };
 
-/** For tests: when a worker dies. In the middle of its next commit, or when that is done and nobody has been told. */
-export type Death = 'now' | 'in-commit' | 'after-commit';
+/**
+ * For tests: when a worker dies. Before its next commit, when that is logged where it is to be; in the middle of it; or
+ * when it is done and nobody has been told.
+ */
+export type Death = 'now' | 'before-commit' | 'in-commit' | 'after-commit';
 
 /** A report as it crosses threads: errors as records, since structured clone drops their class. */
 export interface ReportMessage {
   readonly id: number;
   readonly error: ErrorRecord | null;
+  readonly again: boolean;
   readonly exclusions: readonly { readonly member: number; readonly error: ErrorRecord }[];
   readonly corrections: readonly Correction[];
   readonly damaged: readonly ErasedRange[];

@@ -30,6 +30,7 @@ import { InvariantViolation, type LostRange, RaidError, unreachable } from '../e
 import type { Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
 import type { Kernels } from '../parity/kernels.ts';
+import { oddCopiesOf, suspectOf } from '../parity/suspect.ts';
 import type { CompiledHealth } from '../plan/health.ts';
 import { compileHealth } from '../plan/health.ts';
 import {
@@ -44,8 +45,9 @@ import {
   type Transfer,
 } from '../plan/plan.ts';
 import { planCheck, planRead, planRecover, planRepair, planWrite } from '../plan/planner.ts';
-import { KIB, roundDown, SECTOR_BYTES } from '../units.ts';
-import { addressIn, type Batch, type Failure } from './batch.ts';
+import { KIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
+import { addressIn, type Batch, type Failure, type Request } from './batch.ts';
+import type { PartialParityLog } from './log.ts';
 import { PAGE_BYTES } from './memory.ts';
 import { COMMIT_SLOTS, type Job } from './ring.ts';
 
@@ -79,6 +81,8 @@ export interface Mismatch {
 /** What there is to say about a job besides that it is done. */
 export interface Report {
   readonly error: RaidError | null;
+  /** It is not done: it is to be submitted once more when all exclusions are on record. */
+  readonly again: boolean;
   readonly exclusions: readonly Exclusion[];
   readonly corrections: readonly Correction[];
   readonly damaged: readonly ErasedRange[];
@@ -106,6 +110,7 @@ const REPAIR_BYTES = 64 * KIB;
 
 export const nothingToReport: Report = {
   error: null,
+  again: false,
   exclusions: [],
   corrections: [],
   damaged: [],
@@ -113,7 +118,7 @@ export const nothingToReport: Report = {
   mismatchCount: 0,
 };
 
-export type Steps<Result> = Generator<Batch, Result, readonly Failure[] | null>;
+export type Steps<Result> = Generator<Request, Result, readonly Failure[] | null>;
 
 /** Where threads tell each other whom they do without. */
 export interface Noticeboard {
@@ -155,6 +160,11 @@ export class SharedHealth {
 
   get compiled(): CompiledHealth {
     return this.#compiled;
+  }
+
+  /** Whether this thread does without a member of which the health from outside does not say so yet. */
+  get hasUnconfirmed(): boolean {
+    return this.#unconfirmed.size > 0;
   }
 
   get hasUnreported(): boolean {
@@ -274,7 +284,10 @@ export class Runner {
   readonly #scratchBytes: number;
   readonly #health: SharedHealth;
   readonly #readOnly: boolean;
+  readonly #log: PartialParityLog | null;
+  readonly #isRecording: () => boolean;
   readonly #sliceBytes: number;
+  #again = false;
   #corrections: Correction[] = [];
   #mismatches: Mismatch[] = [];
   #mismatchCount = 0;
@@ -287,22 +300,33 @@ export class Runner {
     readonly health: SharedHealth;
     /** Nothing is healed, since nothing can be written. */
     readonly readOnly: boolean;
+    /** Null where the array keeps none. With it, the buffer of a write reaches to whole sectors on both sides. */
+    readonly log?: PartialParityLog | null;
+    /** Whether an exclusion is on its way into the superblocks, where that can begin in the middle of a job. */
+    readonly isRecording?: () => boolean;
   }) {
     this.#layout = options.layout;
     this.#kernels = options.kernels;
     this.#scratchAddress = options.scratchAddress;
-    this.#scratchBytes = options.scratchBytes;
+    this.#log = options.log ?? null;
+    this.#scratchBytes = options.scratchBytes - (this.#log === null ? 0 : PAGE_BYTES);
     this.#health = options.health;
     this.#readOnly = options.readOnly;
+    this.#isRecording = options.isRecording ?? (() => false);
     this.#sliceBytes = walkSliceBytes(this.#layout);
   }
 
   /** Carries out one job. The report is the shared `nothingToReport` when all went as planned. */
   *run(job: Job): Steps<Report> {
     const isWalk = job.op !== 'read' && job.op !== 'write';
-    const error = isWalk ? yield* this.#slices(job) : yield* this.#execute(job);
+    const error = isWalk
+      ? yield* this.#slices(job)
+      : job.op === 'write' && this.#log !== null
+        ? yield* this.#wholeSectors(job)
+        : yield* this.#execute(job);
     if (
       error === null &&
+      !this.#again &&
       !this.#health.hasUnreported &&
       this.#corrections.length === 0 &&
       this.#mismatchCount === 0
@@ -311,16 +335,45 @@ export class Runner {
     }
     const report: Report = {
       error,
+      again: this.#again && error === null,
       exclusions: this.#health.takeUnreported(),
       damaged: this.#health.takeDamage(),
       corrections: this.#corrections,
       mismatches: this.#mismatches,
       mismatchCount: this.#mismatchCount,
     };
+    this.#again = false;
     this.#corrections = [];
     this.#mismatches = [];
     this.#mismatchCount = 0;
     return report;
+  }
+
+  /** Sectors are what is logged: the rest of the first and the last one is written as it is. */
+  *#wholeSectors(job: Job): Steps<RaidError | null> {
+    const { offsetBytes, lengthBytes, address } = job;
+    const from = roundDown(offsetBytes, SECTOR_BYTES);
+    const to = roundUp(offsetBytes + lengthBytes, SECTOR_BYTES);
+    const head = offsetBytes - from;
+    const tail = to - offsetBytes - lengthBytes;
+    const edge = this.#scratchAddress + this.#scratchBytes;
+    for (const [at, skip, target, count] of [
+      [from, 0, address - head, head],
+      [to - SECTOR_BYTES, SECTOR_BYTES - tail, address + lengthBytes, tail],
+    ] as const) {
+      if (count === 0) continue;
+      const error = yield* this.#execute({
+        ...{ op: 'read', offsetBytes: at, lengthBytes: SECTOR_BYTES, address: edge, member: 0 },
+      });
+      if (error !== null) return error;
+      this.#kernels.copy(edge + skip, target, count);
+    }
+    return yield* this.#execute({
+      ...job,
+      offsetBytes: from,
+      lengthBytes: to - from,
+      address: address - head,
+    });
   }
 
   /** A check, repair, recovery or replacement, slice by slice; an error does not keep the others from being done. */
@@ -331,6 +384,7 @@ export class Runner {
       const next = Math.min(end, roundDown(at, this.#sliceBytes) + this.#sliceBytes);
       const error = yield* this.#execute({ ...job, offsetBytes: at, lengthBytes: next - at });
       failed = bothErrors(failed, error);
+      if (this.#again) break;
       at = next;
     }
     return failed;
@@ -340,7 +394,7 @@ export class Runner {
     let health = this.#health.compiled;
     let erased: ErasedRange[] = [];
     for (;;) {
-      if (job.op === 'recover' && health.members[job.member]?.writable !== true) return goneError(job);
+      if (this.#isGone(job, health)) return goneError(job);
       const plan = this.#plan(job, health);
       if ('lost' in plan) return yield* this.#around(plan, job);
       if (this.#isTooBig(plan)) return yield* this.#halves(job);
@@ -373,6 +427,13 @@ export class Runner {
     return null;
   }
 
+  /** Whether there is nobody left to be recovered, or copied, or copied to. */
+  #isGone(job: Job, { health, members }: CompiledHealth): boolean {
+    if (job.op !== 'recover' && job.op !== 'replace') return false;
+    if (members[job.member]?.writable !== true) return true;
+    return job.op === 'replace' && isWithout(health, replacementOf(this.#layout.memberCount, job.member));
+  }
+
   /**
    * What is lost for certain, and in the rest of a read, whatever else is: the first plan that cannot be made knows only
    * of what had failed until then.
@@ -398,7 +459,7 @@ export class Runner {
       case 'read':
         return planRead(this.#layout, health, job.offsetBytes, job.lengthBytes);
       case 'write':
-        return planWrite(this.#layout, health, job.offsetBytes, job.lengthBytes);
+        return planWrite(this.#layout, health, job.offsetBytes, job.lengthBytes, this.#log !== null);
       case 'recover':
         return planRecover(this.#layout, health, job.member, job.offsetBytes, job.lengthBytes);
       case 'replace':
@@ -455,12 +516,14 @@ export class Runner {
 
   /** Half of the commit record is for what goes to replacements too. */
   #isTooBig(plan: Plan): boolean {
-    return plan.scratchBytes > this.#scratchBytes || plan.writes.length > COMMIT_SLOTS / 2;
+    if (plan.scratchBytes > this.#scratchBytes || plan.writes.length > COMMIT_SLOTS / 2) return true;
+    return plan.log !== undefined && this.#log?.fits(plan.log) === false;
   }
 
   *#halves(job: Job): Steps<RaidError | null> {
     const cut = cutPoint(this.#layout, job);
     const first = yield* this.#execute({ ...job, lengthBytes: cut });
+    if (this.#again) return first;
     const second = yield* this.#execute({
       ...job,
       offsetBytes: job.offsetBytes + cut,
@@ -518,7 +581,13 @@ export class Runner {
 
   /** Writes everything; null unless the array cannot do without a member that failed. */
   *#commit(plan: Plan, job: Job): Steps<RaidError | null> {
-    const failures = yield this.#batch('write', this.#mirrored(plan.writes), plan.requestBytes, job.address);
+    const writes = this.#mirrored(plan.writes);
+    if (this.#log !== null && (job.op === 'write' || job.op === 'repair')) {
+      const error = yield* this.#enterLog(this.#log, plan, job, writes);
+      if (error !== null || this.#again) return error;
+    }
+    const failures = yield this.#batch('write', writes, plan.requestBytes, job.address);
+    if (plan.log !== undefined) yield { direction: 'release' };
     if (failures === null) return null;
     let fatal: RaidError | null = null;
     for (const { transfer, error } of failures) {
@@ -534,6 +603,36 @@ export class Runner {
       );
     }
     return fatal;
+  }
+
+  /**
+   * What the plan logs is durable afterwards, or the job is to be done again, when who failed is on record: until then a
+   * crash would bring that member back, and its log would not know of what is written without it.
+   */
+  *#enterLog(
+    log: PartialParityLog,
+    plan: Plan,
+    job: Job,
+    writes: readonly Transfer[],
+  ): Steps<RaidError | null> {
+    if (this.#health.hasUnconfirmed || this.#isRecording()) this.#again = true;
+    if (this.#again || plan.log === undefined) return null;
+    const base = { requestBytes: plan.requestBytes, requestAddress: job.address };
+    const at = (address: number): number =>
+      addressIn({ ...base, scratchAddress: this.#scratchAddress }, address);
+    const failures = yield log.requestOf(plan, at, writes);
+    if (failures === null) return null;
+    const { offsetBytes, lengthBytes } = job;
+    for (const { transfer, error } of failures) {
+      if (this.#exclude(transfer.member, error)) continue;
+      return new RaidError(
+        'REDUNDANCY_LOST',
+        `member ${transfer.member} failed before a write, and the array cannot do without it; nothing was written: ${error.message}`,
+        { offsetBytes, lengthBytes, member: transfer.member, cause: error },
+      );
+    }
+    this.#again = true;
+    return null;
   }
 
   /**
@@ -592,6 +691,7 @@ export class Runner {
         this.#health.withErased(erased),
         job.offsetBytes,
         job.lengthBytes,
+        this.#log !== null,
       );
       if ('lost' in plan) return lostError(plan, job);
       if (this.#isTooBig(plan)) return yield* this.#halves(job);
@@ -671,35 +771,86 @@ function compute(kernels: Kernels, step: Compute, at: (address: number) => numbe
 
 /** Sector by sector from the first difference on, neighbours joined: a scrub that says "somewhere" helps nobody. */
 function mismatchesOf(kernels: Kernels, step: Inspect, at: (address: number) => number): readonly Mismatch[] {
-  const differs = (from: number, lengthBytes: number): number => {
-    if (step.op === 'compare')
-      return kernels.compare(at(step.first) + from, at(step.other) + from, lengthBytes);
-    const shifted = step.data.map((address) => (address === null ? null : at(address) + from));
-    return kernels.verify(
-      shifted,
-      at(step.p) + from,
-      step.q === null ? null : at(step.q) + from,
-      lengthBytes,
-    );
-  };
-  const member = step.op === 'compare' ? step.otherPlace.member : null;
-  const start = step.op === 'compare' ? step.otherPlace.offsetBytes : step.offsetBytes;
   const found: Mismatch[] = [];
-  let from = 0;
-  while (from < step.lengthBytes) {
-    const first = differs(from, step.lengthBytes - from);
+  /** By member, the last one found: what the next may be joined to. */
+  const last = new Map<number | null, number>();
+  for (let from = 0; from < step.lengthBytes; ) {
+    const first = firstDifference(kernels, step, at, from);
     if (first < 0) break;
     const sector = roundDown(from + first, SECTOR_BYTES);
     const lengthBytes = Math.min(SECTOR_BYTES, step.lengthBytes - sector);
-    const last = found.at(-1);
-    if (last !== undefined && last.offsetBytes + last.lengthBytes === start + sector) {
-      found[found.length - 1] = { ...last, lengthBytes: last.lengthBytes + lengthBytes };
-    } else {
-      found.push({ member, offsetBytes: start + sector, lengthBytes });
+    for (const mismatch of whoDiffers(kernels, step, at, sector, lengthBytes)) {
+      const index = last.get(mismatch.member) ?? -1;
+      const before = found[index];
+      if (
+        before !== undefined &&
+        before.wrong === mismatch.wrong &&
+        before.offsetBytes + before.lengthBytes === mismatch.offsetBytes
+      ) {
+        found[index] = { ...before, lengthBytes: before.lengthBytes + lengthBytes };
+      } else {
+        last.set(mismatch.member, found.push(mismatch) - 1);
+      }
     }
     from = sector + SECTOR_BYTES;
   }
   return found;
+}
+
+/** From `from` on, or -1. */
+function firstDifference(
+  kernels: Kernels,
+  step: Inspect,
+  at: (address: number) => number,
+  from: number,
+): number {
+  const lengthBytes = step.lengthBytes - from;
+  const shifted = (address: number): number => at(address) + from;
+  if (step.op === 'verify') {
+    return kernels.verify(all(step.data, shifted), shifted(step.p), maybe(step.q, shifted), lengthBytes);
+  }
+  const [first, ...others] = step.copies.map(({ address }) => shifted(address));
+  let least = -1;
+  for (const other of others) {
+    const found = kernels.compare(first!, other, least < 0 ? lengthBytes : least);
+    if (found >= 0) least = found;
+  }
+  return least;
+}
+
+/** One sector in which there is a difference. */
+function whoDiffers(
+  kernels: Kernels,
+  step: Inspect,
+  at: (address: number) => number,
+  sector: number,
+  lengthBytes: number,
+): readonly Mismatch[] {
+  const shifted = (address: number): number => at(address) + sector;
+  if (step.op === 'compare') {
+    const addresses = step.copies.map(({ address }) => shifted(address));
+    const { places, outvoted } = oddCopiesOf(kernels, addresses, lengthBytes);
+    return places.map((place) => {
+      const { member, offsetBytes } = step.copies[place]!;
+      const wrong = !outvoted ? null : place === 0 ? 'data' : 'redundancy';
+      return { member, wrong, offsetBytes: offsetBytes + sector, lengthBytes };
+    });
+  }
+  const { holders } = step;
+  const offsetBytes = step.offsetBytes + sector;
+  if (holders === null) return [{ member: null, wrong: null, offsetBytes, lengthBytes }];
+  const row = {
+    data: all(step.data, shifted),
+    p: shifted(step.p),
+    q: shifted(step.q!),
+    deltaP: at(holders.deltaP),
+    deltaQ: at(holders.deltaQ),
+  };
+  const suspect = suspectOf(kernels, row, lengthBytes);
+  if (suspect === null) return [{ member: null, wrong: null, offsetBytes, lengthBytes }];
+  return suspect.kind === 'data'
+    ? [{ member: holders.data[suspect.place]!, wrong: 'data', offsetBytes, lengthBytes }]
+    : [{ member: holders[suspect.kind], wrong: 'redundancy', offsetBytes, lengthBytes }];
 }
 
 function all(data: readonly (number | null)[], at: (address: number) => number): (number | null)[] {
@@ -796,9 +947,9 @@ function cutPoint(layout: Layout, job: Job): number {
 }
 
 /** Carries out a job with I/O that blocks. */
-export function drive<Result>(
-  steps: Steps<Result>,
-  perform: (batch: Batch) => readonly Failure[] | null,
+export function drive<Result, Asked = Request>(
+  steps: Generator<Asked, Result, readonly Failure[] | null>,
+  perform: (request: Asked) => readonly Failure[] | null,
 ): Result {
   let step = steps.next(null);
   while (step.done !== true) step = steps.next(perform(step.value));
@@ -806,9 +957,9 @@ export function drive<Result>(
 }
 
 /** Carries out a job with I/O that answers later. */
-export async function driveAsynchronously<Result>(
-  steps: Steps<Result>,
-  perform: (batch: Batch) => Promise<readonly Failure[] | null>,
+export async function driveAsynchronously<Result, Asked = Request>(
+  steps: Generator<Asked, Result, readonly Failure[] | null>,
+  perform: (request: Asked) => Promise<readonly Failure[] | null>,
 ): Promise<Result> {
   let step = steps.next(null);
   while (step.done !== true) step = steps.next(await perform(step.value));

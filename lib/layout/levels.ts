@@ -51,6 +51,8 @@ export interface LevelFacts {
 
 /** As many device roles as a version-1 superblock of 4 KiB has room for. */
 const membersMax = 1920;
+/** Copies of one byte: the engine notes all writes of a row together, those to replacements too, and has room for twice this. */
+export const copiesMax = 512;
 const chunkBytesDefault = 512 * 1024;
 
 export const levels = {
@@ -86,7 +88,7 @@ export const levels = {
     family: 'copies',
     membersMin: 1,
     membersUseful: 2,
-    membersMax,
+    membersMax: copiesMax,
     chunk: 'none',
     chunkBytesDefault: 0,
     layoutDefault: null,
@@ -316,16 +318,20 @@ export function layoutFromNumber(level: Level, number: number): LayoutChoice | n
       return layout === null ? null : { level, layout };
     }
     case 'raid10': {
-      const near = number & 0xff;
-      const far = (number >> 8) & 0xff;
+      const { near, far, offset } = raid10Copies(number);
       const farSets = number >>> 17;
       if (!Number.isInteger(number) || number < 0 || near === 0 || far === 0) return null;
       if (farSets !== 0 && farSets !== 1 && farSets !== 2) return null;
-      return { level, near, far, offset: (number & 0x10000) !== 0, farSets };
+      return { level, near, far, offset, farSets };
     }
     default:
       return unreachable(level);
   }
+}
+
+/** The copies that a layout number of raid10 speaks of, whether or not md has such a layout. */
+export function raid10Copies(number: number): Pick<Raid10, 'near' | 'far' | 'offset'> {
+  return { near: number & 0xff, far: (number >> 8) & 0xff, offset: (number & 0x10000) !== 0 };
 }
 
 /** However unlucky the choice: with this many members missing, every byte is still there. */

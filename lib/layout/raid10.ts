@@ -40,7 +40,7 @@ import {
 } from './checks.ts';
 import type { Raid10 } from './geometry.ts';
 import type { CopiesExtent, CopiesLayout, CopyContent, Place } from './layout.ts';
-import { layoutName } from './levels.ts';
+import { copiesMax, layoutName } from './levels.ts';
 
 export function compileRaid10(geometry: Raid10): CopiesLayout {
   const { level, memberCount, chunkBytes, near, far, offset } = geometry;
@@ -118,6 +118,7 @@ function checkCopies(geometry: Raid10): void {
     }
   }
   if (near * far < 2) refuse(`raid10 ${name} has only one copy; take near=2, or raid0`);
+  if (near * far > copiesMax) refuse(`raid10 ${name} is not possible: ${copiesMax} copies at most`);
   if (near * far > memberCount) {
     refuse(
       `raid10 ${name} has ${near * far} copies and needs as many members, not ${memberCount}; add members or take near=2`,

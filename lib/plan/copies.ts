@@ -4,7 +4,7 @@
  *   read    one good copy of each extent
  *   write   every writable copy
  *   recover read another copy, write it to the member
- *   check   read all good copies, hold each against the first
+ *   check   read all good copies, hold them against each other
  *   repair  read the first good copy, write it to all others
  *
  * Which copy is read? Where copies lie side by side (raid1, near) the array is seen as windows of 1 MiB
@@ -136,17 +136,12 @@ export function checkCopies(
     const good = extent.copies.filter(
       (copy) => stateAt(health.members[copy.member]!, copy.offsetBytes) === 'good',
     );
-    const addresses = good.map((copy) => readIntoScratch(draft, copy.member, copy.offsetBytes, pieceBytes));
-    for (let index = 1; index < good.length; index += 1) {
-      draft.inspect.push({
-        op: 'compare',
-        first: addresses[0]!,
-        other: addresses[index]!,
-        firstPlace: good[0]!,
-        otherPlace: good[index]!,
-        lengthBytes: pieceBytes,
-      });
-    }
+    const copies = good.map(({ member, offsetBytes }) => ({
+      member,
+      offsetBytes,
+      address: readIntoScratch(draft, member, offsetBytes, pieceBytes),
+    }));
+    if (copies.length > 1) draft.inspect.push({ op: 'compare', copies, lengthBytes: pieceBytes });
     position += pieceBytes;
   }
   return finish(draft);

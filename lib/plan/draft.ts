@@ -1,6 +1,6 @@
 /** A plan in the making: where the planners of both families put their steps and what they cannot serve. */
 import { roundUp } from '../units.ts';
-import type { ArrayRange, Compute, Inspect, Lost, Plan, Transfer } from './plan.ts';
+import type { ArrayRange, Compute, Inspect, LogEntry, Lost, Plan, Transfer } from './plan.ts';
 
 export interface Draft {
   readonly requestBytes: number;
@@ -8,6 +8,7 @@ export interface Draft {
   readonly reads: Transfer[];
   readonly compute: Compute[];
   readonly inspect: Inspect[];
+  readonly log: LogEntry[];
   readonly writes: Transfer[];
   readonly lost: ArrayRange[];
 }
@@ -18,7 +19,16 @@ const PAGE_BYTES = 4096;
 const LINE_BYTES = 64;
 
 export function newDraft(requestBytes: number): Draft {
-  return { requestBytes, scratchBytes: 0, reads: [], compute: [], inspect: [], writes: [], lost: [] };
+  return {
+    requestBytes,
+    scratchBytes: 0,
+    reads: [],
+    compute: [],
+    inspect: [],
+    log: [],
+    writes: [],
+    lost: [],
+  };
 }
 
 /** Reserves scratch and returns its address. Nothing is ever released: all reads are done before any arithmetic. */
@@ -57,8 +67,9 @@ export function append(transfers: Transfer[], transfer: Transfer): void {
 
 export function finish(draft: Draft): Plan | Lost {
   if (draft.lost.length > 0) return { lost: joinRanges(draft.lost) };
-  const { requestBytes, scratchBytes, reads, compute, inspect, writes } = draft;
-  return { requestBytes, scratchBytes, reads, compute, inspect, writes };
+  const { requestBytes, scratchBytes, reads, compute, inspect, log, writes } = draft;
+  const plan = { requestBytes, scratchBytes, reads, compute, inspect, writes };
+  return log.length === 0 ? plan : { ...plan, log };
 }
 
 function joinRanges(ranges: readonly ArrayRange[]): ArrayRange[] {

@@ -256,8 +256,10 @@ function sumOfData(
 
 function inspectText(step: Inspect, names: Names, memberName: (member: number) => string): string {
   if (step.op === 'compare') {
-    const { firstPlace, otherPlace } = step;
-    return `compare  ${memberName(firstPlace.member)} +${sizeText(firstPlace.offsetBytes)} with ${memberName(otherPlace.member)} +${sizeText(otherPlace.offsetBytes)}`;
+    const places = step.copies.map(
+      ({ member, offsetBytes }) => `${memberName(member)} +${sizeText(offsetBytes)}`,
+    );
+    return `compare  ${places.join(' with ')}`;
   }
   const { p, q } = names.operands(step);
   const claims = [`${p} = ${sumOfData(step, names, false)}`];

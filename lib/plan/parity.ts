@@ -17,6 +17,7 @@
 import { assert } from '../errors.ts';
 import type { ParityLayout, Row } from '../layout/layout.ts';
 import type { Erasure } from '../parity/kernels.ts';
+import { SECTOR_BYTES } from '../units.ts';
 import { type Draft, finish, newDraft, readIntoScratch, reserve } from './draft.ts';
 import {
   type CellState,
@@ -26,7 +27,7 @@ import {
   type MemberLine,
   stateAt,
 } from './health.ts';
-import type { Lost, Plan } from './plan.ts';
+import type { Holders, Lost, Plan } from './plan.ts';
 import {
   type CheckDecision,
   decideCheck,
@@ -95,6 +96,7 @@ export function writeParity(
   health: CompiledHealth,
   offsetBytes: number,
   lengthBytes: number,
+  isLogged: boolean,
 ): Plan | Lost {
   const rowBytes = layout.chunkBytes * layout.dataCount;
   const draft = newDraft(lengthBytes);
@@ -104,7 +106,7 @@ export function writeParity(
     const from = Math.max(0, -rowAddress);
     const to = Math.min(rowBytes, lengthBytes - rowAddress);
     forEachSlice(layout, health, rowIndex, from, to, decideWrite, (slice, decision) =>
-      writeSlice(draft, layout, health, slice, decision, rowAddress),
+      writeSlice(draft, layout, health, slice, decision, rowAddress, isLogged),
     );
   }
   return finish(draft);
@@ -139,9 +141,10 @@ export function repairParity(
   health: CompiledHealth,
   syncOffsetBytes: number,
   lengthBytes: number,
+  isLogged: boolean,
 ): Plan | Lost {
   return overColumns(layout, health, syncOffsetBytes, lengthBytes, decideRepair, (draft, slice, decision) =>
-    repairSlice(draft, layout, slice, decision),
+    repairSlice(draft, layout, slice, decision, isLogged),
   );
 }
 
@@ -359,6 +362,7 @@ function writeSlice(
   slice: Slice,
   decision: WriteDecision,
   rowAddress: number,
+  isLogged: boolean,
 ): void {
   if (decision.how === 'lost') {
     lose(draft, layout, slice, decision.cells);
@@ -375,9 +379,13 @@ function writeSlice(
   }
   if (decision.how === 'data-only') return;
 
+  // Parity that will be recovered from the data anyway has nobody who relies on it.
+  const logs = isLogged && decision.p && slice.p !== 'behind';
   let p: number | null = null;
   let q: number | null = null;
-  if (decision.how === 'rmw') {
+  if (logs) {
+    p = logSlice(draft, layout, slice, decision, rowAddress);
+  } else if (decision.how === 'rmw') {
     const old: number[] = [];
     for (let index = first; index < end; index += 1) {
       old.push(readIntoScratch(draft, row.data[index]!, offsetBytes, lengthBytes));
@@ -415,6 +423,74 @@ function writeSlice(
   if (q !== null) draft.writes.push({ member: row.q!, offsetBytes, lengthBytes, address: q });
 }
 
+/**
+ * As above for a row of raid5 whose write is logged. The XOR of what stays is wanted by itself, and is a step on the way:
+ *
+ *   rcw   stays = the other data        P = stays + new data
+ *   rmw   stays = old P + old data      P = stays + new data
+ *
+ * Returns where the new parity is.
+ */
+function logSlice(
+  draft: Draft,
+  layout: ParityLayout,
+  slice: Slice,
+  decision: Extract<WriteDecision, { how: 'rmw' | 'rcw' }>,
+  rowAddress: number,
+): number {
+  const { row, lo, first, end } = slice;
+  const { chunkBytes, dataCount } = layout;
+  const { offsetBytes, lengthBytes } = placeOf(layout, slice);
+  assert(row.q === null, 'only raid5 has a partial parity log');
+  const written: number[] = [];
+  for (let index = first; index < end; index += 1) written.push(rowAddress + index * chunkBytes + lo);
+  const sources: number[] = [];
+  let p: number | null = null;
+  if (decision.how === 'rmw') {
+    for (let index = first; index < end; index += 1) {
+      sources.push(readIntoScratch(draft, row.data[index]!, offsetBytes, lengthBytes));
+    }
+    sources.push(readIntoScratch(draft, row.p, offsetBytes, lengthBytes));
+  } else {
+    const stays = (index: number): boolean => index < first || index >= end;
+    const solved =
+      decision.source === 'none'
+        ? null
+        : gather(draft, layout, slice, decision.source, null, { data: stays });
+    p = solved?.p ?? null;
+    for (let index = 0; index < dataCount; index += 1) {
+      if (!stays(index)) continue;
+      sources.push(solved?.data[index] ?? readIntoScratch(draft, row.data[index]!, offsetBytes, lengthBytes));
+    }
+  }
+
+  let staying: number | null = sources[0] ?? null;
+  if (sources.length > 1) {
+    staying = reserve(draft, lengthBytes);
+    draft.compute.push({ op: 'syndrome', data: sources, p: staying, q: null, lengthBytes });
+  }
+  p ??= reserve(draft, lengthBytes);
+  const data = staying === null ? written : [staying, ...written];
+  draft.compute.push({ op: 'syndrome', data, p, q: null, lengthBytes });
+  log(draft, layout, slice, first, end - first, staying);
+  return p;
+}
+
+function log(
+  draft: Draft,
+  layout: ParityLayout,
+  slice: Slice,
+  first: number,
+  chunkCount: number,
+  address: number | null,
+): void {
+  const { row, rowIndex, lo, hi } = slice;
+  const lengthBytes = hi - lo;
+  const arrayOffsetBytes = (rowIndex * layout.dataCount + first) * layout.chunkBytes + lo;
+  assert(arrayOffsetBytes % SECTOR_BYTES === 0 && lengthBytes % SECTOR_BYTES === 0, 'sectors are logged');
+  draft.log.push({ parityMember: row.p, arrayOffsetBytes, lengthBytes, chunkCount, address });
+}
+
 function recoverSlice(
   draft: Draft,
   layout: ParityLayout,
@@ -444,7 +520,13 @@ function recoverSlice(
   draft.writes.push({ member, offsetBytes, lengthBytes, address });
 }
 
-function repairSlice(draft: Draft, layout: ParityLayout, slice: Slice, decision: RepairDecision): void {
+function repairSlice(
+  draft: Draft,
+  layout: ParityLayout,
+  slice: Slice,
+  decision: RepairDecision,
+  isLogged: boolean,
+): void {
   if (decision.how === 'nothing') return;
   if (decision.how === 'lost') {
     lose(draft, layout, slice, decision.cells);
@@ -465,6 +547,10 @@ function repairSlice(draft: Draft, layout: ParityLayout, slice: Slice, decision:
   }
   if (decision.p) draft.writes.push({ member: row.p, offsetBytes, lengthBytes, address: p! });
   if (decision.q) draft.writes.push({ member: row.q!, offsetBytes, lengthBytes, address: q! });
+  // Parity that was wrong may have gone into the log with an earlier write (rmw): this takes that entry's place. In a
+  // resync it cannot have, since writes there are rcw.
+  const isNews = decision.p && slice.p !== 'behind' && decision.source === 'none' && !slice.unsynced;
+  if (isLogged && isNews) log(draft, layout, slice, 0, layout.dataCount, null);
 }
 
 function checkSlice(draft: Draft, layout: ParityLayout, slice: Slice, decision: CheckDecision): void {
@@ -484,7 +570,19 @@ function checkSlice(draft: Draft, layout: ParityLayout, slice: Slice, decision: 
     ? withParities(draft, slice, known, true, false, lengthBytes).p!
     : (known.p ?? readIntoScratch(draft, row.p, offsetBytes, lengthBytes));
   const data = inQOrder(row, known.data);
-  draft.inspect.push({ op: 'verify', data, p, q, row: rowIndex, offsetBytes, lengthBytes });
+  const isWhole = decision.source === 'none' && !decision.computeP && decision.q;
+  const holders = isWhole ? holdersOf(draft, row, lengthBytes) : null;
+  draft.inspect.push({ op: 'verify', data, p, q, row: rowIndex, offsetBytes, lengthBytes, holders });
+}
+
+function holdersOf(draft: Draft, row: Row, lengthBytes: number): Holders {
+  return {
+    data: inQOrder(row, row.data),
+    p: row.p,
+    q: row.q!,
+    deltaP: reserve(draft, lengthBytes),
+    deltaQ: reserve(draft, lengthBytes),
+  };
 }
 
 interface Known {

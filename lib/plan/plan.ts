@@ -54,9 +54,23 @@ export type Compute =
       readonly lengthBytes: number;
     };
 
+/** A copy that is compared: where it is, and where it has been read to. */
+export interface Copy extends Place {
+  readonly address: number;
+}
+
+/** Whose chunks a row consists of, in Q order, and room for two slices more: what it takes to say which one is wrong. */
+export interface Holders {
+  readonly data: readonly (number | null)[];
+  readonly p: number;
+  readonly q: number;
+  readonly deltaP: number;
+  readonly deltaQ: number;
+}
+
 /**
  * What a check looks at; a difference is reported, never acted on. `verify` holds one row's slice against its parity;
- * `compare` holds one copy against the first.
+ * `compare` holds copies against each other, of which there are at least two.
  */
 export type Inspect =
   | {
@@ -68,15 +82,24 @@ export type Inspect =
       /** Where the slice begins, on every member. */
       readonly offsetBytes: number;
       readonly lengthBytes: number;
+      /** Null where a chunk was not read but computed, or there is no Q: a difference is then nobody's in particular. */
+      readonly holders: Holders | null;
     }
-  | {
-      readonly op: 'compare';
-      readonly first: number;
-      readonly other: number;
-      readonly firstPlace: Place;
-      readonly otherPlace: Place;
-      readonly lengthBytes: number;
-    };
+  | { readonly op: 'compare'; readonly copies: readonly Copy[]; readonly lengthBytes: number };
+
+/**
+ * What a partial parity log has to hold before the writes of a row begin: so many bytes of each of `chunkCount` data
+ * chunks that follow each other, the first at `arrayOffsetBytes`, all in the same columns of a row. With the XOR of the
+ * row's other data in these columns, parity can be made again from whatever the writes have left behind.
+ */
+export interface LogEntry {
+  readonly parityMember: number;
+  readonly arrayOffsetBytes: number;
+  readonly lengthBytes: number;
+  readonly chunkCount: number;
+  /** Of that XOR; null where the row has no other data. */
+  readonly address: number | null;
+}
 
 export interface Plan {
   readonly requestBytes: number;
@@ -84,6 +107,8 @@ export interface Plan {
   readonly reads: readonly Transfer[];
   readonly compute: readonly Compute[];
   readonly inspect: readonly Inspect[];
+  /** Made durable after the arithmetic and before the writes. Absent where there is nothing to log. */
+  readonly log?: readonly LogEntry[];
   readonly writes: readonly Transfer[];
 }
 

@@ -36,16 +36,20 @@ export function planRead(
     : readCopies(layout, health, offsetBytes, lengthBytes);
 }
 
-/** Puts the request into the array. The request itself is only read. */
+/**
+ * Puts the request into the array. The request itself is only read. `isLogged`: the array keeps a partial parity log, and
+ * the plan says what goes there first; the request is then whole sectors.
+ */
 export function planWrite(
   layout: Layout,
   health: CompiledHealth,
   offsetBytes: number,
   lengthBytes: number,
+  isLogged = false,
 ): Plan | Lost {
   assertInside(offsetBytes, lengthBytes, layout.arrayBytes);
   return layout.kind === 'parity'
-    ? writeParity(layout, health, offsetBytes, lengthBytes)
+    ? writeParity(layout, health, offsetBytes, lengthBytes, isLogged)
     : writeCopies(layout, health, offsetBytes, lengthBytes);
 }
 
@@ -86,6 +90,18 @@ export function planCheck(
   return plan;
 }
 
+/** How much of a range a check compares; the rest has lost so much that nothing is left to compare it with. */
+export function comparedBytes(
+  layout: Layout,
+  health: CompiledHealth,
+  syncOffsetBytes: number,
+  lengthBytes: number,
+): number {
+  if (health.usual) return syncBytes(layout) === 0 ? 0 : lengthBytes;
+  const { inspect } = planCheck(layout, health, syncOffsetBytes, lengthBytes);
+  return inspect.reduce((sum, step) => sum + step.lengthBytes, 0);
+}
+
 /**
  * Makes redundancy agree with the data: parity is recomputed, other copies are overwritten from the first good one.
  * Every writable cell in the range is right afterwards. Unconditional: who writes only on a mismatch
@@ -96,11 +112,12 @@ export function planRepair(
   health: CompiledHealth,
   syncOffsetBytes: number,
   lengthBytes: number,
+  isLogged = false,
 ): Plan | Lost {
   if (syncBytes(layout) === 0) return nothing;
   assertInside(syncOffsetBytes, lengthBytes, syncBytes(layout));
   return layout.kind === 'parity'
-    ? repairParity(layout, health, syncOffsetBytes, lengthBytes)
+    ? repairParity(layout, health, syncOffsetBytes, lengthBytes, isLogged)
     : repairCopies(layout, health, syncOffsetBytes, lengthBytes);
 }
 

@@ -217,14 +217,14 @@ for (const driver of drivers) {
       await expect(engine.setHealth(engine.health)).resolves.toBe(undefined);
     });
 
-    test('ten thousand requests of a megabyte go through a heap of eight', async () => {
+    test('two thousand requests of a megabyte go through a heap of eight', async () => {
       const geometry = sized(geometryNamed('raid0'), 2 * MIB);
       const { engine } = make(geometry, memoryMembers(geometry), driver);
       const buffer = new Uint8Array(MIB);
       let most = 0;
       let done = 0;
       await Promise.all(
-        Array.from({ length: 10_000 }, async (_, index) => {
+        Array.from({ length: 2000 }, async (_, index) => {
           const work = index % 4 === 0 ? engine.write.bind(engine) : engine.read.bind(engine);
           // Most of them are refused nothing and wait: none of them may hold memory.
           await work((index % 5) * MIB, [index % 100 === 0 ? buffer : buffer.subarray(0, 64 * KIB)]);
@@ -232,7 +232,7 @@ for (const driver of drivers) {
           done += 1;
         }),
       );
-      expect(done).toBe(10_000);
+      expect(done).toBe(2000);
       expect(most).toBeLessThanOrEqual(8 * MIB);
       expect(engine.bytesInFlight).toBe(0);
       await engine.close();

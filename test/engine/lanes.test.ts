@@ -299,6 +299,7 @@ describe('an exception in a lane', () => {
       members: memoryMembers(raid5).map((device) => device.direct),
       kernel: undefined,
       readOnly: false,
+      log: null,
       mainHealth: new SharedHealth(layout, allInSync(raid5)),
       onReport: (report) => reports.push(report),
     });

@@ -2,7 +2,7 @@
  * Runs jobs without devices: members are byte arrays, and a script says which transfers fail. Every batch is checked as
  * it passes: addresses stay inside the request and the scratch memory, and the number of batches is bounded.
  */
-import { addressIn, type Batch, type Failure } from '../../lib/engine/batch.ts';
+import { addressIn, type Failure, type Request } from '../../lib/engine/batch.ts';
 import { createMemory, scratchAddress } from '../../lib/engine/memory.ts';
 import { COMMIT_SLOTS, type Job, tableAddress } from '../../lib/engine/ring.ts';
 import { drive, type Report, Runner, SharedHealth } from '../../lib/engine/run.ts';
@@ -68,8 +68,9 @@ export class Scripted {
     return { report, answer };
   }
 
-  #perform(batch: Batch): readonly Failure[] | null {
+  #perform(batch: Request): readonly Failure[] | null {
     this.batches += 1;
+    if (batch.direction !== 'read' && batch.direction !== 'write') throw new Error('there is no log here');
     if (this.batches > (this.#options.batchesMax ?? 400)) throw new Error('the job goes on for ever');
     if (batch.direction === 'write' && batch.transfers.length > COMMIT_SLOTS)
       throw new Error(`${batch.transfers.length} places in one commit`);

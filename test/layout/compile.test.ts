@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
 import { InvariantViolation } from '../../lib/errors.ts';
 import { compileLayout } from '../../lib/layout/compile.ts';
-import type { Geometry, Level } from '../../lib/layout/geometry.ts';
-import { levelNames, levels } from '../../lib/layout/levels.ts';
+import type { Geometry, Level, Raid1 } from '../../lib/layout/geometry.ts';
+import { copiesMax, levelNames, levels } from '../../lib/layout/levels.ts';
 import { refusalOf } from './laws.ts';
 
 function geometryOf(level: Level, memberCount: number, chunkBytes: number, memberBytes: number): Geometry {
@@ -33,6 +33,26 @@ test.each(levelNames)('%s has the least members that its table says, and not one
   );
   expect(refusalOf(() => compileLayout(geometryOf(level, membersMax, 4096, 65536)))).toBeNull();
   expect(refusalOf(() => compileLayout(geometryOf(level, membersMax + 1, 4096, 65536)))).toContain('at most');
+});
+
+test('no layout makes more copies than can be written together', () => {
+  const mirror = (memberCount: number) => geometryOf('raid1', memberCount, 0, 65536);
+  expect(compileLayout(mirror(copiesMax) as Raid1).copyCount).toBe(copiesMax);
+  expect(refusalOf(() => compileLayout(mirror(copiesMax + 1)))).toContain('512 members at most');
+  for (const [near, far] of [
+    [255, 2],
+    [255, 3],
+    [3, 255],
+    [2, 255],
+    [64, 8],
+    [64, 9],
+  ] as const) {
+    const shape = { memberCount: 1024, chunkBytes: 4096, memberBytes: far * 4096 };
+    const geometry = { level: 'raid10', ...shape, near, far, offset: false, farSets: 0 } as const;
+    const refusal = refusalOf(() => compileLayout(geometry));
+    if (near * far > copiesMax) expect(refusal).toContain('512 copies at most');
+    else expect(compileLayout(geometry).copyCount).toBe(near * far);
+  }
 });
 
 test.each(levelNames)('%s takes the chunks that its table says', (level) => {

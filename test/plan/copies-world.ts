@@ -129,14 +129,17 @@ export class CopiesWorld {
     for (const step of plan.inspect) {
       if (step.op !== 'compare') throw new Violation('copies are compared');
       for (let bytes = 0; bytes < step.lengthBytes; bytes += unitBytes) {
-        const first = this.#at(step.firstPlace.member, step.firstPlace.offsetBytes + bytes);
-        const other = this.#at(step.otherPlace.member, step.otherPlace.offsetBytes + bytes);
-        const a = memory[(step.first + bytes) / unitBytes];
-        const b = memory[(step.other + bytes) / unitBytes];
-        if (this.holds[first] !== this.holds[other]) throw new Violation('compares what are not copies');
-        if (a !== this.before[first] || b !== this.before[other]) throw new Violation('compares other bytes');
-        this.compared += 1;
-        if (a !== b) this.found.add(`${first}:${other}`);
+        const cells = step.copies.map(({ member, offsetBytes }) => this.#at(member, offsetBytes + bytes));
+        const values = step.copies.map(({ address }) => memory[(address + bytes) / unitBytes]);
+        if (cells.some((cell, index) => values[index] !== this.before[cell]))
+          throw new Violation('compares other bytes');
+        const [first = -1, ...others] = cells;
+        if (others.length === 0) throw new Violation('compares a copy with nothing');
+        for (const [index, other] of others.entries()) {
+          if (this.holds[first] !== this.holds[other]) throw new Violation('compares what are not copies');
+          this.compared += 1;
+          if (values[0] !== values[index + 1]) this.found.add(`${first}:${other}`);
+        }
       }
     }
     for (const { member, offsetBytes, lengthBytes, address } of plan.writes) {

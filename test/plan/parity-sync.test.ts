@@ -3,7 +3,7 @@
  * Method: as in parity.test.ts.
  */
 import { describe, expect, test } from 'vitest';
-import { type Health, isLost, type Lost, type Plan } from '../../lib/plan/plan.ts';
+import { type Health, type Inspect, isLost, type Lost, type Plan } from '../../lib/plan/plan.ts';
 import { planCheck, planRecover, planRepair, syncBytes } from '../../lib/plan/planner.ts';
 import { bitCount } from './algebra.ts';
 import { BEHIND, GOOD, lostUnits, MISSING, ParityWorld, Violation } from './parity-world.ts';
@@ -95,6 +95,9 @@ function judgeCheck(world: ParityWorld, from: number, to: number): void {
     if (world.inspected.has(unit) !== dependent)
       throw new Violation('inspects where it cannot, or not where it can');
   }
+  for (const step of plan.inspect) {
+    if (step.op === 'verify') judgeHolders(plan, step);
+  }
   for (const group of new Set(world.inspected)) {
     const row = Math.floor(group / world.columns);
     const column = group % world.columns;
@@ -108,6 +111,26 @@ function judgeCheck(world: ParityWorld, from: number, to: number): void {
         throw new Violation('a corrupted cell goes unseen');
     }
   }
+}
+
+/** Members are named where a row has two parities and all of it is read, and they are those it was read from. */
+function judgeHolders(plan: Plan, step: Inspect & { op: 'verify' }): void {
+  const { data, p, q, holders } = step;
+  const holderAt = (address: number | null): number | null =>
+    plan.reads.find((read) => read.address === address)?.member ?? null;
+  const isWhole = [...data, p].every((address) => address === null || holderAt(address) !== null);
+  if ((holders !== null) !== (isWhole && holderAt(q) !== null))
+    throw new Violation('names holders where it cannot, or not where it can');
+  if (holders === null) return;
+  const told = [...holders.data, holders.p, holders.q];
+  const right = [...data, p, q].map(holderAt);
+  if (right.some((member, index) => told[index] !== member)) throw new Violation('names other holders');
+  const taken = [...data, p, q].filter((address) => address !== null);
+  const clear = (a: number, b: number): boolean => Math.abs(a - b) >= step.lengthBytes;
+  if (![...taken, holders.deltaQ].every((address) => clear(address, holders.deltaP)))
+    throw new Violation('the room for differences is not free');
+  if (!taken.every((address) => clear(address, holders.deltaQ)))
+    throw new Violation('the room for differences is not free');
 }
 
 function judgeRepair(world: ParityWorld, from: number, to: number): void {
