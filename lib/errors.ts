@@ -48,6 +48,9 @@ const errors = {
   NO_SUCH_ARRAY: { reaction: 'fix-call', says: 'there is no array of that name' },
   NO_SUCH_MEMBER: { reaction: 'fix-call', says: 'the array has no such member' },
   NOT_SUPPORTED: { reaction: 'fix-call', says: 'the device cannot do this', nbd: 'ENOTSUP' },
+  NO_SUCH_REPOSITORY: { reaction: 'fix-call', says: 'there is no backup repository there' },
+  NO_SUCH_BACKUP: { reaction: 'fix-call', says: 'the repository has no such backup' },
+  WRONG_PASSPHRASE: { reaction: 'fix-call', says: 'the repository is encrypted with another passphrase' },
 
   // One member, one place: peers can stand in.
   MEDIUM_ERROR: { reaction: 'reconstruct', says: 'a part of one member cannot be read' },
@@ -58,6 +61,7 @@ const errors = {
   FLUSH_FAILED: { reaction: 'fail-member', says: 'a member did not make its writes durable' },
   NO_SPACE: { reaction: 'fail-member', says: 'the file system below a member is full', nbd: 'ENOSPC' },
   MEMBER_GONE: { reaction: 'fail-member', says: 'a member stopped answering' },
+  PROTOCOL_VIOLATION: { reaction: 'fail-member', says: 'the other end does not keep to the protocol' },
 
   // Beyond redundancy: exactly this range.
   REDUNDANCY_LOST: { reaction: 'give-up', says: 'more is missing than redundancy covers' },
@@ -69,6 +73,7 @@ const errors = {
   BAD_MAGIC: { reaction: 'refuse', says: 'there is no md superblock here' },
   SUPERBLOCK_BROKEN: { reaction: 'refuse', says: 'md metadata contradicts itself or the device it is on' },
   UNSUPPORTED_FEATURE: { reaction: 'refuse', says: 'the array uses a feature that raidsim does not have' },
+  BAD_REPOSITORY: { reaction: 'refuse', says: 'files of a backup repository are not what they claim' },
   RESHAPE_IN_PROGRESS: { reaction: 'refuse', says: 'the array stopped in the middle of a reshape' },
 
   // A person must decide.
@@ -81,6 +86,7 @@ const errors = {
   FORKED_HISTORY: { reaction: 'ask-operator', says: 'parts of the array went on without each other' },
   MEMBERS_MISSING: { reaction: 'ask-operator', says: 'members that the array still had are not offered' },
   EVENTS_DISAGREE: { reaction: 'ask-operator', says: 'too many members are behind the others' },
+  STORE_FAILED: { reaction: 'ask-operator', says: 'the store of a backup repository does not answer' },
   NOT_ENOUGH_MEMBERS: { reaction: 'ask-operator', says: 'too few members to start, whatever is forced' },
   DIRTY_DEGRADED: { reaction: 'ask-operator', says: 'the array is degraded and was not stopped cleanly' },
 
@@ -175,6 +181,12 @@ export function exitCodeOf(code: ErrorCode): number {
     default:
       return unreachable(reaction);
   }
+}
+
+/** What an NBD client is told when this error ends its request. */
+export function nbdErrorOf(code: ErrorCode): NonNullable<ErrorRow['nbd']> {
+  const row: ErrorRow = errors[code];
+  return row.nbd ?? (row.reaction === 'fix-call' ? 'EINVAL' : 'EIO');
 }
 
 /** A claim about the program itself does not hold. Nothing catches it: going on could write wrong bytes. */

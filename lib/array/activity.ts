@@ -27,26 +27,36 @@ type State = 'clean' | 'marking' | 'active' | 'cleaning';
 
 export class Activity {
   readonly #options: ActivityOptions;
-  #state: State;
+  #state: State = 'clean';
   #inFlight = 0;
+  #hasBegun = false;
   #lastEnd = 0;
   #watching: Promise<void> | null = null;
   /** What `marking` and `cleaning` wait for. */
   #transition: Promise<void> = Promise.resolve();
   #stopped = false;
 
-  constructor(options: ActivityOptions, isActive: boolean) {
+  /**
+   * "Clean" at first, though superblocks may say otherwise: nothing has been written yet in this life, and the first write
+   * waits until every member says that there will be (record.ts, `begin`).
+   */
+  constructor(options: ActivityOptions) {
     this.#options = options;
-    this.#state = isActive ? 'active' : 'clean';
   }
 
   get isActive(): boolean {
     return this.#state !== 'clean';
   }
 
+  /** Whether there has been a write in this life, or one waits to be let in. */
+  get hasBegun(): boolean {
+    return this.#hasBegun;
+  }
+
   /** Before a write. Null when it may start at once, as it may on an array that is active. */
   enter(): Promise<void> | null {
     this.#inFlight += 1;
+    this.#hasBegun = true;
     return this.#state === 'active' ? null : this.#becomeActive();
   }
 

@@ -21,11 +21,16 @@
  * it says "clean" only while that is true (activity.ts). Without, it is an array for the time being, as a test wants
  * one: the same in every respect, but for what it leaves behind.
  *
+ * Who is who changes in one turn after the other: each verb below, and each step of the sync that moves a member, decides on
+ * what the last one has left and is on record before the next begins. Only a failure waits for nobody. So whoever
+ * has waited for something within a turn looks again at whether its members still are what they were.
+ *
  * Spares take over by themselves: whenever a slot is empty and a spare there, or redundancy is due after a crash, a
  * sync runs in the background (sync.ts), and `rebuild` watches it.
  */
 import { Device, type Extent, type Limits } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
+import { InFlight } from '../device/in-flight.ts';
 import { canReach, type DriverKind, Engine, unreachableBy } from '../engine/engine.ts';
 import type { Death } from '../engine/message.ts';
 import type { Correction, Exclusion, Mismatch } from '../engine/run.ts';
@@ -38,8 +43,9 @@ import type { Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
 import { compileHealth } from '../plan/health.ts';
 import { type ErasedRange, type Health, isLost, type MemberHealth, replacementOf } from '../plan/plan.ts';
-import { planWrite, syncBytes } from '../plan/planner.ts';
-import { KIB, MIB, roundDown } from '../units.ts';
+import { comparedBytes, planWrite, syncBytes } from '../plan/planner.ts';
+import { divCeil, KIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
+import type { AssemblyReport } from './form.ts';
 import { type GrowOptions, recordGrowth } from './grow.ts';
 import type { Metadata } from './metadata.ts';
 import { type ArrayStatus, statusOf } from './status.ts';
@@ -48,7 +54,10 @@ import { Sync, type SyncProgress } from './sync.ts';
 export interface ErrorCounts {
   read: number;
   write: number;
-  /** Places that could not be read, were recomputed from the others and rewritten. */
+  /**
+   * Sectors that could not be read, were recomputed from the others and rewritten. The only count that outlives the
+   * process: md keeps it in the member's superblock.
+   */
   corrected: number;
 }
 
@@ -71,6 +80,8 @@ export interface Member {
   readonly name: string;
   /** Its data: what the layout speaks of. */
   readonly device: Device;
+  /** Its partial parity log; null where the array keeps none. */
+  readonly log?: Device | null;
   /** md's device number; -1 without metadata. */
   readonly descriptor: number;
   readonly errors: ErrorCounts;
@@ -81,7 +92,8 @@ export interface ScrubProgress {
   readonly action: 'check' | 'repair';
   readonly doneBytes: number;
   readonly totalBytes: number;
-  /** Of the whole scrub so far. */
+  /** Of the whole scrub so far: the rest, up to `doneBytes`, lacks the members that it would be compared with. */
+  readonly comparedBytes: number;
   readonly mismatchCount: number;
   /** Found in this step. */
   readonly mismatches: readonly Mismatch[];
@@ -109,17 +121,29 @@ export interface RaidArrayOptions extends EngineChoice {
   readonly spares?: readonly Device[] | undefined;
 }
 
+/** A member as it comes in; `correctedSectors` is what its superblock has counted. */
+export interface Seed {
+  readonly name: string;
+  device: Device;
+  log?: Device | null;
+  readonly descriptor: number;
+  state: MemberState;
+  readonly correctedSectors?: number;
+}
+
 /** An array whose members are known already, with their metadata: what assembly and creation end in. */
 export interface AssembledOptions extends EngineChoice {
   readonly name: string;
   readonly geometry: Geometry;
-  readonly seeds: readonly Omit<Member, 'errors'>[];
+  readonly seeds: readonly Seed[];
   /** Null for one that is only read. */
   readonly metadata: Metadata | null;
   readonly readOnly: boolean;
   /** Sync position from which redundancy may be wrong; Infinity when none is. */
   readonly unsyncedFromBytes: number;
   readonly erased: readonly ErasedRange[];
+  /** Absent for an array that has just been created. */
+  readonly assembly?: AssemblyReport | undefined;
 }
 
 /** One step of a scrub, or of a sync; between steps others may come in. */
@@ -134,16 +158,24 @@ export class RaidArray extends Device {
   /** An array computes: nobody may go round it. */
   readonly direct = null;
   readonly layout: Layout;
+  /** What assembly found on each of the devices; null for an array that was not assembled. */
+  readonly assembly: AssemblyReport | null;
   readonly #engine: Engine;
   readonly #host: Host;
   readonly #members: Member[] = [];
   readonly #metadata: Metadata | null;
   readonly #sync: Sync;
   readonly #autoSync: boolean;
+  /** Writes of any kind, from the call on. */
+  readonly #changes = new InFlight();
+  /** Resolves when the last of the turns asked for has ended. */
+  #lastTurn: Promise<unknown> = Promise.resolve();
   #names = 0;
   #unsyncedFromBytes: number;
   #erased: readonly ErasedRange[];
   #lastMismatchCount = 0;
+  /** Of the scrub that is under way. */
+  #scrub: ScrubProgress | null = null;
   /** Resolves when every failure so far is on record; null when there is none to wait for. */
   #recording: Promise<void> | null = null;
 
@@ -151,11 +183,12 @@ export class RaidArray extends Device {
     super();
     this.layout = compileLayout(options.geometry);
     this.name = options.name ?? 'array';
+    this.assembly = ('assembly' in options ? options.assembly : null) ?? null;
     this.#host = options.host ?? realHost;
     this.#autoSync = options.autoSync !== false;
     if ('seeds' in options) {
-      for (const seed of options.seeds)
-        this.#members.push({ ...seed, errors: { read: 0, write: 0, corrected: 0 } });
+      for (const { correctedSectors = 0, ...seed } of options.seeds)
+        this.#members.push({ ...seed, errors: { read: 0, write: 0, corrected: correctedSectors } });
       this.#metadata = options.metadata;
       this.#unsyncedFromBytes = options.unsyncedFromBytes;
       this.#erased = options.erased;
@@ -191,6 +224,8 @@ export class RaidArray extends Device {
       heapBytes: options.heapBytes,
       kernel: options.kernel,
       readOnly: this.limits.readOnly,
+      log: this.limits.readOnly ? null : (this.#metadata?.logShape ?? null),
+      recording: () => this.#recording,
       onExclusion: (exclusions) => this.#excluded(exclusions),
       onCorrection: (corrections) => this.#corrected(corrections),
       onDamage: (ranges) => this.#damaged(ranges),
@@ -200,6 +235,7 @@ export class RaidArray extends Device {
       flush: () => this.#flushMembers(),
       failed: (descriptor, error) => this.#failedWhileRecording(descriptor, error),
       resyncedBytes: () => this.#unsyncedFromBytes,
+      mayMiss: (descriptor) => this.#mayMiss(descriptor),
     });
     this.#startSync();
   }
@@ -263,6 +299,11 @@ export class RaidArray extends Device {
     return statusOf(this);
   }
 
+  /** Of a scrub that is under way. */
+  get scrubProgress(): ScrubProgress | null {
+    return this.#scrub;
+  }
+
   /** What the last scrub found. */
   get mismatchCount(): number {
     return this.#lastMismatchCount;
@@ -272,138 +313,175 @@ export class RaidArray extends Device {
    * The member is not used from now on, as if it had failed by itself. Refused where that would lose data: the last copy
    * is never taken.
    */
-  async fail(which: string | number, because?: RaidError): Promise<void> {
-    this.#checkOpen();
-    const member = this.#find(which);
-    const { state } = member;
-    if (state.state === 'faulty') return;
-    if (state.state === 'in_sync') {
-      const { slot } = state;
-      const isLost = (other: number): boolean => other === slot || this.#trusted(other) === null;
-      if (!survives(this.layout, isLost) || !this.#engine.canMiss([slot])) {
+  fail(which: string | number, because?: RaidError): Promise<void> {
+    return this.#verb(async () => {
+      const member = this.#find(which);
+      const { state } = member;
+      if (state.state === 'faulty') return;
+      if (state.state === 'in_sync' && !this.#canMiss([state.slot])) {
         throw new RaidError(
           'LAST_COPY',
           `${member.name} holds the last copy of data in ${this.name}; add a disk and rebuild before failing it`,
-          { device: member.name, member: slot },
+          { device: member.name, member: state.slot },
         );
       }
-    }
-    this.#expel(member, because ?? new RaidError('MEMBER_GONE', `${member.name} was failed by hand`));
-    // No job that relied on it is under way when its failure is recorded, and none that needs the record is answered.
-    await this.#recorded(async () => {
-      await this.#engine.setHealth(this.#health());
-      await this.#metadata?.fail(member.descriptor);
+      this.#expel(member, because ?? new RaidError('MEMBER_GONE', `${member.name} was failed by hand`));
+      // No job that relied on it is under way when its failure is recorded, and none that needs the record is answered.
+      await this.#recorded(async () => {
+        await this.#engine.setHealth(this.#health());
+        await this.#metadata?.fail(member.descriptor);
+      });
+      this.#startSync();
     });
-    this.#startSync();
   }
 
-  /** A faulty member or a spare leaves. Its device is the caller's again. */
-  async remove(which: string | number): Promise<Device> {
-    this.#checkOpen();
-    const member = this.#find(which);
-    if (member.state.state !== 'faulty' && member.state.state !== 'spare') {
-      throw new RaidError('BUSY', `${member.name} is ${member.state.state}; fail it before removing it`, {
-        device: member.name,
-      });
-    }
-    this.#members.splice(this.#members.indexOf(member), 1);
-    await this.#metadata?.remove(member.descriptor);
-    return member.device;
+  /** A faulty member or a spare leaves. Its device, the whole of it, is the caller's again. */
+  remove(which: string | number): Promise<Device> {
+    return this.#verb(async () => {
+      const member = this.#find(which);
+      if (member.state.state !== 'faulty' && member.state.state !== 'spare') {
+        throw new RaidError('BUSY', `${member.name} is ${member.state.state}; fail it before removing it`, {
+          device: member.name,
+        });
+      }
+      // That it failed may still be on its way into the record.
+      await this.#untilRecorded();
+      const whole = this.#metadata?.deviceOf(member.descriptor) ?? member.device;
+      this.#members.splice(this.#members.indexOf(member), 1);
+      await this.#metadata?.remove(member.descriptor);
+      return whole;
+    });
   }
 
   /** A new spare; it takes over an empty slot by itself. With metadata, the whole device, which gets a superblock. */
-  async add(device: Device, name?: string): Promise<Readonly<Member>> {
-    this.#checkOpen();
-    checkReach(this.#engine.kind, device);
-    if (this.#members.some((member) => member.device === device)) {
-      throw new RaidError('BAD_ARGUMENT', `${device.name} is in ${this.name} already`, {
-        device: device.name,
-      });
-    }
-    let data = device;
-    let descriptor = -1;
-    if (this.limits.blockBytes % device.limits.blockBytes !== 0) {
-      throw new RaidError(
-        'BAD_ARGUMENT',
-        `${device.name} takes blocks of ${device.limits.blockBytes} bytes, and ${this.name} has blocks of ${this.limits.blockBytes}`,
-        { device: device.name },
-      );
-    }
-    if (this.#metadata === null) this.#checkSpare(device);
-    else ({ data, descriptor } = await this.#metadata.add(device));
-    const member = this.#adopt(data, { state: 'spare' }, descriptor, name);
-    this.#startSync();
-    return member;
+  add(device: Device, name?: string): Promise<Readonly<Member>> {
+    return this.#verb(async () => {
+      checkReach(this.#engine.kind, device);
+      this.#checkStranger(device);
+      if (this.state === 'failed')
+        throw new RaidError(
+          'ARRAY_FAILED',
+          `${this.name} has failed; a new disk has nothing to be rebuilt from`,
+        );
+      let data = device;
+      let log: Device | null = null;
+      let descriptor = -1;
+      if (this.limits.blockBytes % device.limits.blockBytes !== 0) {
+        throw new RaidError(
+          'BAD_ARGUMENT',
+          `${device.name} takes blocks of ${device.limits.blockBytes} bytes, and ${this.name} has blocks of ${this.limits.blockBytes}`,
+          { device: device.name },
+        );
+      }
+      if (this.#metadata === null) this.#checkSpare(device);
+      else ({ data, log, descriptor } = await this.#metadata.add(device));
+      const member = this.#adopt(data, { state: 'spare' }, descriptor, name, log);
+      this.#startSync();
+      return member;
+    });
   }
 
   /**
    * A former member comes back to its slot, and gets only what it has missed. Throws EVENTS_DISAGREE where that cannot
    * be known: then it must be added as a new disk.
    */
-  async reAdd(device: Device, name?: string): Promise<Readonly<Member>> {
-    this.#checkOpen();
-    checkReach(this.#engine.kind, device);
-    if (this.#metadata === null) {
-      throw new RaidError(
-        'NOT_SUPPORTED',
-        'an array without metadata does not know its former members; add the device',
-      );
-    }
-    const { data, descriptor, slot } = await this.#metadata.judgeReAdd(device);
-    const old = this.#members.findIndex((member) => member.descriptor === descriptor);
-    if (old >= 0) this.#members.splice(old, 1);
-    await this.#engine.setHealth(this.#health());
-    await this.#engine.setMember(slot, data);
-    const how = await this.#metadata.reAdd(device);
-    // One that has missed nothing has nothing left to recover: the sync only puts that on record.
-    const recoveredBytes = how === 'at-once' ? (this.layout.memberBytes[slot] ?? 0) : 0;
-    const state: MemberState = { state: 'recovering', slot, recoveredBytes, viaBitmap: how === 'via-bitmap' };
-    const member = this.#adopt(data, state, descriptor, name);
-    await this.#engine.setHealth(this.#health());
-    this.#startSync();
-    return member;
+  reAdd(device: Device, name?: string): Promise<Readonly<Member>> {
+    return this.#verb(async () => {
+      checkReach(this.#engine.kind, device);
+      const metadata = this.#metadata;
+      if (metadata === null) {
+        throw new RaidError(
+          'NOT_SUPPORTED',
+          'an array without metadata does not know its former members; add the device',
+        );
+      }
+      const { data, log, descriptor, slot } = await metadata.judgeReAdd(device);
+      const former = this.#members.find((member) => member.descriptor === descriptor);
+      this.#checkStranger(device, former);
+      await this.#engine.setHealth(this.#health());
+      await this.#engine.setMember(slot, data, log);
+      if (former !== undefined) this.#members.splice(this.#members.indexOf(former), 1);
+      // Every write goes there before it is judged what it has missed: nothing can be missed in between.
+      const state: MemberState = { state: 'recovering', slot, recoveredBytes: 0, viaBitmap: false };
+      const member = this.#adopt(data, state, descriptor, name, log);
+      await this.#engine.setHealth(this.#health());
+      try {
+        const how = await metadata.reAdd(device);
+        // One that has missed nothing has nothing left to recover: the sync only puts that on record.
+        const recoveredBytes = how === 'at-once' ? (this.layout.memberBytes[slot] ?? 0) : 0;
+        if (stateOf(member).state === 'recovering')
+          member.state = { state: 'recovering', slot, recoveredBytes, viaBitmap: how === 'via-bitmap' };
+      } catch (error) {
+        this.#members.splice(this.#members.indexOf(member), 1, ...(former === undefined ? [] : [former]));
+        await this.#engine.setHealth(this.#health());
+        await this.#engine.setMember(slot, null);
+        throw error;
+      }
+      const md = metadata.array.members.find((each) => each.descriptor === descriptor);
+      member.errors.corrected = md?.superblock.correctedReads ?? 0;
+      await this.#engine.setHealth(this.#health());
+      this.#startSync();
+      return member;
+    });
   }
 
   /**
    * A spare becomes a copy of a member that still works (but should not be trusted for long), and then takes its place.
    * Redundancy is kept all the while. The copying is part of the sync: `rebuild` watches it.
    */
-  async replace(which: string | number, spareName?: string): Promise<void> {
-    const member = this.#find(which);
-    const { state } = member;
-    if (state.state !== 'in_sync') {
-      throw new RaidError(
-        'BAD_ARGUMENT',
-        `${member.name} is ${state.state}; only a member in sync is replaced`,
-        {
-          device: member.name,
-        },
+  replace(which: string | number, spareName?: string): Promise<void> {
+    return this.#verb(async () => {
+      const member = this.#find(which);
+      const { state } = member;
+      if (state.state !== 'in_sync') {
+        throw new RaidError(
+          'BAD_ARGUMENT',
+          `${member.name} is ${state.state}; only a member in sync is replaced`,
+          { device: member.name },
+        );
+      }
+      const { slot } = state;
+      if (this.#replacementOf(slot) !== null) {
+        throw new RaidError('BUSY', `${member.name} is being replaced already`, { device: member.name });
+      }
+      const spares = this.#members.filter((other) => other.state.state === 'spare');
+      const spare = spareName === undefined ? spares[0] : spares.find((other) => other.name === spareName);
+      if (spare === undefined) {
+        throw new RaidError(
+          'NO_SUCH_MEMBER',
+          spareName === undefined
+            ? `${this.name} has no spare to replace ${member.name} with; add a disk first`
+            : `${spareName} is no spare of ${this.name}`,
+        );
+      }
+      await this.#engine.setMember(
+        replacementOf(this.layout.memberCount, slot),
+        spare.device,
+        spare.log ?? null,
       );
-    }
-    if (this.#replacementOf(state.slot) !== null) {
-      throw new RaidError('BUSY', `${member.name} is being replaced already`, { device: member.name });
-    }
-    const spares = this.#members.filter((other) => other.state.state === 'spare');
-    const spare = spareName === undefined ? spares[0] : spares.find((other) => other.name === spareName);
-    if (spare === undefined) {
-      throw new RaidError(
-        'NO_SUCH_MEMBER',
-        spareName === undefined
-          ? `${this.name} has no spare to replace ${member.name} with; add a disk first`
-          : `${spareName} is no spare of ${this.name}`,
-      );
-    }
-    const { slot } = state;
-    await this.#engine.setMember(replacementOf(this.layout.memberCount, slot), spare.device);
-    await this.#metadata?.startReplacement(spare.descriptor, slot);
-    spare.state = { state: 'replacement', slot, recoveredBytes: 0 };
-    await this.#engine.setHealth(this.#health());
-    this.#startSync();
+      await this.#metadata?.startReplacement(spare.descriptor, slot);
+      if (stateOf(member).state !== 'in_sync' || stateOf(spare).state !== 'spare') {
+        // What the record says of the spare by now is what it says when an original fails.
+        this.#startSync();
+        throw new RaidError(
+          'BUSY',
+          `${member.name} or ${spare.name} has just failed; see what is to be done now`,
+          {
+            device: member.name,
+          },
+        );
+      }
+      spare.state = { state: 'replacement', slot, recoveredBytes: 0 };
+      await this.#engine.setHealth(this.#health());
+      this.#startSync();
+    });
   }
 
   /** Records a larger shape, which the array takes on when it is opened next (grow.ts says what can grow). */
-  async grow(options: GrowOptions): Promise<void> {
-    this.#unsyncedFromBytes = await recordGrowth(this, options);
+  grow(options: GrowOptions): Promise<void> {
+    return this.#verb(async () => {
+      this.#unsyncedFromBytes = await recordGrowth(this, options);
+    });
   }
 
   /**
@@ -434,19 +512,35 @@ export class RaidArray extends Device {
         `a scrub of ${this.name} begins between 0 and ${totalBytes}, not at ${fromBytes}`,
       );
     }
+    try {
+      yield* this.#scrubFrom(roundDown(fromBytes, SCRUB_WINDOW_BYTES), action, totalBytes);
+    } finally {
+      this.#scrub = null;
+    }
+  }
+
+  async *#scrubFrom(
+    fromBytes: number,
+    action: 'check' | 'repair',
+    totalBytes: number,
+  ): AsyncGenerator<ScrubProgress> {
+    this.#lastMismatchCount = 0;
     let mismatchCount = 0;
-    for (let doneBytes = roundDown(fromBytes, SCRUB_WINDOW_BYTES); doneBytes < totalBytes; ) {
+    let compared = 0;
+    for (let doneBytes = fromBytes; doneBytes < totalBytes; ) {
       const lengthBytes = Math.min(SCRUB_WINDOW_BYTES, totalBytes - doneBytes);
       const from = doneBytes;
+      compared += comparedBytes(this.layout, compileHealth(this.layout, this.#health()), from, lengthBytes);
       const found = await (action === 'repair'
         ? this.#whileActive(from, lengthBytes, () => this.#engine.repair(from, lengthBytes))
         : this.#engine.check(from, lengthBytes));
       doneBytes += lengthBytes;
       mismatchCount += found.mismatchCount;
       this.#lastMismatchCount = mismatchCount;
-      yield { action, doneBytes, totalBytes, mismatchCount, mismatches: found.mismatches };
+      const { mismatches } = found;
+      this.#scrub = { action, doneBytes, totalBytes, comparedBytes: compared, mismatchCount, mismatches };
+      yield this.#scrub;
     }
-    this.#lastMismatchCount = mismatchCount;
   }
 
   /** For tests of what a lane's death does. */
@@ -509,6 +603,9 @@ export class RaidArray extends Device {
   protected async doClose(): Promise<void> {
     try {
       await this.#sync.stop();
+      await this.#lastTurn;
+      // A write that waits for the array to become active is not with the engine yet.
+      await this.#changes.whenIdle();
       await this.#engine.idle();
       if (!this.limits.readOnly && this.state !== 'failed') {
         await this.#flushMembers();
@@ -516,6 +613,7 @@ export class RaidArray extends Device {
       }
     } finally {
       await this.#engine.close();
+      await Promise.all(this.#members.map((member) => member.log?.close()));
       await Promise.all(this.#members.map((member) => member.device.close()));
       await this.#metadata?.close();
     }
@@ -536,13 +634,43 @@ export class RaidArray extends Device {
     if (metadata === null && this.#erased.length === 0) {
       return fua ? write(sources).then(() => this.doFlush()) : write(sources);
     }
+    const erased = this.#erased;
+    this.#changes.begin();
     const ready = metadata?.enter(offsetBytes, lengthBytes) ?? null;
     const kept = ready === null ? sources : sources.map((source) => source.slice());
     const written = (ready === null ? write(kept) : ready.then(() => write(kept)))
       .then(() => (this.#recording === null ? undefined : this.#untilRecorded()))
-      .then(() => this.#clearErased(offsetBytes, lengthBytes))
-      .finally(() => metadata?.leave(offsetBytes, lengthBytes));
+      .then(() => this.#clearErased(erased, offsetBytes, lengthBytes))
+      .finally(() => {
+        metadata?.leave(offsetBytes, lengthBytes);
+        this.#changes.end();
+      });
     return fua ? written.then(() => this.doFlush()) : written;
+  }
+
+  #verb<Result>(work: () => Promise<Result>): Promise<Result> {
+    return this.#inTurn(() => {
+      this.#checkWritable();
+      return work();
+    });
+  }
+
+  /** Alone among all that change who is who: see the top of the file. */
+  #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+    const turn = this.#lastTurn.then(work);
+    this.#lastTurn = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /** No byte is lost without these slots, whatever else fails just now. If so, the caller expels their members at once. */
+  #canMiss(slots: readonly number[]): boolean {
+    const isLost = (slot: number): boolean => slots.includes(slot) || this.#trusted(slot) === null;
+    return survives(this.layout, isLost) && this.#engine.canMiss(slots);
+  }
+
+  #mayMiss(descriptor: number): boolean {
+    const state = this.#members.find((member) => member.descriptor === descriptor)?.state;
+    return state?.state !== 'in_sync' || this.#canMiss([state.slot]);
   }
 
   async #untilRecorded(): Promise<void> {
@@ -595,9 +723,7 @@ export class RaidArray extends Device {
       exclusions.push({ member: number, error: cause });
     }
     if (exclusions.length === 0) return;
-    const out = exclusions.map(({ member }) => member);
-    const isLost = (slot: number): boolean => out.includes(slot) || this.#trusted(slot) === null;
-    if (!survives(this.layout, isLost) || !this.#engine.canMiss(out)) {
+    if (!this.#canMiss(exclusions.map(({ member }) => member))) {
       throw new RaidError(
         'REDUNDANCY_LOST',
         `members of ${this.name} did not make their writes durable, and too few remain that did; what was written since the last flush may be lost`,
@@ -609,13 +735,16 @@ export class RaidArray extends Device {
     await recorded;
   }
 
-  /** By slot, then the replacements by theirs. */
+  /** By slot, then the replacements by theirs; where the array keeps logs, then those in the same order. */
   #devicesInUse(): (Device | null)[] {
     const slots = Array.from({ length: this.layout.memberCount }, (_, slot) => slot);
-    return [
-      ...slots.map((slot) => this.#memberIn(slot)?.device ?? null),
-      ...slots.map((slot) => this.#replacementOf(slot)?.device ?? null),
+    const members = [
+      ...slots.map((slot) => this.#memberIn(slot)),
+      ...slots.map((slot) => this.#replacementOf(slot)),
     ];
+    const devices = members.map((member) => member?.device ?? null);
+    if ((this.#metadata?.logShape ?? null) === null) return devices;
+    return [...devices, ...members.map((member) => member?.log ?? null)];
   }
 
   #adoptAll(options: RaidArrayOptions): void {
@@ -627,10 +756,12 @@ export class RaidArray extends Device {
     }
     for (const [slot, device] of options.members.entries()) {
       if (device === null) continue;
+      this.#checkStranger(device);
       this.#checkSize(device, this.layout.memberBytes[slot]);
       this.#adopt(device, { state: 'in_sync', slot });
     }
     for (const device of options.spares ?? []) {
+      this.#checkStranger(device);
       this.#checkSpare(device);
       this.#adopt(device, { state: 'spare' });
     }
@@ -677,24 +808,40 @@ export class RaidArray extends Device {
     throw new RaidError('READ_ONLY', `${this.name} is open for reading only`, { device: this.name });
   }
 
-  #adopt(device: Device, state: MemberState, descriptor = -1, name?: string): Member {
-    if (this.#members.some((member) => isSameDevice(member.device, device))) {
-      throw new RaidError('BAD_ARGUMENT', `${device.name} is in ${this.name} already`, {
-        device: device.name,
-      });
-    }
+  #adopt(
+    device: Device,
+    state: MemberState,
+    descriptor = -1,
+    name?: string,
+    log: Device | null = null,
+  ): Member {
     if (device.isClosed) throw new RaidError('CLOSED', `${device.name} is closed`, { device: device.name });
     const taken = new Set(this.#members.map((member) => member.name));
     while (taken.has(`disk${this.#names}`)) this.#names += 1;
     const member: Member = {
       name: name ?? `disk${this.#names}`,
       device,
+      log,
       descriptor,
       errors: { read: 0, write: 0, corrected: 0 },
       state,
     };
     this.#members.push(member);
     return member;
+  }
+
+  /** Refuses a device that is a member, other than the one that it comes back as. */
+  #checkStranger(device: Device, former?: Member): void {
+    const known = this.#members.find(
+      (member) =>
+        member !== former &&
+        (isSameDevice(member.device, device) ||
+          isSameDevice(this.#metadata?.deviceOf(member.descriptor) ?? member.device, device)),
+    );
+    if (known === undefined) return;
+    throw new RaidError('BAD_ARGUMENT', `${device.name} is in ${this.name} already, as ${known.name}`, {
+      device: device.name,
+    });
   }
 
   #find(which: string | number): Member {
@@ -805,45 +952,48 @@ export class RaidArray extends Device {
       const member = this.#memberIn(slot);
       if (member === null) continue;
       member.errors.read += 1;
-      member.errors.corrected += 1;
-      this.#dropErased(slot, offsetBytes, lengthBytes);
+      member.errors.corrected += divCeil(lengthBytes, SECTOR_BYTES);
+      this.#metadata?.countCorrected(member.descriptor, divCeil(lengthBytes, SECTOR_BYTES));
+      // A log speaks of sectors: one that is good in part stays on the list.
+      const block = (this.#metadata?.logShape ?? null) === null ? 1 : SECTOR_BYTES;
+      const from = roundUp(offsetBytes, block);
+      const to = roundDown(offsetBytes + lengthBytes, block);
+      if (to > from) this.#dropErased(slot, from, to - from);
     }
   }
 
-  /** What a write has covered on a member is readable there again. */
-  async #clearErased(offsetBytes: number, lengthBytes: number): Promise<void> {
-    if (this.#erased.length === 0) return;
+  /**
+   * What a write has covered on a member is readable there again. Only what was erased when it began: a place that
+   * another write has damaged meanwhile may have been damaged after this one wrote there.
+   */
+  async #clearErased(known: readonly ErasedRange[], offsetBytes: number, lengthBytes: number): Promise<void> {
+    if (known.length === 0) return;
     const before = this.#erased;
-    for (const place of writtenPlaces(this.layout, this.#health(), offsetBytes, lengthBytes)) {
-      this.#dropErased(place.member, place.offsetBytes, place.lengthBytes);
+    // What is logged is written in whole sectors.
+    const block = (this.#metadata?.logShape ?? null) === null ? 1 : SECTOR_BYTES;
+    const from = roundDown(offsetBytes, block);
+    const to = roundUp(offsetBytes + lengthBytes, block);
+    for (const place of writtenPlaces(this.layout, this.#health(), from, to - from)) {
+      this.#dropErased(place.member, place.offsetBytes, place.lengthBytes, known);
     }
     if (this.#erased === before) return;
     await this.#engine.setHealth(this.#health());
     await this.#recordBadBlocks(before);
   }
 
-  #dropErased(slot: number, offsetBytes: number, lengthBytes: number): void {
+  #dropErased(slot: number, offsetBytes: number, lengthBytes: number, among = this.#erased): void {
     const end = offsetBytes + lengthBytes;
-    if (
-      !this.#erased.some(
-        (range) =>
-          range.member === slot &&
-          range.offsetBytes < end &&
-          offsetBytes < range.offsetBytes + range.lengthBytes,
-      )
-    ) {
-      return;
-    }
-    this.#erased = this.#erased.flatMap((range) => {
-      if (range.member !== slot) return [range];
+    const kept = this.#erased.flatMap((range) => {
       const rangeEnd = range.offsetBytes + range.lengthBytes;
-      const left = Math.min(rangeEnd, offsetBytes) - range.offsetBytes;
-      const right = rangeEnd - Math.max(range.offsetBytes, end);
-      const kept: ErasedRange[] = [];
-      if (left > 0) kept.push({ ...range, lengthBytes: left });
-      if (right > 0) kept.push({ ...range, offsetBytes: rangeEnd - right, lengthBytes: right });
-      return kept;
+      const overlaps = range.member === slot && range.offsetBytes < end && offsetBytes < rangeEnd;
+      if (!overlaps || !among.includes(range)) return [range];
+      const left = { ...range, lengthBytes: offsetBytes - range.offsetBytes };
+      const right = { ...range, offsetBytes: end, lengthBytes: rangeEnd - end };
+      return [left, right].filter((part) => part.lengthBytes > 0);
     });
+    const isSame =
+      kept.length === this.#erased.length && kept.every((range, at) => range === this.#erased[at]);
+    if (!isSame) this.#erased = kept;
   }
 
   /** The bad-block logs of the members whose list has changed. */
@@ -878,15 +1028,14 @@ export class RaidArray extends Device {
   /** What the sync does next, for Sync: one window, or null when there is nothing left to do. */
   async #nextSyncStep(): Promise<SyncProgress | null> {
     if (!this.#syncIsDue()) return null;
+    await this.#metadata?.begin();
     const member = this.#members.find(({ state }) => state.state === 'recovering');
     // A resync needs all redundancy to be there; what is missing is recomputed anyway when its slot is recovered.
     if (member !== undefined) return await this.#recoverStep(member);
     if (this.#unsyncedFromBytes !== Number.POSITIVE_INFINITY) return await this.#resyncStep();
-    const slot = this.#emptySlot();
-    const spare = this.#members.find(({ state }) => state.state === 'spare');
-    if (slot !== null && spare !== undefined) {
-      await this.#takeSlot(spare, slot);
-      return { action: 'recover', doneBytes: 0, totalBytes: this.layout.memberBytes[slot] ?? 0 };
+    const taken = await this.#inTurn(() => this.#takeSlot());
+    if (taken !== null) {
+      return { action: 'recover', doneBytes: 0, totalBytes: this.layout.memberBytes[taken] ?? 0 };
     }
     const replacement = this.#members.find(({ state }) => state.state === 'replacement');
     return replacement === undefined ? null : await this.#replaceStep(replacement);
@@ -897,7 +1046,7 @@ export class RaidArray extends Device {
     const { slot, recoveredBytes } = member.state;
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
     const lengthBytes = Math.min(SYNC_WINDOW_BYTES, totalBytes - recoveredBytes);
-    if (lengthBytes > 0) await this.#engine.replace(slot, recoveredBytes, lengthBytes);
+    if (lengthBytes > 0) await this.#fillWindow(member, 'replace', slot, recoveredBytes, lengthBytes);
     const doneBytes = recoveredBytes + lengthBytes;
     const progress: SyncProgress = { action: 'recover', doneBytes, totalBytes };
     if (stateOf(member).state !== 'replacement') return progress;
@@ -907,29 +1056,51 @@ export class RaidArray extends Device {
       return progress;
     }
     await this.#flushMembers();
-    if (stateOf(member).state !== 'replacement') return progress;
-    // From this record on the new one is the member; until the change of places below both still get every write.
-    await this.#metadata?.finishReplacement(member.descriptor);
-    const original = this.#memberIn(slot);
-    if (original !== null) {
-      const because = new RaidError('MEMBER_GONE', `${original.name} was replaced by ${member.name}`);
-      original.state = { state: 'faulty', formerSlot: slot, because };
-    }
-    member.state = { state: 'in_sync', slot };
-    await this.#engine.promote(slot, member.device);
-    await this.#engine.setHealth(this.#health());
+    await this.#inTurn(() => this.#finishReplacement(member));
     return progress;
   }
 
-  /** A spare enters an empty slot: from now on it gets every write. */
-  async #takeSlot(spare: Member, slot: number): Promise<void> {
+  /**
+   * The two change places. The engine's members change first, and from then on the old one misses what is written; so
+   * nothing is acknowledged until that is on record. If the new one fails meanwhile, the old one is out all the same.
+   */
+  async #finishReplacement(member: Member): Promise<void> {
+    if (member.state.state !== 'replacement') return;
+    const { slot } = member.state;
+    const original = this.#memberIn(slot);
+    assert(original !== null, 'a replacement has an original');
+    const because = new RaidError('MEMBER_GONE', `${original.name} was replaced by ${member.name}`);
+    original.state = { state: 'faulty', formerSlot: slot, because };
+    member.state = { state: 'in_sync', slot };
+    await this.#recorded(async () => {
+      await this.#engine.promote(slot, member.device, this.#health(), member.log ?? null);
+      const bad = this.#erased.filter((range) => range.member === slot);
+      if (bad.length > 0) await this.#metadata?.setBadBlocks(member.descriptor, bad);
+      await this.#metadata?.finishReplacement(member.descriptor);
+      await this.#metadata?.fail(original.descriptor);
+    });
+  }
+
+  /** A spare enters an empty slot: from now on it gets every write. The slot, or null where there is none for any. */
+  async #takeSlot(): Promise<number | null> {
+    const slot = this.#emptySlot();
+    if (slot === null) return null;
+    const spares = this.#members.filter(({ state }) => state.state === 'spare');
+    // On record, the replacement of a member that failed has its slot already.
+    const recorded = this.#metadata?.recoveringIn(slot) ?? null;
+    const spare = spares.find(({ descriptor }) => descriptor === recorded) ?? spares[0];
+    if (spare === undefined) return null;
     await this.#engine.setHealth(this.#health());
-    await this.#engine.setMember(slot, spare.device);
-    await this.#metadata?.startRecovery(spare.descriptor, slot);
-    // It may have been removed, or failed, meanwhile.
-    if (spare.state.state !== 'spare' || !this.#members.includes(spare)) return;
+    await this.#engine.setMember(slot, spare.device, spare.log ?? null);
+    const isOnRecord = (await this.#metadata?.startRecovery(spare.descriptor, slot)) !== false;
+    // It may have failed meanwhile.
+    if (spare.state.state !== 'spare' || !isOnRecord) {
+      await this.#engine.setMember(slot, null);
+      return null;
+    }
     spare.state = { state: 'recovering', slot, recoveredBytes: 0, viaBitmap: false };
     await this.#engine.setHealth(this.#health());
+    return slot;
   }
 
   async #recoverStep(member: Member): Promise<SyncProgress | null> {
@@ -938,7 +1109,7 @@ export class RaidArray extends Device {
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
     const from = viaBitmap ? this.#nextDirtyOn(slot, recoveredBytes, totalBytes) : recoveredBytes;
     const lengthBytes = Math.min(SYNC_WINDOW_BYTES, totalBytes - from);
-    if (lengthBytes > 0) await this.#recoverWindow(member, slot, from, lengthBytes);
+    if (lengthBytes > 0) await this.#fillWindow(member, 'recover', slot, from, lengthBytes);
     // It may have failed, or been failed, meanwhile.
     const now = stateOf(member);
     if (now.state !== 'recovering') return { action: 'recover', doneBytes: from, totalBytes };
@@ -949,37 +1120,42 @@ export class RaidArray extends Device {
       await this.#metadata?.checkpointRecovery(member.descriptor, doneBytes);
     } else {
       await this.#flushMembers();
-      if (stateOf(member).state !== 'recovering') return { action: 'recover', doneBytes, totalBytes };
-      await this.#metadata?.finishRecovery(member.descriptor);
-      if (stateOf(member).state !== 'recovering') return { action: 'recover', doneBytes, totalBytes };
-      member.state = { state: 'in_sync', slot };
-      await this.#engine.setHealth(this.#health());
+      await this.#inTurn(() => this.#finishRecovery(member));
     }
     return { action: 'recover', doneBytes, totalBytes };
   }
 
+  async #finishRecovery(member: Member): Promise<void> {
+    if (member.state.state !== 'recovering') return;
+    await this.#metadata?.finishRecovery(member.descriptor);
+    const now = stateOf(member);
+    if (now.state !== 'recovering') return;
+    member.state = { state: 'in_sync', slot: now.slot };
+    await this.#engine.setHealth(this.#health());
+  }
+
   /**
-   * One window onto a recovering member. Where a part of it cannot be recomputed, because another member has a bad place
-   * there, the rest goes on: the part is listed as bad on the new member, and named to whoever reads it.
+   * One window onto a new member: `recover` or `replace`. Where a part of it cannot be had, because other members have a
+   * bad place there, the rest goes on: the part is listed as bad in this slot, and named to whoever reads it.
    */
-  async #recoverWindow(
+  async #fillWindow(
     member: Member,
+    op: 'recover' | 'replace',
     slot: number,
     offsetBytes: number,
     lengthBytes: number,
   ): Promise<void> {
+    const { state } = member.state;
     try {
-      await this.#engine.recover(slot, offsetBytes, lengthBytes);
+      await this.#engine[op](slot, offsetBytes, lengthBytes);
     } catch (error) {
-      if (stateOf(member).state !== 'recovering') return;
+      // It, or what it was to become a copy of, has failed: that is dealt with already.
+      if (stateOf(member).state !== state) return;
       if (!(error instanceof RaidError) || error.code !== 'REDUNDANCY_LOST') throw error;
       if (lengthBytes > BAD_BLOCK_BYTES) {
-        const half = Math.max(
-          BAD_BLOCK_BYTES,
-          Math.floor(lengthBytes / 2 / BAD_BLOCK_BYTES) * BAD_BLOCK_BYTES,
-        );
-        await this.#recoverWindow(member, slot, offsetBytes, half);
-        await this.#recoverWindow(member, slot, offsetBytes + half, lengthBytes - half);
+        const half = Math.max(BAD_BLOCK_BYTES, roundDown(lengthBytes / 2, BAD_BLOCK_BYTES));
+        await this.#fillWindow(member, op, slot, offsetBytes, half);
+        await this.#fillWindow(member, op, slot, offsetBytes + half, lengthBytes - half);
         return;
       }
       const before = this.#erased;

@@ -7,19 +7,21 @@
  * One process at a time owns an array (ownership.ts). Every function here that returns a `RaidArray` has taken that
  * ownership, and closing the array gives it back.
  */
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { basename, isAbsolute, join, relative, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import type { Device } from '../device/device.ts';
-import { FileDevice } from '../device/file.ts';
+import { FileDevice, syncFolder } from '../device/file.ts';
 import { OverlayDevice } from '../device/overlay.ts';
 import { RaidError } from '../errors.ts';
 import { type Host, realHost, seededRandom } from '../host.ts';
+import { NbdDevice } from '../nbd/client.ts';
+import { isUri } from '../nbd/uri.ts';
 import { parseSize } from '../units.ts';
 import type { EngineChoice, RaidArray } from './array.ts';
 import {
-  type AssemblyReport,
   assembleDevices,
+  checkCount,
   formArray,
   type ShapeOptions,
   type Source,
@@ -27,13 +29,23 @@ import {
 } from './form.ts';
 import type { GrowOptions } from './grow.ts';
 import type { Hold } from './metadata.ts';
-import { identityOf, type MemberFile, Ownership } from './ownership.ts';
+import { type MemberFile, Ownership } from './ownership.ts';
 import { whatIsOn } from './signatures.ts';
-import { findSuperblock } from './superblocks.ts';
+import {
+  isThere,
+  lockOf,
+  type MemberDevice,
+  memberNames,
+  openNamed,
+  openSource,
+  sourceIn,
+  wholeSource,
+} from './source.ts';
+import { findSuperblock, superblockOn } from './superblocks.ts';
 
 export const MANIFEST_NAME = 'raidsim.json';
 
-/** What `raidsim.json` holds. Paths are relative to the folder, or absolute. */
+/** What `raidsim.json` holds. Paths are relative to the folder, or absolute; exports are URIs (source.ts). */
 export interface Manifest {
   readonly raidsim: 1;
   readonly members: readonly string[];
@@ -41,10 +53,19 @@ export interface Manifest {
   readonly readOnly?: boolean;
   /** All writes go to copy-on-write files beside the manifest. */
   readonly overlay?: boolean;
+  /** Of the last scrub that came to the end: superblocks have no place for it. */
+  readonly scrubbed?: Scrubbed;
+}
+
+export interface Scrubbed {
+  /** What it has left: none after a repair. */
+  readonly mismatches: number;
+  /** When it ended, in UTC: `2026-11-21T15:04:05Z`. */
+  readonly at: string;
 }
 
 export interface CreateOptions extends ShapeOptions, EngineChoice {
-  /** Files, existing or not; or devices, for an array that is not in a folder's files. */
+  /** Files, existing or not, and URIs of NBD exports; or devices, for an array that is not in a folder's files. */
   readonly members?: readonly (string | Device)[] | undefined;
   /** Without `members`: so many files `disk0.img` ... are made, of `diskSize` each. */
   readonly disks?: number | undefined;
@@ -65,6 +86,8 @@ export interface OpenOptions extends EngineChoice {
   readonly run?: boolean | undefined;
   readonly raid0Layout?: 'original' | 'alternate' | undefined;
   readonly direct?: boolean | undefined;
+  /** Comes between the array and each member, for one that is to fail, or be slow, on cue. It owns what it is given. */
+  readonly wrap?: ((device: Device, name: string) => Device) | undefined;
 }
 
 export interface AssembleOptions extends OpenOptions {
@@ -87,24 +110,33 @@ export async function createArray(folder: string, options: CreateOptions): Promi
     if (devices.length !== options.members?.length) {
       throw new RaidError('BAD_ARGUMENT', 'members are either all devices or all files');
     }
+    if (options.force !== true) await refuseWhatHoldsSomething(devices);
     return await formArray(devices.map(sourceOfDevice), { ...form, assumeClean: options.assumeClean });
   }
+  checkCount(options.disks, 'disks');
+  checkCount(options.spares, 'spares');
   const given = options.members as readonly string[] | undefined;
   const count = (options.disks ?? 0) + (options.spares ?? 0);
   if (given === undefined && count === 0) {
     throw new RaidError('BAD_ARGUMENT', 'say how many disks (--disks N), or which files are the members');
   }
-  if (options.force !== true && (await exists(join(folder, MANIFEST_NAME)))) {
+  if (options.force !== true && (await isThere(join(folder, MANIFEST_NAME)))) {
     throw new RaidError(
       'ALREADY_IN_ARRAY',
       `${folder} is an array already; take another folder, or --force to make it anew, with all its data lost`,
     );
   }
   const paths =
-    given?.map((path) => resolve(path)) ??
+    given?.map((path) => wholeSource(path)) ??
     Array.from({ length: count }, (_, index) => join(folder, `disk${index}.img`));
+  const twice = paths.find((path, index) => paths.indexOf(path) < index);
+  if (twice !== undefined) {
+    throw new RaidError('DUPLICATE_MEMBER', `${twice} is named twice; each member is a disk of its own`, {
+      device: twice,
+    });
+  }
   const diskBytes = parseSize(options.diskSize ?? DEFAULT_DISK_BYTES);
-  const there = await Promise.all(paths.map(exists));
+  const there = await Promise.all(paths.map(isThere));
   const taken = paths.find((_, index) => there[index] === true && given === undefined);
   if (taken !== undefined && options.force !== true) {
     throw new RaidError(
@@ -116,7 +148,7 @@ export async function createArray(folder: string, options: CreateOptions): Promi
   if (given === undefined) shapeArray(new Array<number>(count).fill(diskBytes), form);
   const madeFolder = await mkdir(folder, { recursive: true });
   const made: string[] = [];
-  const opened: FileDevice[] = [];
+  const opened: MemberDevice[] = [];
   let ownership: Ownership | null = null;
   try {
     // Before a single file is opened for writing: what is there may be somebody's running array.
@@ -128,7 +160,7 @@ export async function createArray(folder: string, options: CreateOptions): Promi
     const access = { direct: options.direct === true };
     for (const [index, path] of paths.entries()) {
       if (there[index] === true && given !== undefined) {
-        opened.push(await FileDevice.open(path, access));
+        opened.push(await openNamed(path, access));
         continue;
       }
       const replace = there[index] === true;
@@ -143,13 +175,19 @@ export async function createArray(folder: string, options: CreateOptions): Promi
       await ownership.claim({ path, identity: device.identity });
     }
     const isNew = given === undefined || made.length === opened.length;
+    const names = memberNames(paths);
     if (!isNew && options.force !== true) await refuseWhatHoldsSomething(opened);
     // Members that have just been made are zeros, and zeros agree: parity of zeros is zero.
     const array = await formArray(
-      opened.map((device, index) => sourceOf(device, `disk${index}`)),
+      opened.map((device, index) => sourceOf(device, names[index] ?? device.name)),
       { ...form, assumeClean: options.assumeClean === true || isNew, hold: holdOf(ownership) },
     );
-    await writeManifest(folder, { raidsim: 1, members: paths.map((path) => inFolder(folder, path)) });
+    const alias = await aliasAmong(opened);
+    if (alias !== null) {
+      await array.close();
+      throw alias;
+    }
+    await writeManifest(folder, { raidsim: 1, members: paths.map((path) => sourceIn(folder, path)) });
     return array;
   } catch (error) {
     await Promise.all(opened.map((device) => device.close().catch(() => undefined)));
@@ -165,12 +203,9 @@ export async function createArray(folder: string, options: CreateOptions): Promi
  * Opens the array in a folder. A member whose file is gone is a disk that was pulled: the array starts without it where it
  * can, as at boot. (`assembleArray` is more careful: whoever names files may have forgotten one.)
  */
-export async function openArray(
-  folder: string,
-  options: OpenOptions = {},
-): Promise<{ readonly array: RaidArray; readonly report: AssemblyReport }> {
+export async function openArray(folder: string, options: OpenOptions = {}): Promise<RaidArray> {
   const manifest = await readManifest(folder);
-  const paths = manifest.members.map((path) => (isAbsolute(path) ? path : join(folder, path)));
+  const paths = manifest.members.map((path) => wholeSource(path, folder));
   return await openMembers(folder, paths, {
     run: true,
     ...options,
@@ -184,21 +219,21 @@ export async function assembleArray(
   folder: string,
   files: readonly string[],
   options: AssembleOptions = {},
-): Promise<{ readonly array: RaidArray; readonly report: AssemblyReport }> {
-  const paths = files.map((path) => resolve(path));
+): Promise<RaidArray> {
+  const paths = files.map((path) => wholeSource(path));
   const madeFolder = await mkdir(folder, { recursive: true });
   try {
     const opened = await openMembers(folder, paths, options);
     // Members that are stale stay on the list, to be brought back; what belongs elsewhere does not come on it.
     const foreign = new Set(
-      opened.report.members.filter(({ joins }) => joins === 'out').map(({ name }) => name),
+      opened.assembly?.members.filter(({ joins }) => joins === 'out').map(({ name }) => name),
     );
-    const names = uniqueNames(paths);
+    const names = memberNames(paths);
     await writeManifest(folder, {
       raidsim: 1,
       members: paths
         .filter((_, index) => !foreign.has(names[index] ?? ''))
-        .map((path) => inFolder(folder, path)),
+        .map((path) => sourceIn(folder, path)),
       ...(options.readOnly === true ? { readOnly: true } : {}),
       ...(options.overlay === true ? { overlay: true } : {}),
     });
@@ -214,8 +249,8 @@ export async function growArray(
   folder: string,
   growth: GrowOptions,
   options: OpenOptions = {},
-): Promise<{ readonly array: RaidArray; readonly report: AssemblyReport }> {
-  const { array } = await openArray(folder, { ...options, autoSync: false });
+): Promise<RaidArray> {
+  const array = await openArray(folder, { ...options, autoSync: false });
   try {
     await array.grow(growth);
   } finally {
@@ -224,9 +259,12 @@ export async function growArray(
   return await openArray(folder, { ...options, run: true });
 }
 
-/** Opens a file as a member to be added to an array in this folder; makes it, as large as the others, if it is not there. */
-export async function openMember(path: string, sizeBytes: number): Promise<FileDevice> {
-  return (await exists(path)) ? await FileDevice.open(path) : await FileDevice.create(path, sizeBytes);
+/**
+ * Opens a file or an export as a member to be added to an array in this folder; makes a file, as large as the others, if
+ * it is not there.
+ */
+export async function openMember(path: string, sizeBytes: number): Promise<MemberDevice> {
+  return (await isThere(path)) ? await openNamed(path) : await FileDevice.create(path, sizeBytes);
 }
 
 export async function readManifest(folder: string): Promise<Manifest> {
@@ -251,11 +289,39 @@ export async function readManifest(folder: string): Promise<Manifest> {
   return manifest;
 }
 
-/** Replaced in one step: a manifest is whole, or the old one. */
+/** Replaced in one step, and flushed before and after: a manifest is whole, or the old one, after a power cut too. */
 export async function writeManifest(folder: string, manifest: Manifest): Promise<void> {
   const path = join(folder, MANIFEST_NAME);
-  await writeFile(`${path}.new`, `${JSON.stringify(manifest, null, 2)}\n`);
+  const file = await open(`${path}.new`, 'w');
+  try {
+    await file.writeFile(`${JSON.stringify(manifest, null, 2)}\n`);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
   await rename(`${path}.new`, path);
+  await syncFolder(folder);
+}
+
+const lastUpdates = new Map<string, Promise<unknown>>();
+
+/** One after the other: of two that read the same manifest, one would take back what the other has written. */
+export async function updateManifest(
+  folder: string,
+  change: (manifest: Manifest) => Manifest,
+): Promise<void> {
+  const key = resolve(folder);
+  const before = lastUpdates.get(key) ?? Promise.resolve();
+  const update = before.then(async () => {
+    const manifest = await readManifest(folder);
+    const changed = change(manifest);
+    if (changed !== manifest) await writeManifest(folder, changed);
+  });
+  const settled = update.catch(() => undefined);
+  lastUpdates.set(key, settled);
+  await settled;
+  if (lastUpdates.get(key) === settled) lastUpdates.delete(key);
+  await update;
 }
 
 /** The folders of arrays at and below this one. */
@@ -276,47 +342,56 @@ async function openMembers(
   folder: string,
   paths: readonly string[],
   options: AssembleOptions,
-): Promise<{ readonly array: RaidArray; readonly report: AssemblyReport }> {
+): Promise<RaidArray> {
   const host = options.host ?? realHost;
   const keepsMembers = options.readOnly === true || options.overlay === true;
-  const opened: FileDevice[] = [];
+  const opened: MemberDevice[] = [];
   const used: Device[] = [];
   let ownership: Ownership | null = null;
   try {
     // A member that is not there is a member that is missing; whether the array can do without, assembly decides.
-    const there = await Promise.all(paths.map(exists));
-    const found = paths.filter((_, index) => there[index] === true);
-    if (found.length === 0) {
-      throw new RaidError('NOT_ENOUGH_MEMBERS', `none of the members is there: ${paths.join(', ')}`);
-    }
+    const there = await Promise.all(paths.map(isThere));
+    let found = paths.filter((_, index) => there[index] === true);
+    if (found.length === 0) throw noneThere(paths);
     // Whoever only reads takes nothing from others, and is not kept out by them.
     if (options.readOnly !== true)
       ownership = await Ownership.take({ folder, host, members: await existing(found) });
-    for (const path of found) {
-      opened.push(await FileDevice.open(path, { readOnly: keepsMembers, direct: options.direct === true }));
+    const answers = await Promise.allSettled(
+      found.map((path) => openSource(path, { readOnly: keepsMembers, direct: options.direct })),
+    );
+    for (const answer of answers) if (answer.status === 'fulfilled') opened.push(answer.value);
+    for (const [index, answer] of answers.entries()) {
+      if (answer.status === 'fulfilled') continue;
+      if (!isUri(found[index] ?? '') || !isGone(answer.reason)) throw answer.reason;
+      await ownership?.unclaim((await lockOf(found[index] ?? '')).identity);
     }
-    const names = uniqueNames(found);
+    found = found.filter((_, index) => answers[index]?.status === 'fulfilled');
+    if (found.length === 0) throw noneThere(paths);
+    const names = memberNames(found);
     const sources: Source[] = [];
+    const files = new Map<Device, MemberFile>();
     for (const [index, device] of opened.entries()) {
       const name = names[index] ?? device.name;
-      const above =
+      const below =
         options.overlay === true ? await overlayOver(device, join(folder, `${name}.overlay`)) : device;
+      const above = options.wrap?.(below, name) ?? below;
       used.push(above);
+      files.set(above, { path: device.name, identity: device.identity });
       sources.push({ device: above, name, identity: device.identity });
     }
-    const assembled = await assembleDevices(sources, {
+    const { array, report } = await assembleDevices(sources, {
       cores: availableParallelism(),
       ...options,
       host,
       name: basename(resolve(folder)),
-      ...(ownership === null ? {} : { hold: holdOf(ownership) }),
+      ...(ownership === null ? {} : { hold: holdOf(ownership, files) }),
     });
     // Free again: a stale member may be what is added, or brought back, next.
-    for (const index of assembled.report.left) {
+    for (const index of report.left) {
       await used[index]?.close();
       await ownership?.unclaim(opened[index]?.identity ?? '');
     }
-    return assembled;
+    return array;
   } catch (error) {
     await Promise.all([...used, ...opened].map((device) => device.close().catch(() => undefined)));
     await ownership?.release();
@@ -324,20 +399,31 @@ async function openMembers(
   }
 }
 
+function noneThere(paths: readonly string[]): RaidError {
+  return new RaidError('NOT_ENOUGH_MEMBERS', `none of the members is there: ${paths.join(', ')}`);
+}
+
+function isGone(error: unknown): boolean {
+  return error instanceof RaidError && error.code === 'MEMBER_GONE';
+}
+
 /** An overlay belongs to the member whose uuid it was made over, whatever the file is called now. */
-async function overlayOver(device: FileDevice, path: string): Promise<OverlayDevice> {
+async function overlayOver(device: Device, path: string): Promise<OverlayDevice> {
   const found = await findSuperblock(device).catch(() => null);
   const origin = found === null || found.version === '0.90' ? undefined : found.superblock.deviceUuid;
   return await OverlayDevice.open(device, path, { create: true, origin });
 }
 
 async function existing(paths: readonly string[]): Promise<MemberFile[]> {
-  return await Promise.all(paths.map(async (path) => ({ path, identity: await identityOf(path) })));
+  return await Promise.all(paths.map(lockOf));
 }
 
-function holdOf(ownership: Ownership): Hold {
+/** `files`: of devices that are not the files themselves, what lies below them. */
+function holdOf(ownership: Ownership, files: ReadonlyMap<Device, MemberFile> = new Map()): Hold {
   const fileOf = (device: Device): MemberFile | null =>
-    device instanceof FileDevice ? { path: device.name, identity: device.identity } : null;
+    device instanceof FileDevice || device instanceof NbdDevice
+      ? { path: device.name, identity: device.identity }
+      : (files.get(device) ?? null);
   return {
     claim: async (device) => {
       const file = fileOf(device);
@@ -351,7 +437,7 @@ function holdOf(ownership: Ownership): Hold {
   };
 }
 
-async function refuseWhatHoldsSomething(devices: readonly FileDevice[]): Promise<void> {
+async function refuseWhatHoldsSomething(devices: readonly Device[]): Promise<void> {
   const held: string[] = [];
   for (const device of devices) {
     const what = await whatIsOn(device);
@@ -364,6 +450,28 @@ async function refuseWhatHoldsSomething(devices: readonly FileDevice[]): Promise
   );
 }
 
+/**
+ * Two addresses of one export: nobody can tell before something is written, and then each says that it is the other. An
+ * array of such members would be one disk and no redundancy.
+ */
+async function aliasAmong(devices: readonly MemberDevice[]): Promise<RaidError | null> {
+  if (!devices.some((device) => device instanceof NbdDevice)) return null;
+  const seen = new Map<string, string>();
+  for (const device of devices) {
+    const { deviceUuid } = await superblockOn(device);
+    const other = seen.get(deviceUuid);
+    if (other !== undefined) {
+      return new RaidError(
+        'DUPLICATE_MEMBER',
+        `${other} and ${device.name} are the same export by two addresses; name each member once (a superblock has been written to it: --force takes it all the same)`,
+        { device: device.name },
+      );
+    }
+    seen.set(deviceUuid, device.name);
+  }
+  return null;
+}
+
 function parseManifest(text: string): Manifest | null {
   try {
     const value = JSON.parse(text) as Partial<Manifest> | null;
@@ -371,7 +479,13 @@ function parseManifest(text: string): Manifest | null {
       value?.raidsim === 1 &&
       Array.isArray(value.members) &&
       value.members.every((path) => typeof path === 'string');
-    return isOurs ? (value as Manifest) : null;
+    if (!isOurs) return null;
+    const { scrubbed, ...manifest } = value as Manifest;
+    // Only told to people: one that makes no sense is no reason to keep them from their array.
+    const isScrubbed =
+      Number.isSafeInteger(scrubbed?.mismatches) &&
+      /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(String(scrubbed?.at));
+    return isScrubbed ? { ...manifest, scrubbed: scrubbed as Scrubbed } : manifest;
   } catch {
     return null;
   }
@@ -384,7 +498,7 @@ function pick(manifest: Manifest): Pick<AssembleOptions, 'readOnly' | 'overlay'>
   };
 }
 
-function sourceOf(device: FileDevice, name: string): Source {
+function sourceOf(device: MemberDevice, name: string): Source {
   return { device, name, identity: device.identity };
 }
 
@@ -392,29 +506,9 @@ function sourceOfDevice(device: Device, index: number): Source {
   return {
     device,
     name: `disk${index}`,
-    identity: device instanceof FileDevice ? device.identity : `device:${index}`,
+    identity:
+      device instanceof FileDevice || device instanceof NbdDevice ? device.identity : `device:${index}`,
   };
-}
-
-/** `disk0` for `disk0.img`; the whole path where two would be called alike. */
-function uniqueNames(paths: readonly string[]): readonly string[] {
-  const short = paths.map((path) => basename(path).replace(/\.(img|raw|dd|bin)$/, ''));
-  return paths.map((path, index) => {
-    const name = short[index] ?? path;
-    return short.filter((other) => other === name).length === 1 ? name : path;
-  });
-}
-
-function inFolder(folder: string, path: string): string {
-  const inside = relative(resolve(folder), path);
-  return inside.startsWith('..') || isAbsolute(inside) ? path : inside;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 /** Time stays the host's; chance comes from the seed, and so do the UUIDs. */

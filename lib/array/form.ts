@@ -3,6 +3,8 @@
  * assemble.ts); here its answers become superblocks on devices, and a `RaidArray` over them.
  */
 import type { Device } from '../device/device.ts';
+import { PatchDevice } from '../device/patch.ts';
+import { LOG_MEMBERS } from '../engine/memory.ts';
 import { assert, RaidError } from '../errors.ts';
 import { realHost } from '../host.ts';
 import { checkChunk } from '../layout/checks.ts';
@@ -10,7 +12,13 @@ import { compileLayout } from '../layout/compile.ts';
 import type { Geometry } from '../layout/geometry.ts';
 import type { Layout } from '../layout/layout.ts';
 import { layoutNumber, levelNumber, levels, parseLayout, parseLevel } from '../layout/levels.ts';
-import { type Assembly, assemble, type Candidate, type MemberVerdict } from '../md/assemble.ts';
+import {
+  type AssembledArray,
+  type Assembly,
+  assemble,
+  type Candidate,
+  type MemberVerdict,
+} from '../md/assemble.ts';
 import { decodeBadBlocks } from '../md/badblocks.ts';
 import {
   BITMAP_SUPERBLOCK_BYTES,
@@ -25,7 +33,7 @@ import {
   newBitmapSuperblock,
 } from '../md/bitmap.ts';
 import { arraySectorsOf, geometryOf, levelNumbersOf } from '../md/levels.ts';
-import { superblockPlaces } from '../md/member.ts';
+import { correctedSectorsOf, superblockPlaces } from '../md/member.ts';
 import {
   type ConsistencyPolicy,
   type FirstSync,
@@ -33,21 +41,25 @@ import {
   type Placement,
   setNameOf,
 } from '../md/placement.ts';
+import { emptyPplHeader, encodePplHeader, type PplCells } from '../md/ppl.ts';
 import { formatUuid } from '../md/record.ts';
 import {
   bitmapOffsetOf,
   encodeSuperblock1,
   features,
+  ROLES_MAX,
   SUPERBLOCK_MAGIC,
   type Superblock1,
   type Version1,
 } from '../md/superblock1.ts';
 import { confirm, type MdArray, type MdMember } from '../md/update.ts';
-import type { ErasedRange } from '../plan/plan.ts';
+import type { ArrayRange, ErasedRange } from '../plan/plan.ts';
 import { parseSize, SECTOR_BYTES } from '../units.ts';
-import { type EngineChoice, type Member, type MemberState, RaidArray } from './array.ts';
+import { type EngineChoice, type MemberState, RaidArray, type Seed } from './array.ts';
 import { dataDevice, type Hold, type LoadedBitmap, Metadata } from './metadata.ts';
-import { candidateOf } from './superblocks.ts';
+import { parityPatches, writePatches } from './replay.ts';
+import { type RowRange, rangesAtRisk } from './risk.ts';
+import { candidateOf, logOn } from './superblocks.ts';
 
 /** A device with what it is called, and what tells it from all others. */
 export interface Source {
@@ -70,7 +82,8 @@ export interface ShapeOptions {
   readonly metadata?: Version1 | undefined;
   readonly bitmap?: 'internal' | 'none' | undefined;
   readonly bitmapChunk?: string | number | undefined;
-  readonly consistencyPolicy?: 'resync' | 'bitmap' | undefined;
+  /** What makes redundancy right after a crash; `ppl`, for raid5, also where a member is missing then. */
+  readonly consistencyPolicy?: 'resync' | 'bitmap' | 'ppl' | undefined;
   /** The array's own name, written into its superblocks. */
   readonly setName?: string | undefined;
   readonly homehost?: string | undefined;
@@ -90,6 +103,7 @@ export function shapeArray(memberBytes: readonly number[], options: FormOptions)
   const host = options.host ?? realHost;
   const level = parseLevel(options.level);
   const choice = parseLayout(level, options.layout ?? 'default');
+  checkCount(options.spares, 'spares');
   const raidDisks = memberBytes.length - (options.spares ?? 0);
   if (raidDisks < levels[level].membersMin) {
     throw new RaidError(
@@ -110,7 +124,7 @@ export function shapeArray(memberBytes: readonly number[], options: FormOptions)
   const { array, placement } = newArray({
     version: options.metadata ?? '1.2',
     numbers,
-    consistency: consistencyOf(options),
+    consistency: consistencyOf(options, numbers),
     memberSectors: memberBytes.map((bytes) => Math.floor(bytes / SECTOR_BYTES)),
     setUuid: formatUuid(host.randomBytes(16)),
     setName:
@@ -129,6 +143,32 @@ export function shapeArray(memberBytes: readonly number[], options: FormOptions)
   return { array, placement, geometry, layout: compileLayout(geometry), firstSync };
 }
 
+/** Whole, and no more than a superblock has numbers for. */
+export function checkCount(count: number | undefined, what: 'disks' | 'spares'): void {
+  if (count === undefined || (Number.isInteger(count) && count >= 0 && count <= ROLES_MAX)) return;
+  throw new RaidError(
+    'BAD_ARGUMENT',
+    `${count} ${what} are not possible; take a whole number up to ${ROLES_MAX}`,
+  );
+}
+
+/** Who shapes an array knows its members by number. */
+function namingMember<T>(sources: readonly Source[], shape: () => T): T {
+  try {
+    return shape();
+  } catch (error) {
+    if (!(error instanceof RaidError)) throw error;
+    const source = sources[error.place.member ?? -1];
+    if (source === undefined) throw error;
+    const { name } = source.device;
+    throw new RaidError(error.code, `${name}: ${error.message}`, {
+      ...error.place,
+      device: name,
+      cause: error,
+    });
+  }
+}
+
 interface Shape {
   readonly array: MdArray;
   readonly placement: Placement;
@@ -140,8 +180,16 @@ interface Shape {
 /** Writes superblocks to devices, and returns the array that they are now. */
 export async function formArray(sources: readonly Source[], options: FormOptions): Promise<RaidArray> {
   const host = options.host ?? realHost;
+  const twice = sources.find(({ device }, at) => sources.findIndex((other) => other.device === device) < at);
+  if (twice !== undefined) {
+    throw new RaidError('BAD_ARGUMENT', `${twice.name} is given twice; each member is a disk of its own`, {
+      device: twice.name,
+    });
+  }
   const sizes = sources.map(({ device }) => device.limits.sizeBytes);
-  const { array, placement, geometry, layout, firstSync } = shapeArray(sizes, options);
+  const { array, placement, geometry, layout, firstSync } = namingMember(sources, () =>
+    shapeArray(sizes, options),
+  );
   const devices = new Map(
     array.members.map((member) => [member.descriptor, sourceOf(sources, member).device]),
   );
@@ -157,6 +205,10 @@ export async function formArray(sources: readonly Source[], options: FormOptions
       const offset = bitmapOffsetOf(member.superblock);
       assert(offset !== null, 'a new array with a bitmap has a place for it');
       await device.write((member.superblock.superSector + offset) * SECTOR_BYTES, bitmap.bits.area);
+    }
+    if (placement.ppl !== null) {
+      const at = (member.superblock.superSector + placement.ppl.offsetSectors) * SECTOR_BYTES;
+      await device.write(at, encodePplHeader(emptyPplHeader(array.setUuid)));
     }
     await device.write(
       member.superblock.superSector * SECTOR_BYTES,
@@ -179,7 +231,7 @@ export async function formArray(sources: readonly Source[], options: FormOptions
     readOnly: false,
     seeds: array.members.map((member) => {
       const { name, device } = sourceOf(sources, member);
-      return seedOf(name, device, member, layout);
+      return { ...seedOf(name, device, member, layout), log: metadata.logOf(device, member.superblock) };
     }),
     unsyncedFromBytes: array.resyncOffsetSectors * SECTOR_BYTES,
     erased: [],
@@ -203,6 +255,8 @@ export interface AssemblyReport {
   /** Sources that the array does not use: stale, foreign, faulty. They are the caller's to close. */
   readonly left: readonly number[];
   readonly forced: readonly string[];
+  /** Array ranges that may hold anything, since `force` has declared the array clean: each time anew, in order. */
+  readonly atRisk: () => Iterable<ArrayRange>;
 }
 
 /** Finds out what devices are to each other, without changing them. */
@@ -210,8 +264,9 @@ export async function judge(
   sources: readonly Source[],
   options: Pick<AssembleDevicesOptions, 'force' | 'run' | 'raid0Layout'> = {},
 ): Promise<{ readonly verdict: Assembly; readonly candidates: readonly Candidate[] }> {
-  const candidates = await Promise.all(
-    sources.map(({ device, name, identity }) => candidateOf(device, name, identity)),
+  const candidates = await withLogs(
+    await Promise.all(sources.map(({ device, name, identity }) => candidateOf(device, name, identity))),
+    sources,
   );
   const verdict = assemble(candidates, {
     ...(options.force === true ? { force: true } : {}),
@@ -219,6 +274,29 @@ export async function judge(
     ...(options.raid0Layout === undefined ? {} : { raid0Layout: options.raid0Layout }),
   });
   return { verdict, candidates };
+}
+
+/** Of arrays that were not stopped cleanly. A member that missed the last update says clean, and has a log all the same. */
+async function withLogs(
+  candidates: readonly Candidate[],
+  sources: readonly Source[],
+): Promise<readonly Candidate[]> {
+  const dirty = new Set(
+    candidates.flatMap(({ claim }) =>
+      claim instanceof RaidError || claim.resyncOffsetSectors === Number.POSITIVE_INFINITY
+        ? []
+        : [claim.setUuid],
+    ),
+  );
+  return await Promise.all(
+    candidates.map(async (candidate, index) => {
+      const { claim } = candidate;
+      const source = sources[index];
+      if (claim instanceof RaidError || source === undefined || !dirty.has(claim.setUuid)) return candidate;
+      const log = await logOn(source.device, claim);
+      return log === undefined ? candidate : { ...candidate, log };
+    }),
+  );
 }
 
 /** Starts the array that these devices are. Throws what `judge` refused, naming every member that stood in the way. */
@@ -232,7 +310,7 @@ export async function assembleDevices(
   const layout = compileLayout(found.geometry);
   const md = found.md;
   const readOnly = options.readOnly === true || md === null;
-  const seeds: Omit<Member, 'errors'>[] = [];
+  const seeds: Seed[] = [];
   const devices = new Map<number, Device>();
   const taken = new Set<number>();
   const take = (
@@ -245,7 +323,11 @@ export async function assembleDevices(
     assert(source !== undefined, 'assembly speaks of the devices it was given');
     const descriptor = descriptorOf(candidates, candidate);
     devices.set(descriptor, source.device);
-    seeds.push({ name: source.name, device: dataDevice(source.device, place, layout), descriptor, state });
+    const claim = candidates[candidate]?.claim;
+    const correctedSectors =
+      claim === undefined || claim instanceof RaidError ? 0 : correctedSectorsOf(claim);
+    const device = dataDevice(source.device, place, layout);
+    seeds.push({ name: source.name, device, descriptor, state, correctedSectors });
   };
   for (const [slot, member] of found.slots.entries()) {
     if (member === null) continue;
@@ -260,31 +342,55 @@ export async function assembleDevices(
           };
     take(member.candidate, state, member);
   }
+  // What was being written when the last life ended may have reached only one of a member and its replacement, and neither
+  // a resync nor a log compares the two: the copy starts over.
+  const startsOver = found.replay !== null || found.resyncOffsetSectors !== Number.POSITIVE_INFINITY;
   for (const member of found.replacements) {
-    const recoveredBytes = Math.min(
-      member.recoveredSectors * SECTOR_BYTES,
-      layout.memberBytes[member.slot] ?? 0,
-    );
+    const recoveredBytes = startsOver
+      ? 0
+      : Math.min(member.recoveredSectors * SECTOR_BYTES, layout.memberBytes[member.slot] ?? 0);
     take(member.candidate, { state: 'replacement', slot: member.slot, recoveredBytes }, member);
   }
   for (const candidate of found.spares) {
     const claimed = md?.members.find((member) => member.descriptor === descriptorOf(candidates, candidate));
     if (claimed !== undefined) take(candidate, { state: 'spare' }, claimed.superblock);
   }
-  const bitmap = md === null || readOnly ? null : await loadBitmap(md, layout.geometry, devices);
   const erased = md === null ? [] : await loadBadBlocks(md, devices);
+  if (found.replay !== null) await recoverFromLogs(layout, found.replay, seeds, erased, readOnly);
+  const rows = md === null || found.atRisk === null ? [] : await rowsAtRisk(md, found, layout, devices);
+  const bitmap = md === null || readOnly ? null : await loadBitmap(md, layout.geometry, devices);
   const metadata =
     md === null || readOnly
       ? null
       : new Metadata({
-          array: md,
+          array: startsOver ? withNewReplacements(md) : md,
           layout,
           host: options.host ?? realHost,
           devices,
           bitmap,
           hold: options.hold ?? null,
         });
-  if (metadata !== null && found.forced.length > 0) await metadata.update(confirm);
+  // Nor may some of the members go on without knowing how large the array is: mdadm would not take them together.
+  const isUneven = md?.members.some(
+    ({ superblock }) => superblock.sizeSectors !== md.sizeSectors || superblock.raidDisks !== md.raidDisks,
+  );
+  const isNews = found.forced.length > 0 || found.replay !== null || isUneven === true;
+  if (metadata !== null && isNews) {
+    await metadata.update(confirm);
+    noteFailures(seeds, metadata.array);
+  }
+  for (const seed of seeds) {
+    const member = md?.members.find(({ descriptor }) => descriptor === seed.descriptor);
+    const device = devices.get(seed.descriptor);
+    if (member !== undefined && device !== undefined)
+      seed.log = metadata?.logOf(device, member.superblock) ?? null;
+  }
+  const left = sources.flatMap((_, index) => (taken.has(index) ? [] : [index]));
+  const isMissing = (slot: number): boolean =>
+    found.slots[slot]?.recoveredSectors !== Number.POSITIVE_INFINITY;
+  const atRisk = (): Iterable<ArrayRange> =>
+    layout.kind === 'parity' ? rangesAtRisk(layout, isMissing, rows) : [];
+  const report: AssemblyReport = { members, left, forced: found.forced, atRisk };
   const array = new RaidArray({
     ...options,
     geometry: found.geometry,
@@ -293,9 +399,83 @@ export async function assembleDevices(
     readOnly,
     unsyncedFromBytes: found.resyncOffsetSectors * SECTOR_BYTES,
     erased,
+    assembly: report,
   });
-  const left = sources.flatMap((_, index) => (taken.has(index) ? [] : [index]));
-  return { array, report: { members, left, forced: found.forced } };
+  return { array, report };
+}
+
+/**
+ * Parity that the logs have to make is made, and durable; where nothing may be written, the members in `seeds` are given
+ * a layer over them that shows it.
+ */
+async function recoverFromLogs(
+  layout: Layout,
+  cells: readonly PplCells[],
+  seeds: Seed[],
+  erased: readonly ErasedRange[],
+  readOnly: boolean,
+): Promise<void> {
+  assert(layout.kind === 'parity', 'only raid5 keeps logs');
+  const holders = Array.from({ length: layout.memberCount }, (_, slot) =>
+    seeds.find(
+      ({ state }) => (state.state === 'in_sync' || state.state === 'recovering') && state.slot === slot,
+    ),
+  );
+  const sources = holders.map((seed) => {
+    if (seed === undefined) return null;
+    const { state, device } = seed;
+    const trustedBytes = state.state === 'recovering' ? state.recoveredBytes : Number.POSITIVE_INFINITY;
+    return { data: device, trustedBytes };
+  });
+  const patches = await parityPatches(layout, cells, sources, erased);
+  for (const [slot, list] of patches) {
+    const holder = holders[slot];
+    if (holder === undefined || list.length === 0) continue;
+    if (readOnly) holder.device = new PatchDevice(holder.device, list);
+    else await writePatches(holder.device, list);
+  }
+}
+
+function withNewReplacements(md: MdArray): MdArray {
+  const members = md.members.map((member) =>
+    member.state === 'replacement' ? { ...member, recoveredSectors: 0 } : member,
+  );
+  return { ...md, members };
+}
+
+/** Where the array was being written: what the bitmap says, or anywhere from where a resync had come to. */
+async function rowsAtRisk(
+  md: MdArray,
+  { atRisk }: AssembledArray,
+  layout: Layout,
+  devices: ReadonlyMap<number, Device>,
+): Promise<readonly RowRange[]> {
+  const fromBytes = (atRisk?.fromSector ?? 0) * SECTOR_BYTES;
+  const bitmap = await loadBitmap(md, layout.geometry, devices);
+  if (bitmap === null) return [{ fromBytes, toBytes: md.sizeSectors * SECTOR_BYTES }];
+  return [...bitmap.bits.dirtyRanges()]
+    .map(({ fromSector, toSector }) => ({
+      fromBytes: Math.max(fromBytes, fromSector * SECTOR_BYTES),
+      toBytes: toSector * SECTOR_BYTES,
+    }))
+    .filter((range) => range.fromBytes < range.toBytes);
+}
+
+/** Who did not take the first update of this life is out before it begins, and what was to replace it starts over. */
+function noteFailures(seeds: Seed[], md: MdArray): void {
+  const isOut = ({ descriptor }: Seed): boolean =>
+    md.members.some((member) => member.descriptor === descriptor && member.state === 'faulty');
+  for (const seed of seeds.filter(isOut)) {
+    const formerSlot = 'slot' in seed.state ? seed.state.slot : null;
+    const isMember = seed.state.state === 'in_sync';
+    const because = new RaidError('WRITE_FAILED', `${seed.name} did not take its superblock at the start`);
+    seed.state = { state: 'faulty', formerSlot, because };
+    for (const other of seeds) {
+      const { state } = other;
+      if (isMember && state.state === 'replacement' && state.slot === formerSlot)
+        other.state = { state: 'spare' };
+    }
+  }
 }
 
 /** The refusal, with what each member has against it: an operator must not have to guess which disk is meant. */
@@ -317,8 +497,39 @@ function descriptorOf(candidates: readonly Candidate[], index: number): number {
   return claim.descriptor;
 }
 
-function consistencyOf(options: ShapeOptions): ConsistencyPolicy {
-  const wantsBitmap = options.bitmap === 'internal' || options.consistencyPolicy === 'bitmap';
+function consistencyOf(
+  options: ShapeOptions,
+  numbers: { readonly level: number; readonly raidDisks: number },
+): ConsistencyPolicy {
+  const { bitmap, consistencyPolicy } = options;
+  if (bitmap === 'internal' && consistencyPolicy !== undefined && consistencyPolicy !== 'bitmap') {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      `an array has a bitmap or the consistency policy ${consistencyPolicy}, not both; leave one out`,
+    );
+  }
+  if (bitmap === 'none' && consistencyPolicy === 'bitmap') {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      'the consistency policy bitmap needs a bitmap; leave one of them out',
+    );
+  }
+  if (consistencyPolicy === 'ppl') {
+    if (numbers.level !== 5) {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        'only raid5 has a partial parity log; take the consistency policy resync or bitmap',
+      );
+    }
+    if (numbers.raidDisks > LOG_MEMBERS) {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `an array with a partial parity log has ${LOG_MEMBERS} disks at most`,
+      );
+    }
+    return { policy: 'ppl' };
+  }
+  const wantsBitmap = bitmap === 'internal' || consistencyPolicy === 'bitmap';
   if (!wantsBitmap) return { policy: 'resync' };
   return {
     policy: 'bitmap',
@@ -332,7 +543,7 @@ function sourceOf(sources: readonly Source[], member: MdMember): Source {
   return source;
 }
 
-function seedOf(name: string, device: Device, member: MdMember, layout: Layout): Omit<Member, 'errors'> {
+function seedOf(name: string, device: Device, member: MdMember, layout: Layout): Seed {
   const state: MemberState =
     member.state === 'in_sync' ? { state: 'in_sync', slot: member.slot } : { state: 'spare' };
   return {
@@ -403,9 +614,8 @@ async function loadBitmap(
   const area = new Uint8Array(bitmapAreaBytes(owner.syncSectors, superblock.chunkBytes));
   await device.read(at, area);
   const bits = new Bits(area, owner.syncSectors, superblock.chunkBytes);
-  if (!isStale(superblock, owner)) return { superblock, bits };
-  bits.setAll();
-  return { superblock, bits, isStale: true };
+  if (isStale(superblock, owner)) bits.setAll();
+  return { superblock, bits, mayDiffer: true };
 }
 
 async function loadBadBlocks(array: MdArray, devices: ReadonlyMap<number, Device>): Promise<ErasedRange[]> {

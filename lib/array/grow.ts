@@ -11,8 +11,9 @@
  */
 import { FileDevice } from '../device/file.ts';
 import { RaidError } from '../errors.ts';
+import { compileLayout } from '../layout/compile.ts';
 import { bitmapAreaBytes } from '../md/bitmap.ts';
-import { arraySectorsOf } from '../md/levels.ts';
+import { arraySectorsOf, geometryOf } from '../md/levels.ts';
 import { bitmapOffsetOf } from '../md/superblock1.ts';
 import { addSlots, growSize, type MdArray, type MdMember } from '../md/update.ts';
 import { parseSize, roundDown, SECTOR_BYTES } from '../units.ts';
@@ -57,6 +58,7 @@ async function growDisks(array: RaidArray, metadata: Metadata, disks: number): P
   if (!Number.isInteger(disks) || disks <= raidDisks) {
     throw new RaidError('BAD_ARGUMENT', `${array.name} has ${raidDisks} disks already; say a larger number`);
   }
+  refuseImpossible(metadata.array, { raidDisks: disks });
   await metadata.update((md, utime) => addSlots(md, disks, utime));
 }
 
@@ -101,6 +103,7 @@ async function growMembers(array: RaidArray, metadata: Metadata, size: string | 
   const sizeSectors = newSizeOf(md, [...sectorsOf.values()]);
   if (sizeSectors < md.sizeSectors)
     throw new RaidError('BAD_ARGUMENT', 'the members are smaller than what the array uses');
+  refuseImpossible(md, { sizeSectors });
   refuseIfBitmapDoesNotFit(metadata, sizeSectors);
   const synced = md.level === 10 ? arraySectorsOf({ ...md, hasRaid0Layout: false }) : md.sizeSectors;
   const unsyncedFrom = sizeSectors === md.sizeSectors ? Number.POSITIVE_INFINITY : synced;
@@ -116,6 +119,11 @@ async function growMembers(array: RaidArray, metadata: Metadata, size: string | 
     ),
   );
   return unsyncedFrom * SECTOR_BYTES;
+}
+
+/** What no array can be is refused before anybody has read it from a superblock. */
+function refuseImpossible(md: MdArray, grown: Partial<Pick<MdArray, 'raidDisks' | 'sizeSectors'>>): void {
+  compileLayout(geometryOf({ ...md, ...grown, hasRaid0Layout: false }, []));
 }
 
 /** Whole chunks; in a mirror units of 64 KiB, as mdadm has it. */

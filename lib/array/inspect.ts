@@ -4,28 +4,28 @@
  * nobody may write, or that another process has in hand at this moment; of that one it sees what is on disk, which
  * trails what its owner knows.
  */
-import { stat } from 'node:fs/promises';
-import { basename, isAbsolute, join, resolve } from 'node:path';
-import { FileDevice } from '../device/file.ts';
+import { basename, join, resolve } from 'node:path';
+import type { Device } from '../device/device.ts';
 import { OverlayDevice } from '../device/overlay.ts';
 import { RaidError } from '../errors.ts';
 import { realHost } from '../host.ts';
 import { compileLayout } from '../layout/compile.ts';
 import type { Geometry } from '../layout/geometry.ts';
 import type { Layout } from '../layout/layout.ts';
-import { layoutName } from '../layout/levels.ts';
+import { layoutName, levelFromNumber } from '../layout/levels.ts';
 import { survives } from '../layout/survives.ts';
 import type { Assembly, Candidate, MemberVerdict } from '../md/assemble.ts';
 import { decodeBitmapSuperblock } from '../md/bitmap.ts';
 import { type Examined, examineJson, examineText, layoutName as mdLayoutName } from '../md/examine.ts';
-import { geometryOf, levelNames } from '../md/levels.ts';
-import type { Claim } from '../md/member.ts';
+import { geometryOf } from '../md/levels.ts';
+import { type Claim, correctedSectorsOf } from '../md/member.ts';
 import { bitmapOffsetOf, features } from '../md/superblock1.ts';
 import { syncBytes } from '../plan/planner.ts';
 import { SECTOR_BYTES } from '../units.ts';
-import { readManifest } from './folder.ts';
+import { readManifest, type Scrubbed } from './folder.ts';
 import { judge, type Source } from './form.ts';
 import { type Owner, Ownership } from './ownership.ts';
+import { isThere, memberNames, openNamed, openSource, wholeSource } from './source.ts';
 import type { ArrayStatus, MemberStatus, SyncStatus } from './status.ts';
 import { findSuperblock } from './superblocks.ts';
 
@@ -43,17 +43,22 @@ export interface Inspection {
   /** The process that has the array open. */
   readonly owner: Owner | null;
   readonly geometry: Geometry | null;
+  /** Of the last scrub that came to its end; null where nobody has noted one. */
+  readonly scrubbed: Scrubbed | null;
 }
 
-/** One file of the manifest, as far as it could be opened. */
+/** One file or export of the manifest, as far as it could be opened. */
 interface Look {
   /** As the manifest has it. */
   readonly source: string;
   readonly name: string;
-  readonly device: FileDevice | OverlayDevice | null;
+  readonly device: Device | null;
   readonly problem: RaidError | null;
   readonly identity: string;
 }
+
+/** Whoever looks waits less long for an export than whoever works with it. */
+const patience = { connectMs: 3000, timeoutMs: 5000 };
 
 export async function inspectArray(folder: string): Promise<Inspection> {
   const manifest = await readManifest(folder);
@@ -61,11 +66,11 @@ export async function inspectArray(folder: string): Promise<Inspection> {
   try {
     const names = memberNames(manifest.members);
     for (const [index, source] of manifest.members.entries()) {
-      const path = isAbsolute(source) ? source : join(folder, source);
+      const path = wholeSource(source, folder);
       looks.push(await look(path, source, names[index] ?? source, manifest.overlay === true ? folder : null));
     }
     const owner = await ownerOf(folder, looks);
-    return await told(basename(resolve(folder)), looks, owner);
+    return await told(basename(resolve(folder)), looks, owner, manifest.scrubbed ?? null);
   } finally {
     await Promise.all(looks.map(({ device }) => device?.close()));
   }
@@ -77,9 +82,9 @@ export interface MemberExamination {
   readonly json: Record<string, unknown>;
 }
 
-/** The md metadata on one file or block device. */
+/** The md metadata on one file, block device or export. */
 export async function examineMember(path: string): Promise<MemberExamination> {
-  const device = await FileDevice.open(path, { readOnly: true });
+  const device = await openNamed(path, { ...patience, readOnly: true });
   try {
     const found = await findSuperblock(device);
     const memberSectors = Math.floor(device.limits.sizeBytes / SECTOR_BYTES);
@@ -105,20 +110,11 @@ export async function examineMember(path: string): Promise<MemberExamination> {
   }
 }
 
-/** `disk0` for `disk0.img`; the whole path where two would be called alike. */
-export function memberNames(paths: readonly string[]): readonly string[] {
-  const short = paths.map((path) => basename(path).replace(/\.(img|raw|dd|bin)$/, ''));
-  return paths.map((path, index) => {
-    const name = short[index] ?? path;
-    return short.filter((other) => other === name).length === 1 ? name : path;
-  });
-}
-
 async function look(path: string, source: string, name: string, overlayFolder: string | null): Promise<Look> {
   const nothing = { source, name, device: null, identity: `path:${path}` };
   if (!(await isThere(path))) return { ...nothing, problem: null };
   try {
-    const file = await FileDevice.open(path, { readOnly: true });
+    const file = await openSource(path, { ...patience, readOnly: true });
     const overlay = overlayFolder === null ? null : join(overlayFolder, `${name}.overlay`);
     const device =
       overlay !== null && (await isThere(overlay)) ? await OverlayDevice.open(file, overlay) : file;
@@ -127,13 +123,6 @@ async function look(path: string, source: string, name: string, overlayFolder: s
     if (!(error instanceof RaidError)) throw error;
     return { ...nothing, problem: error };
   }
-}
-
-async function isThere(path: string): Promise<boolean> {
-  return await stat(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 async function ownerOf(folder: string, looks: readonly Look[]): Promise<Owner | null> {
@@ -149,7 +138,12 @@ async function ownerOf(folder: string, looks: readonly Look[]): Promise<Owner | 
   return owner;
 }
 
-async function told(name: string, looks: readonly Look[], owner: Owner | null): Promise<Inspection> {
+async function told(
+  name: string,
+  looks: readonly Look[],
+  owner: Owner | null,
+  scrubbed: Scrubbed | null,
+): Promise<Inspection> {
   const sources: Source[] = [];
   const looked: Look[] = [];
   for (const each of looks) {
@@ -161,7 +155,9 @@ async function told(name: string, looks: readonly Look[], owner: Owner | null): 
   const claim = claimThatSpeaks(verdict, candidates);
   const geometry = geometryIn(verdict, candidates, claim);
   const layout = geometry === null ? null : compileLayout(geometry);
-  const here = looked.map((each, index) => memberStatus(each, verdict.members[index]));
+  const here = looked.map((each, index) =>
+    memberStatus(each, verdict.members[index], candidates[index]?.claim),
+  );
   const gone = looks.filter(({ device }) => device === null).map(missingStatus);
   const memberCount = claim?.raidDisks ?? 0;
   const members = inOrder(withEmptySlots([...here, ...gone], memberCount));
@@ -170,7 +166,7 @@ async function told(name: string, looks: readonly Look[], owner: Owner | null): 
   const status: ArrayStatus = {
     name,
     uuid: claim?.setUuid ?? null,
-    level: geometry?.level ?? levelNames.get(claim?.level ?? Number.NaN) ?? 'unknown',
+    level: geometry?.level ?? levelFromNumber(claim?.level ?? Number.NaN) ?? 'unknown',
     layout:
       geometry === null
         ? claim === null
@@ -186,7 +182,7 @@ async function told(name: string, looks: readonly Look[], owner: Owner | null): 
     consistencyPolicy: policyOf(claim, layout),
     members,
     sync: syncOf(verdict, layout, state),
-    mismatches: 0,
+    mismatches: scrubbed?.mismatches ?? 0,
     served: null,
   };
   return {
@@ -197,6 +193,7 @@ async function told(name: string, looks: readonly Look[], owner: Owner | null): 
     needs: verdict.kind === 'refuse' ? verdict.needs : null,
     owner,
     geometry,
+    scrubbed,
   };
 }
 
@@ -231,9 +228,15 @@ function geometryIn(
   }
 }
 
-function memberStatus(each: Look, verdict: MemberVerdict | undefined): MemberStatus {
+/** Of errors only what a superblock counts is known: the rest is with whoever has the array open. */
+function memberStatus(
+  each: Look,
+  verdict: MemberVerdict | undefined,
+  claim: Candidate['claim'] | undefined,
+): MemberStatus {
   const { name, source } = each;
-  const errors = { read: 0, write: 0, corrected: 0 };
+  const corrected = claim === undefined || claim instanceof RaidError ? 0 : correctedSectorsOf(claim);
+  const errors = { read: 0, write: 0, corrected };
   const joins = verdict?.joins ?? 'out';
   const slot = verdict?.slot ?? null;
   switch (joins) {

@@ -24,8 +24,8 @@ const PAGE_BYTES = 4096;
 export interface IntentOptions {
   readonly superblock: BitmapSuperblock;
   readonly bits: Bits;
-  /** The bits are not what is on the members: all pages are written before the superblock vouches for them. */
-  readonly isStale?: boolean;
+  /** The members' copies may differ, from each other and from this: all pages are written before anybody counts on them. */
+  readonly mayDiffer?: boolean;
   /** Writes these bytes of the area to every member that holds a slot, durably. */
   readonly write: (offsetBytes: number, bytes: Uint8Array) => Promise<void>;
 }
@@ -39,7 +39,7 @@ export class Intent {
   /** Bits that are set in memory, but not on disk yet. */
   readonly #unwritten = new Set<number>();
   #update: Promise<void> | null = null;
-  #isStale: boolean;
+  #mayDiffer: boolean;
   /** By page: the write under way, and the one that everybody who came since then waits for. */
   readonly #pages = new Map<number, { current: Promise<void>; next: Promise<void> | null }>();
 
@@ -47,7 +47,7 @@ export class Intent {
     this.#options = options;
     this.#bits = options.bits;
     this.#superblock = options.superblock;
-    this.#isStale = options.isStale === true;
+    this.#mayDiffer = options.mayDiffer === true;
   }
 
   get superblock(): BitmapSuperblock {
@@ -93,12 +93,20 @@ export class Intent {
     await this.#writePages(pages);
   }
 
+  get mayDiffer(): boolean {
+    return this.#mayDiffer;
+  }
+
+  /** The same bits on every member, before anything is written that counts on one of them being set. */
+  async level(): Promise<void> {
+    if (!this.#mayDiffer) return;
+    await this.#writePages(this.#allPages());
+    this.#mayDiffer = false;
+  }
+
   /** The superblock that goes with these events; `isComplete`: no member is missing. */
   async follow(events: number, isComplete: boolean): Promise<void> {
-    if (this.#isStale) {
-      await this.#writePages(this.#allPages());
-      this.#isStale = false;
-    }
+    await this.level();
     this.#superblock = withEvents(this.#superblock, events, isComplete);
     this.#bits.area.set(encodeBitmapSuperblock(this.#superblock));
     await this.#writePages(new Set([0]));

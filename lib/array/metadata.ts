@@ -2,7 +2,8 @@
  * What an array keeps on its members besides data: superblocks, write-intent bitmap, bad-block logs. It decides nothing
  * about members; it makes durable what the array decided, in the order that keeps it true after a power cut:
  *
- *   write        [superblocks: not clean] → [bitmap bits] → data and parity
+ *   first write  [partial parity logs: empty]
+ *   write        [superblocks: not clean] → [bitmap bits] → [partial parity, by the engine] → data and parity
  *   idle, close  flush all members → [bitmap bits off] → [superblocks: clean]
  *   failure      [superblocks of the survivors, events + 2] → answers that rely on it
  *   recovery     data → flush → [superblock: recovered up to here]
@@ -11,13 +12,23 @@
  */
 import type { Device } from '../device/device.ts';
 import { SliceDevice } from '../device/slice.ts';
+import { LOG_AREA_MIN, type LogShape } from '../engine/log.ts';
 import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import type { Layout } from '../layout/layout.ts';
+import { survives } from '../layout/survives.ts';
 import { type BadRange, encodeBadBlocks } from '../md/badblocks.ts';
 import type { BitmapSuperblock, Bits, SectorRange } from '../md/bitmap.ts';
+import {
+  emptyPplHeader,
+  encodePplHeader,
+  PPL_HEADER_BYTES,
+  pplSignatureOf,
+  pplUsableBytes,
+  RESYNC_DUE,
+} from '../md/ppl.ts';
 import { formatUuid } from '../md/record.ts';
-import { bitmapOffsetOf, type Superblock1 } from '../md/superblock1.ts';
+import { bitmapOffsetOf, features, pplAreaOf, type Superblock1 } from '../md/superblock1.ts';
 import {
   addSpare,
   checkpointRecovery,
@@ -31,6 +42,7 @@ import {
   type MdMember,
   markClean,
   markDirty,
+  memberIn,
   reAdd,
   removeMember,
   setBadBlocks,
@@ -39,7 +51,7 @@ import {
   stopArray,
 } from '../md/update.ts';
 import type { ErasedRange } from '../plan/plan.ts';
-import { divCeil, MIB, SECTOR_BYTES } from '../units.ts';
+import { divCeil, KIB, MIB, SECTOR_BYTES } from '../units.ts';
 import { Activity } from './activity.ts';
 import { Intent } from './intent.ts';
 import { type Change, MdRecord } from './record.ts';
@@ -48,8 +60,8 @@ import { superblockOn } from './superblocks.ts';
 export interface LoadedBitmap {
   readonly superblock: BitmapSuperblock;
   readonly bits: Bits;
-  /** All bits were set because those on the members could not be believed. */
-  readonly isStale?: boolean;
+  /** Whether the members' copies may differ from this one. */
+  readonly mayDiffer?: boolean;
 }
 
 export interface MetadataOptions {
@@ -78,6 +90,8 @@ export interface Attachment {
   failed(descriptor: number, error: RaidError): void;
   /** Sync position up to which redundancy is right; Infinity when all of it is. */
   resyncedBytes(): number;
+  /** Whether no data is lost without this member; if so, `failed` follows at once. */
+  mayMiss(descriptor: number): boolean;
 }
 
 /** md's safe_mode_delay. */
@@ -85,6 +99,8 @@ const CLEAN_DELAY_MS = 200;
 /** A checkpoint of a sync costs a flush and an update of all superblocks: not oftener than this. */
 const CHECKPOINT_BYTES = 64 * MIB;
 const CHECKPOINT_MS = 1000;
+/** Linux's measure: twice 128 KiB of partial parity with a header. */
+const MANY_HEADERS_BYTES = 2 * (128 * KIB + PPL_HEADER_BYTES);
 
 export class Metadata {
   readonly #options: MetadataOptions;
@@ -93,6 +109,11 @@ export class Metadata {
   /** Null for raid0 and linear, which have no clean and dirty. */
   readonly #activity: Activity | null;
   readonly #intent: Intent | null;
+  /** Null where the array keeps no partial parity log. */
+  readonly logShape: LogShape | null;
+  /** Resolves when every log is empty; null before the first write. */
+  #logsBegun: Promise<void> | null = null;
+  #areLogsBegun = false;
   #attached: Attachment | null = null;
   /** How far each recovering member is, written or not. */
   readonly #recovered = new Map<number, number>();
@@ -101,8 +122,10 @@ export class Metadata {
 
   constructor(options: MetadataOptions) {
     this.#options = options;
-    const { array, host } = options;
+    const { host } = options;
     this.#devices = new Map(options.devices);
+    this.logShape = logShapeOf(options.array);
+    const array = this.logShape === null ? options.array : withManyHeaders(options.array, this.logShape);
     this.#intent =
       options.bitmap === null
         ? null
@@ -117,20 +140,24 @@ export class Metadata {
       before: async (next) => {
         await this.#intent?.follow(next.events, degradedCount(next) === 0);
       },
+      mayMiss: (descriptor) => this.#mayMiss(descriptor),
       onFailure: (descriptor, error) => this.#attached?.failed(descriptor, error),
     });
     this.#activity =
       array.level <= 0
         ? null
-        : new Activity(
-            {
-              host,
-              delayMs: CLEAN_DELAY_MS,
-              markActive: () => this.#record.change(markDirty),
-              markClean: () => this.#becomeClean(),
+        : new Activity({
+            host,
+            delayMs: CLEAN_DELAY_MS,
+            markActive: async () => {
+              await this.#beginLogs();
+              await this.#intent?.level();
+              await this.#record.change((array, utime) =>
+                array.resyncOffsetSectors === 0 ? array : markDirty(array, utime),
+              );
             },
-            array.resyncOffsetSectors === 0,
-          );
+            markClean: () => this.#becomeClean(),
+          });
     this.#checkpointMs = host.now();
   }
 
@@ -147,9 +174,20 @@ export class Metadata {
     return this.#intent === null ? null : { bits: this.#intent.bits, superblock: this.#intent.superblock };
   }
 
+  /** Before anything but a write of a caller is written to members. Null when it may be at once. */
+  begin(): Promise<void> | null {
+    if (this.#record.hasBegun && this.#intent?.mayDiffer !== true) return null;
+    return (this.#intent?.level() ?? Promise.resolve()).then(() => this.#record.begin());
+  }
+
   /** For changes of the array's shape, and for what assembly decided beyond what the superblocks say. */
   update(change: Change): Promise<void> {
     return this.#record.change(change);
+  }
+
+  /** Where a member has its partial parity log; null where it has none. */
+  logOf(device: Device, superblock: Superblock1): Device | null {
+    return this.logShape === null ? null : logDevice(device, superblock, this.logShape);
   }
 
   /** The whole device of a member. */
@@ -200,6 +238,11 @@ export class Metadata {
 
   // Members.
 
+  /** Sectors of a member that could not be read and were rewritten. */
+  countCorrected(descriptor: number, sectors: number): void {
+    this.#record.countCorrected(descriptor, sectors);
+  }
+
   fail(descriptor: number): Promise<void> {
     this.#recovered.delete(descriptor);
     return this.#record.change((array, utime) => {
@@ -210,7 +253,13 @@ export class Metadata {
   }
 
   async remove(descriptor: number): Promise<void> {
-    await this.#record.change((array, utime) => removeMember(array, descriptor, utime));
+    await this.#record.change((array, utime) => {
+      const member = array.members.find((each) => each.descriptor === descriptor);
+      if (member?.state !== 'spare' && member?.state !== 'faulty') {
+        throw new RaidError('ARRAY_FAILED', 'that this member failed could not be put on record; it stays');
+      }
+      return removeMember(array, descriptor, utime);
+    });
     this.#record.release(descriptor);
     const device = this.#devices.get(descriptor);
     this.#devices.delete(descriptor);
@@ -218,7 +267,9 @@ export class Metadata {
   }
 
   /** The device gets a superblock as a spare. */
-  async add(device: Device): Promise<{ readonly data: Device; readonly descriptor: number }> {
+  async add(
+    device: Device,
+  ): Promise<{ readonly data: Device; readonly log: Device | null; readonly descriptor: number }> {
     const added = {
       memberSectors: Math.floor(device.limits.sizeBytes / SECTOR_BYTES),
       deviceUuid: formatUuid(this.#options.host.randomBytes(16)),
@@ -229,16 +280,39 @@ export class Metadata {
     const newcomer = preview.members.find((member) => !taken.has(member.descriptor));
     assert(newcomer !== undefined, 'a spare that was added is there');
     const { descriptor } = newcomer;
+    await this.#refuseAlias(device);
     await this.#options.hold?.claim(device);
     this.#record.adopt(descriptor, device);
     this.#devices.set(descriptor, device);
     await this.#record.change((array, utime) => addSpare(array, added, utime));
-    return { data: this.#dataOf(device, newcomer.superblock), descriptor };
+    const { superblock } = newcomer;
+    return { data: this.#dataOf(device, superblock), log: this.logOf(device, superblock), descriptor };
+  }
+
+  /** Two paths to one file are told by the file. Two addresses of one export are told by nothing but what it holds. */
+  async #refuseAlias(device: Device): Promise<void> {
+    const { members, setUuid } = this.array;
+    const own = await superblockOn(device).catch((error: unknown) => {
+      if (error instanceof RaidError) return null;
+      throw error;
+    });
+    if (own === null || own.setUuid !== setUuid) return;
+    const same = members.find(
+      ({ state, superblock }) => state !== 'faulty' && superblock.deviceUuid === own.deviceUuid,
+    );
+    if (same === undefined) return;
+    const name = this.#devices.get(same.descriptor)?.name ?? `device ${same.descriptor}`;
+    throw new RaidError(
+      'DUPLICATE_MEMBER',
+      `${device.name} says that it is ${name}, which is in the array: another way to the same disk, or a copy of it; a copy can be added when its superblock is gone (mdadm --zero-superblock)`,
+      { device: device.name },
+    );
   }
 
   /** Whether a former member may return; throws where it may not. Writes nothing. */
   async judgeReAdd(device: Device): Promise<{
     readonly data: Device;
+    readonly log: Device | null;
     readonly descriptor: number;
     readonly slot: number;
     readonly isComplete: boolean;
@@ -254,6 +328,7 @@ export class Metadata {
     }
     return {
       data: this.#dataOf(device, stale),
+      log: this.logOf(device, stale),
       descriptor: stale.descriptor,
       slot: stale.devRoles[stale.descriptor] ?? 0,
       isComplete: how === 'at-once',
@@ -270,10 +345,14 @@ export class Metadata {
     this.#record.adopt(stale.descriptor, device);
     this.#devices.set(stale.descriptor, device);
     if (this.#intent !== null) await this.#giveBitmap(device, stale);
+    await this.#emptyLog(device, stale);
     await this.#record.change((array, utime) => {
       // That it was missing has only now been put on record, and nothing else: it still has everything.
       const missedNothing =
-        early === 'at-once' && before.hasUnrecordedLoss && array.events === before.events + 2;
+        early === 'at-once' &&
+        before.hasUnrecordedLoss &&
+        array.events === before.events + 2 &&
+        this.#activity?.hasBegun === false;
       const how = missedNothing
         ? early
         : judgeReAdd(array, stale, this.#intent?.superblock.eventsCleared ?? null);
@@ -283,24 +362,37 @@ export class Metadata {
       return reAdd(array, stale, how, utime);
     });
     await this.#intent?.writeAll();
+    const now = this.array.members.find((member) => member.descriptor === stale.descriptor);
+    if (now?.state !== 'recovering')
+      throw new RaidError('MEMBER_GONE', `${device.name} failed while its return was being recorded`, {
+        device: device.name,
+      });
     return taken;
   }
 
-  async startRecovery(descriptor: number, slot: number): Promise<void> {
+  /** False when there is nothing to recover there: the spare has failed, or the slot has a member on record. */
+  async startRecovery(descriptor: number, slot: number): Promise<boolean> {
     const device = this.#devices.get(descriptor);
     const member = this.array.members.find((each) => each.descriptor === descriptor);
     if (this.#intent !== null && device !== undefined && member !== undefined) {
       await this.#giveBitmap(device, member.superblock);
     }
+    if (device !== undefined && member !== undefined) await this.#emptyLog(device, member.superblock);
     this.#recovered.set(descriptor, 0);
     await this.#record.change((array, utime) => {
       const now = array.members.find((each) => each.descriptor === descriptor);
-      // A replacement whose original failed has the slot already.
-      return now?.state === 'recovering' && now.slot === slot
-        ? array
-        : startRecovery(array, descriptor, slot, utime);
+      // A replacement whose original failed has the slot already; and a spare may have failed.
+      return now?.state === 'spare' && memberIn(array, slot) === null
+        ? startRecovery(array, descriptor, slot, utime)
+        : array;
     });
     await this.#intent?.writeAll();
+    return memberIn(this.array, slot)?.descriptor === descriptor;
+  }
+
+  recoveringIn(slot: number): number | null {
+    const member = memberIn(this.array, slot);
+    return member?.state === 'recovering' ? member.descriptor : null;
   }
 
   async startReplacement(descriptor: number, slot: number): Promise<void> {
@@ -309,14 +401,26 @@ export class Metadata {
     if (this.#intent !== null && device !== undefined && member !== undefined) {
       await this.#giveBitmap(device, member.superblock);
     }
+    if (device !== undefined && member !== undefined) await this.#emptyLog(device, member.superblock);
     this.#recovered.set(descriptor, 0);
-    await this.#record.change((array, utime) => startReplacement(array, descriptor, slot, utime));
+    await this.#record.change((array, utime) => {
+      // Either may have failed by now.
+      const isThere = (state: MdMember['state'], sought: (member: MdMember) => boolean): boolean =>
+        array.members.some((member) => member.state === state && sought(member));
+      return isThere('spare', (member) => member.descriptor === descriptor) &&
+        isThere('in_sync', (member) => member.state === 'in_sync' && member.slot === slot)
+        ? startReplacement(array, descriptor, slot, utime)
+        : array;
+    });
   }
 
   async finishReplacement(descriptor: number): Promise<void> {
     this.#recovered.delete(descriptor);
     this.#checkpointBytes = 0;
-    await this.#record.change((array, utime) => finishReplacement(array, descriptor, utime));
+    await this.#record.change((array, utime) => {
+      const member = array.members.find((each) => each.descriptor === descriptor);
+      return member?.state === 'replacement' ? finishReplacement(array, descriptor, utime) : array;
+    });
   }
 
   /** Notes the progress, and now and then makes it durable. */
@@ -360,12 +464,13 @@ export class Metadata {
     });
     const log = encodeBadBlocks(bad, superblock.bblogShift);
     if (log === null) {
-      // More than the log holds: the member is no good.
-      await this.fail(descriptor);
+      // More than the log holds: the member is no good, unless it is all that there is.
+      if (member.state === 'in_sync' && !this.#mayMiss(descriptor)) return;
       this.#attached?.failed(
         descriptor,
         new RaidError('WRITE_FAILED', `${device.name} has more bad places than its log holds`),
       );
+      await this.fail(descriptor);
       return;
     }
     await device.write((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log, {
@@ -415,11 +520,23 @@ export class Metadata {
     await this.#options.hold?.release();
   }
 
+  /** Before anybody is attached, no member is in use, and the record itself tells of a failure. */
+  #mayMiss(descriptor: number): boolean {
+    if (this.#attached !== null) return this.#attached.mayMiss(descriptor);
+    const isThere = (slot: number): boolean =>
+      this.array.members.some(
+        (each) => each.state === 'in_sync' && each.slot === slot && each.descriptor !== descriptor,
+      );
+    return survives(this.#options.layout, (slot) => !isThere(slot));
+  }
+
   #enter(range: SectorRange | null): Promise<void> | null {
+    // An array that was not clean when it was opened is active from the start.
+    const logs = this.logShape === null || this.#areLogsBegun ? null : this.#beginLogs();
     const active = this.#activity?.enter() ?? null;
     const intent = this.#intent === null || range === null ? null : this.#intent.enter(range);
-    if (active === null) return intent;
-    return intent === null ? active : Promise.all([active, intent]).then(() => undefined);
+    const all = [logs, active, intent].filter((each) => each !== null);
+    return all.length > 1 ? Promise.all(all).then(() => undefined) : (all[0] ?? null);
   }
 
   #leave(range: SectorRange | null): void {
@@ -487,12 +604,72 @@ export class Metadata {
           await device.write(bitmapStart(member) + offsetBytes, bytes, { fua: true });
         } catch (error) {
           if (!(error instanceof RaidError)) throw error;
+          if (member.state === 'in_sync' && !this.#mayMiss(member.descriptor)) {
+            throw new RaidError(
+              'ARRAY_FAILED',
+              `${device.name} does not take its bitmap, and the array cannot do without it; nothing can be written until it does`,
+              { cause: error },
+            );
+          }
           // Not awaited: this may be part of a change, and changes wait for each other. The array hears of it at once.
           void this.fail(member.descriptor).catch(() => undefined);
           this.#attached?.failed(member.descriptor, error);
         }
       }),
     );
+  }
+
+  /** Once, before the first write: what is in the logs by then is of no use to anybody. */
+  #beginLogs(): Promise<void> {
+    if (this.logShape === null) return Promise.resolve();
+    this.#logsBegun ??= this.#emptyLogs().then(
+      () => {
+        this.#areLogsBegun = true;
+      },
+      (error: unknown) => {
+        this.#logsBegun = null;
+        throw error;
+      },
+    );
+    return this.#logsBegun;
+  }
+
+  async #emptyLogs(): Promise<void> {
+    await Promise.all(
+      this.array.members.map(async (member) => {
+        const device = this.#devices.get(member.descriptor);
+        if (device === undefined || member.state === 'faulty' || member.state === 'spare') return;
+        try {
+          await this.#emptyLog(device, member.superblock);
+        } catch (error) {
+          if (!(error instanceof RaidError)) throw error;
+          if (member.state === 'in_sync' && !this.#mayMiss(member.descriptor)) {
+            throw new RaidError(
+              'ARRAY_FAILED',
+              `${device.name} does not take its partial parity log, and the array cannot do without it; nothing can be written until it does`,
+              { cause: error },
+            );
+          }
+          void this.fail(member.descriptor).catch(() => undefined);
+          this.#attached?.failed(member.descriptor, error);
+        }
+      }),
+    );
+  }
+
+  /** First it is no log any more, then zeros, then an empty log: a power cut in between leaves none that is believed. */
+  async #emptyLog(device: Device, superblock: Superblock1): Promise<void> {
+    if (this.logShape === null) return;
+    const log = logDevice(device, superblock, this.logShape);
+    const isSynced = this.#resyncedSectors() === Number.POSITIVE_INFINITY;
+    const header = encodePplHeader({
+      ...emptyPplHeader(this.array.setUuid, 1),
+      entries: isSynced ? [] : [RESYNC_DUE],
+    });
+    const { areaBytes } = this.logShape;
+    await log.write(0, new Uint8Array(PPL_HEADER_BYTES), { fua: true });
+    await log.write(PPL_HEADER_BYTES, new Uint8Array(areaBytes - PPL_HEADER_BYTES), { fua: true });
+    await log.write(0, header, { fua: true });
   }
 
   async #giveBitmap(device: Device, superblock: Superblock1): Promise<void> {
@@ -506,6 +683,38 @@ export class Metadata {
   #dataOf(device: Device, superblock: Superblock1): Device {
     return dataDevice(device, superblock, this.#options.layout);
   }
+}
+
+function logShapeOf(array: MdArray): LogShape | null {
+  const model = array.members.find((member) => member.state === 'in_sync');
+  const area = model === undefined ? null : pplAreaOf({ ...model.superblock, featureMap: array.featureMap });
+  if (area === null) return null;
+  const areaBytes = pplUsableBytes(area.lengthSectors);
+  if (areaBytes < LOG_AREA_MIN) {
+    throw new RaidError(
+      'UNSUPPORTED_FEATURE',
+      `the array has ${areaBytes} bytes on each member for its partial parity log, too few to write with; open it for reading only`,
+    );
+  }
+  return { signature: pplSignatureOf(array.setUuid), areaBytes };
+}
+
+/** mdadm says PPL, and the kernel MULTI_PPL from its first update on, where there is room for two of its largest. */
+function withManyHeaders(array: MdArray, { areaBytes }: LogShape): MdArray {
+  if (areaBytes < MANY_HEADERS_BYTES) return array;
+  return { ...array, featureMap: (array.featureMap & ~features.PPL) | features.MULTI_PPL };
+}
+
+function logDevice(device: Device, superblock: Superblock1, { areaBytes }: LogShape): Device {
+  // The place is alike on all members, whatever their own feature bits say at the moment.
+  const area = pplAreaOf({ ...superblock, featureMap: features.MULTI_PPL });
+  assert(area !== null, 'a member of an array with logs has a place for its own');
+  return new SliceDevice(device, {
+    offsetBytes: (superblock.superSector + area.offsetSectors) * SECTOR_BYTES,
+    lengthBytes: areaBytes,
+    name: device.name,
+    shared: true,
+  });
 }
 
 /** The member's data as the layout sees it. */

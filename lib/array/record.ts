@@ -9,15 +9,31 @@
  * remain before this one counts as done; so a change either is on every member that the roles table calls good, or
  * those are fewer.
  *
+ * The first change of a life finds members that an update did not reach, and perhaps a slot whose loss nobody has put on
+ * record. Both come before it (`level`, `recordLoss`), and so before the first byte of data: see `begin`.
+ *
  * Changes are written one after the other: two that overlapped could leave the newer `events` on one member and the older
  * on another, and both would be believed by somebody.
  */
 import type { Device } from '../device/device.ts';
-import { RaidError } from '../errors.ts';
+import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import type { Time } from '../md/record.ts';
-import { encodeSuperblock1, superblockBytesOf } from '../md/superblock1.ts';
-import { failMember, type MdArray, type MdMember, recordLoss, superblocksToWrite } from '../md/update.ts';
+import {
+  decodeSuperblock1,
+  encodeSuperblock1,
+  superblock1Faults,
+  superblockBytesOf,
+} from '../md/superblock1.ts';
+import {
+  failMember,
+  level,
+  type MdArray,
+  type MdMember,
+  recordLoss,
+  superblocksToWrite,
+  withoutMembers,
+} from '../md/update.ts';
 import { roundUp, SECTOR_BYTES } from '../units.ts';
 
 /** A change of the array's state: one update, or several, each durable before the next begins. */
@@ -30,6 +46,8 @@ export interface RecordOptions {
   readonly host: Host;
   /** What has to be on disk before the superblocks that say so: the bitmap's superblock follows `events`. */
   readonly before?: (next: MdArray) => Promise<void>;
+  /** Whether a member that did not take its superblock can be missed; if so, `onFailure` follows. */
+  readonly mayMiss: (descriptor: number) => boolean;
   /** Members that failed while a change was written; recorded already. */
   readonly onFailure: (descriptor: number, error: RaidError) => void;
 }
@@ -37,7 +55,10 @@ export interface RecordOptions {
 export class MdRecord {
   readonly #options: RecordOptions;
   readonly #devices: Map<number, Device>;
+  /** By device number, since assembly. */
+  readonly #correctedSectors = new Map<number, number>();
   #array: MdArray;
+  #isLevel = false;
   #last: Promise<void> = Promise.resolve();
 
   constructor(options: RecordOptions) {
@@ -54,10 +75,17 @@ export class MdRecord {
   /** A device that a later change brings in. */
   adopt(descriptor: number, device: Device): void {
     this.#devices.set(descriptor, device);
+    this.#correctedSectors.delete(descriptor);
   }
 
   release(descriptor: number): void {
     this.#devices.delete(descriptor);
+    this.#correctedSectors.delete(descriptor);
+  }
+
+  /** A statistic: it goes with the next superblock that is written, and is not worth one of its own, as in md. */
+  countCorrected(descriptor: number, sectors: number): void {
+    this.#correctedSectors.set(descriptor, (this.#correctedSectors.get(descriptor) ?? 0) + sectors);
   }
 
   /** Resolves when the change is durable. Changes are made in the order of the calls. */
@@ -67,49 +95,79 @@ export class MdRecord {
     return done;
   }
 
+  /** Whether every member in use says what the array's memory says. */
+  get hasBegun(): boolean {
+    return this.#isLevel && !this.#array.hasUnrecordedLoss;
+  }
+
+  /** Brings the members level, and records whom they lack: what has to come before anything is written to them. */
+  begin(): Promise<void> {
+    return this.change((array) => array);
+  }
+
   /** All changes so far are durable, or have failed. */
   settled(): Promise<void> {
     return this.#last;
   }
 
   async #make(change: Change): Promise<void> {
-    const utime = this.#now();
+    if (!this.#isLevel) {
+      const even = level(this.#array);
+      if (superblocksToWrite(this.#array, even).length > 0) await this.#applyAll([even]);
+      this.#isLevel = true;
+    }
     // Who is not here is put on record before anything that they will have missed.
-    const loss = this.#array.hasUnrecordedLoss ? recordLoss(this.#array, utime) : [];
-    const base = loss.at(-1) ?? this.#array;
-    const changed = change(base, utime);
-    if (changed === base) return;
-    const steps: readonly MdArray[] = [...loss, ...('members' in changed ? [changed] : changed)];
-    for (const step of steps) await this.#apply(step);
+    if (this.#array.hasUnrecordedLoss) await this.#applyAll(recordLoss(this.#array, this.#now()));
+    const changed = change(this.#array, this.#now());
+    if (changed === this.#array) return;
+    await this.#applyAll('members' in changed ? [changed] : changed);
   }
 
-  async #apply(next: MdArray): Promise<void> {
+  /** Steps that were made one from the other. Who fails while one is written is missing from those after it. */
+  async #applyAll(steps: readonly MdArray[]): Promise<readonly number[]> {
+    const failed: number[] = [];
+    for (const step of steps) {
+      const next = failed.length === 0 ? step : withoutMembers(step, failed, this.#array.events, this.#now());
+      failed.push(...(await this.#apply(next)));
+    }
+    return failed;
+  }
+
+  /** Returns who failed meanwhile. */
+  async #apply(next: MdArray): Promise<readonly number[]> {
     await this.#options.before?.(next);
     const failures = await this.#write(superblocksToWrite(this.#array, next));
     this.#array = next;
+    const gone: number[] = [];
     for (const { descriptor, error } of failures) {
       const failed = this.#array.members.find((member) => member.descriptor === descriptor);
       if (failed === undefined || failed.state === 'faulty') continue;
-      const others = this.#array.members.filter((member) => member.state === 'in_sync' && member !== failed);
-      if (others.length === 0) {
-        throw new RaidError('ARRAY_FAILED', 'the last member that is in sync does not take its superblock', {
-          cause: error,
-        });
+      if (failed.state === 'in_sync' && !this.#options.mayMiss(descriptor)) {
+        throw new RaidError(
+          'ARRAY_FAILED',
+          `${this.#devices.get(descriptor)?.name ?? `device number ${descriptor}`} does not take its superblock, and the array cannot do without it; nothing can be written until it does`,
+          { cause: error },
+        );
       }
       this.#options.onFailure(descriptor, error);
-      for (const step of failMember(this.#array, descriptor, this.#now())) await this.#apply(step);
+      const utime = this.#now();
+      // The members may just be brought level, and a loss from before not be on record yet.
+      const loss = this.#array.hasUnrecordedLoss ? recordLoss(this.#array, utime) : [];
+      const steps = [...loss, ...failMember(loss.at(-1) ?? this.#array, descriptor, utime)];
+      gone.push(descriptor, ...(await this.#applyAll(steps)));
     }
+    return gone;
   }
 
   async #write(members: readonly MdMember[]): Promise<{ descriptor: number; error: RaidError }[]> {
     const failures: { descriptor: number; error: RaidError }[] = [];
+    const encoded = members.map((member) => ({ ...member, bytes: this.#encode(member) }));
     await Promise.all(
-      members.map(async ({ descriptor, superblock }) => {
+      encoded.map(async ({ descriptor, superblock, bytes }) => {
         const device = this.#devices.get(descriptor);
         try {
           if (device === undefined)
             throw new RaidError('MEMBER_GONE', `device number ${descriptor} is not open`);
-          const bytes = encodeSuperblock1(superblock);
           // Whole blocks of the device; what follows the superblock in the last one is read back and kept.
           const block = Math.max(SECTOR_BYTES, device.limits.blockBytes);
           const whole = new Uint8Array(roundUp(superblockBytesOf(superblock.devRoles.length), block));
@@ -124,6 +182,30 @@ export class MdRecord {
       }),
     );
     return failures;
+  }
+
+  /**
+   * What is written is what our own reader takes, and that is asked before any member is touched: an array is not locked
+   * out of its own disks by a shape that could be recorded and not be opened.
+   */
+  #encode({ descriptor, superblock }: MdMember): Uint8Array {
+    const correctedReads = superblock.correctedReads + (this.#correctedSectors.get(descriptor) ?? 0);
+    const bytes = encodeSuperblock1({
+      ...superblock,
+      correctedReads: Math.min(correctedReads, 0xffff_ffff),
+    });
+    const device = this.#devices.get(descriptor);
+    if (device === undefined) return bytes;
+    const memberSectors = Math.floor(device.limits.sizeBytes / SECTOR_BYTES);
+    const [fault] = superblock1Faults(decodeSuperblock1(bytes), {
+      version: this.#array.version,
+      memberSectors,
+    });
+    assert(
+      fault === undefined,
+      `device number ${descriptor} can be read with the superblock it gets: ${fault?.message}`,
+    );
+    return bytes;
   }
 
   #now(): Time {

@@ -74,6 +74,7 @@ const signatures: readonly Signature[] = [
 
 /** One phrase for each thing that is found; none when the device seems empty. Reads the device, and throws as it does. */
 export async function whatIsOn(device: Device): Promise<string[]> {
+  if (device.limits.sizeBytes === 0) return [];
   const ends = await readEnds(device);
   const found = new Set(mdSuperblocks(ends));
   for (const signature of signatures) {

@@ -8,13 +8,14 @@ export interface MemberStatus {
   readonly source: string | null;
   readonly slot: number | null;
   readonly state: 'in_sync' | 'recovering' | 'replacement' | 'spare' | 'faulty' | 'missing';
+  /** `read` and `write` since the array was opened; told by one that is not open, they are 0. */
   readonly errors: Readonly<ErrorCounts>;
   /** Why it failed; only for faulty ones. */
   readonly because?: string;
 }
 
 export interface SyncStatus {
-  readonly action: 'recover' | 'resync';
+  readonly action: 'recover' | 'resync' | 'check' | 'repair';
   readonly doneBytes: number;
   readonly totalBytes: number;
   /** Null while nothing is running: only the position is known. */
@@ -65,7 +66,9 @@ export function statusOf(array: RaidArray): ArrayStatus {
 function policyOf(array: RaidArray): ArrayStatus['consistencyPolicy'] {
   const { layout } = array;
   if (layout.kind === 'copies' && layout.copyCount === 1) return 'none';
-  return array.metadata?.bitmap === null || array.metadata === null ? 'resync' : 'bitmap';
+  if (array.metadata === null) return 'resync';
+  if (array.metadata.logShape !== null) return 'ppl';
+  return array.metadata.bitmap === null ? 'resync' : 'bitmap';
 }
 
 function membersOf(array: RaidArray): readonly MemberStatus[] {
@@ -94,8 +97,12 @@ function memberStatus(member: Readonly<Member>): MemberStatus {
 }
 
 function syncOf(array: RaidArray): SyncStatus | null {
-  const { syncProgress } = array;
+  const { syncProgress, scrubProgress } = array;
   if (syncProgress !== null) return { ...syncProgress, ...array.syncRate };
+  if (scrubProgress !== null) {
+    const { action, doneBytes, totalBytes } = scrubProgress;
+    return { action, doneBytes, totalBytes, bytesPerSecond: null, etaSeconds: null };
+  }
   const state = array.members.map((member) => member.state).find((each) => 'recoveredBytes' in each);
   if (state === undefined || !('recoveredBytes' in state)) return null;
   return {

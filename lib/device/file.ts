@@ -632,7 +632,7 @@ async function countsBlocksHonestly(fd: number): Promise<boolean> {
 }
 
 /** A new name is durable only when its folder is. Best effort: not every file system lets a folder be synced. */
-async function syncFolder(path: string): Promise<void> {
+export async function syncFolder(path: string): Promise<void> {
   try {
     const fd = await openFile(path, fs.constants.O_RDONLY);
     await syncFile(fd).finally(() => closeFile(fd));

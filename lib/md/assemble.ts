@@ -16,7 +16,8 @@
  * @B same file        Given twice. Two members on one file would overwrite each other; the second is left out.
  * @C foreign          Another array's.
  * @D contradicts      Ours by uuid, but it describes another shape: ctime, level, layout, size, chunk, number of members
- *                     or version. Reading through both shapes would mix data, so it stays out.
+ *                     or version. Reading through both shapes would mix data, so it stays out; but for one that is a
+ *                     single update behind, has the room, and is smaller: there the array grew, which moves nothing.
  * @E copy             Another candidate has the same number or slot with equal events: an image and its copy, or a
  *                     superblock copied by hand. Nobody can tell which one has the data; a person must.
  * @F superseded       The same, but the other is fresher: an old image of a member that is here too, or a failed
@@ -27,8 +28,9 @@
  * @J spare            Any events: sleeping spares are not written at every update. Also a spare that was being given a
  *                     slot when the power went: nothing of it was written yet, so it begins again as a spare. (The
  *                     kernel, when such a spare is one event behind, takes it for in sync. We do not.)
- * @K forked           Its table has nobody in the freshest's slot: it went on without it, and the freshest went on without
- *                     this one. Both may hold writes that the other lacks: two halves of a mirror, each started alone.
+ * @K forked           It went on without the freshest, and the freshest without this one. Both may hold writes that the
+ *                     other lacks: two halves of a mirror, each started alone. Who was merely left behind is told from it
+ *                     by `wasLeftBehind`.
  * @L in step          Equal events, both agree on its slot.
  * @M in step, recovering
  * @N accused          Equal events, but the freshest's table does not give it that slot. With md's counter going back
@@ -58,16 +60,19 @@
  * @7 forced           The same, and that is what was asked for.
  * @8 complete         Clean, or to be resynced.
  * @9 dirty, degraded  Parity may be wrong where the crash was, and the missing member's data is computed from it: silent
- *                     garbage in sectors that nobody wrote. (PPL closes this hole: then it is not called dirty here.)
- * @10 declared clean  The same, forced.
+ *                     garbage in sectors that nobody wrote. (Partial parity logs close this hole: where every member's
+ *                     log vouches for the rows whose parity it holds, the array is not called dirty here.)
+ * @10 declared clean  The same, forced. A raid6 that lacks one member has redundancy left, which is resynced instead.
  * @11 missing         Enough, but a member that the array still counted on is not here: forgotten, more likely than
  *                     dead, and it will be stale once the array has been written. `run` says that it is meant.
  * @12 degraded        As the array was when it stopped, or `run`.
  */
 import { assert, RaidError } from '../errors.ts';
 import type { Geometry } from '../layout/geometry.ts';
-import { geometryOf, type LevelNumbers, raid10Copies } from './levels.ts';
+import { raid10Copies } from '../layout/levels.ts';
+import { geometryOf, type LevelNumbers } from './levels.ts';
 import type { Claim, Version } from './member.ts';
+import type { PplCells, PplVerdict } from './ppl.ts';
 import {
   features,
   MEMBER_FEATURES,
@@ -80,6 +85,7 @@ import {
 import {
   type ArrayFields,
   arrayFieldsOf,
+  hasYetToGrow,
   type MdArray,
   type MdMember,
   type MdMemberState,
@@ -92,6 +98,8 @@ export interface Candidate {
   readonly identity: string;
   /** What it says, by a superblock without faults, or why it cannot be believed. */
   readonly claim: Claim | RaidError;
+  /** What its partial parity log says, where the array keeps one and was not stopped cleanly. */
+  readonly log?: PplVerdict;
 }
 
 export interface AssembleOptions {
@@ -140,6 +148,10 @@ export interface AssembledArray {
   readonly freshest: number;
   /** To be updated and written; null for 0.90, which is only read. */
   readonly md: MdArray | null;
+  /** Parity to be made from the logs before anything relies on it; null where the logs are not asked. */
+  readonly replay: readonly PplCells[] | null;
+  /** Member ranges in which parity may be wrong, and with it what it says of a missing member: what `force` has risked. */
+  readonly atRisk: { readonly fromSector: number } | null;
   /** What `force` took for true. When not empty, the superblocks are to be confirmed before anything else. */
   readonly forced: readonly string[];
 }
@@ -172,7 +184,7 @@ export interface MemberFacts {
   readonly behind: 'none' | 'one' | 'more' | 'ahead';
   /** What the freshest's table says of its number. */
   readonly listed: 'same' | 'other' | 'none' | 'faulty';
-  /** Its own table still has somebody in the freshest's slot. */
+  /** The freshest may have come of what it describes: they are of one history. */
   readonly knows: 'yes' | 'no';
   readonly recovering: 'yes' | 'no';
 }
@@ -453,7 +465,7 @@ function memberFacts(
     own: ownOf(claim.ownRole),
     behind: behindOf(claim, reference),
     listed: listedOf(claim, reference),
-    knows: claim.devRoles.includes(reference.ownRole) || !isSlot(reference.ownRole) ? 'yes' : 'no',
+    knows: isOfOneHistory(candidates, claim, reference) ? 'yes' : 'no',
     recovering: claim.recoveredSectors === null ? 'no' : 'yes',
   };
 }
@@ -475,7 +487,9 @@ const factsOfStranger: MemberFacts = {
 function contradictionOf(claim: Claim, reference: Claim): string | null {
   if (claim.found.version !== reference.found.version) return 'metadata version';
   const [mine, theirs] = [arrayFieldsOf(claim), arrayFieldsOf(reference)];
+  const mayBeSmaller = hasYetToGrow(claim, reference);
   for (const name of Object.keys(mine) as (keyof ArrayFields)[]) {
+    if (mayBeSmaller && (name === 'sizeSectors' || name === 'raidDisks')) continue;
     const same =
       name === 'ctime' ? mine.ctime.seconds === theirs.ctime.seconds : Object.is(mine[name], theirs[name]);
     if (!same) return name;
@@ -508,6 +522,53 @@ function ownOf(role: number): MemberFacts['own'] {
   if (isSlot(role)) return 'slot';
   if (role === ROLE_FAULTY) return 'faulty';
   return role === ROLE_JOURNAL ? 'journal' : 'spare';
+}
+
+/**
+ * Whether the freshest's history goes on from where this member stopped. Nearly as fresh, it has to count on the freshest
+ * itself: nobody comes to hold a slot within one update. One that is further behind has missed failures and newcomers,
+ * and what tells a fork from that is *whom it calls failed*: two halves that went on apart call all of each other so.
+ */
+function isOfOneHistory(candidates: readonly Candidate[], claim: Claim, reference: Claim): boolean {
+  if (!isSlot(reference.ownRole) || claim === reference) return true;
+  if (reference.events - claim.events <= 1) return countsOn(claim, reference.descriptor, reference);
+  return !accuses(claim, reference) || wasLeftBehind(candidates, claim, reference);
+}
+
+function countsOn(claim: Claim, descriptor: number, other: Claim): boolean {
+  const slot = other.devRoles[descriptor] ?? ROLE_SPARE;
+  return isSlot(slot) && claim.devRoles[descriptor] === slot;
+}
+
+/**
+ * Whether it calls one faulty whom the freshest counts on. A number that it has never heard of is a newcomer's; below
+ * raid_disks, where only the first members have theirs, an unused number is that of one who was removed. (Older kernels
+ * write "faulty" for numbers never used, so this alone decides nothing.)
+ */
+function accuses(claim: Claim, reference: Claim): boolean {
+  return reference.devRoles.some((slot, descriptor) => {
+    const said = claim.devRoles[descriptor] ?? ROLE_SPARE;
+    const isOut = said === ROLE_FAULTY || (said === ROLE_SPARE && descriptor < claim.raidDisks);
+    return isSlot(slot) && isOut;
+  });
+}
+
+/**
+ * Whether somebody it counts on went on without it, to the freshest: one whom the freshest counts on too, or a former
+ * member that is here and was left behind later, by somebody it counts on.
+ */
+function wasLeftBehind(candidates: readonly Candidate[], claim: Claim, reference: Claim): boolean {
+  const later = candidates
+    .map((candidate) => candidate.claim)
+    .filter((other): other is Claim => !(other instanceof RaidError) && other.setUuid === claim.setUuid)
+    .filter((other) => claim.events < other.events && other.events < reference.events)
+    .toSorted((left, right) => right.events - left.events);
+  const lineage: Claim[] = [];
+  const descends = (from: Claim): boolean =>
+    reference.devRoles.some((_, number) => number !== from.descriptor && countsOn(from, number, reference)) ||
+    lineage.some((other) => other.events > from.events && countsOn(from, other.descriptor, other));
+  for (const other of later) if (descends(other)) lineage.push(other);
+  return descends(claim);
 }
 
 function behindOf(claim: Claim, reference: Claim): MemberFacts['behind'] {
@@ -615,7 +676,7 @@ function judgeArray(
   switch (decision) {
     case 'several':
       return refuse(
-        new RaidError('SEVERAL_ARRAYS', 'the members belong to several arrays; name one by its uuid'),
+        new RaidError('SEVERAL_ARRAYS', 'the members belong to several arrays; give those of one'),
       );
     case 'nobody':
       return refuse(new RaidError('NOT_ENOUGH_MEMBERS', 'none of the devices is a member that holds a slot'));
@@ -640,7 +701,9 @@ function judgeArray(
         'force',
       );
     case 'too-few':
-      return refuse(new RaidError('NOT_ENOUGH_MEMBERS', shortage(judged, freshest as Claim)));
+      return refuse(
+        new RaidError('NOT_ENOUGH_MEMBERS', `${shortage(judged, freshest as Claim)}, too few to start`),
+      );
     case 'too-many-stale':
       return refuse(
         new RaidError(
@@ -738,9 +801,54 @@ function resyncOffsetOf(judged: readonly Judged[], freshest: Claim): number {
 }
 
 function hasHole(judged: readonly Judged[], freshest: Claim): boolean {
-  const isParity = freshest.level === 4 || freshest.level === 5 || freshest.level === 6;
+  if (!hasParity(freshest) || resyncOffsetOf(judged, freshest) === Infinity) return false;
+  return logged(judged, freshest, false) === null;
+}
+
+function hasParity({ level }: Claim): boolean {
+  return level === 4 || level === 5 || level === 6;
+}
+
+/**
+ * What is to be recovered from the logs, if parity is right everywhere else; null where nobody can say that.
+ *
+ * Of a complete array more is asked than of a degraded one, since it can be resynced instead: an entry that was passed
+ * over, or logs that nobody has begun, may stand for a resync that was due (as Linux has it).
+ */
+function logged(judged: readonly Judged[], freshest: Claim, isComplete: boolean): readonly PplCells[] | null {
   const hasPpl = (freshest.featureMap & (features.PPL | features.MULTI_PPL)) !== 0;
-  return isParity && !hasPpl && resyncOffsetOf(judged, freshest) !== Infinity;
+  if (!hasPpl || resyncOffsetOf(judged, freshest) !== 0) return null;
+  const cells: PplCells[] = [];
+  let isMarked = true;
+  for (const { decision, claim, candidate } of judged) {
+    if ((decision !== 'in_sync' && decision !== 'recovering') || isReplacement(claim as Claim)) continue;
+    const { log } = candidate;
+    if (log === undefined || log.says === 'nothing') return null;
+    if (isComplete && log.tornCount > 0) return null;
+    isMarked &&= log.isMarked;
+    cells.push(...log.cells);
+  }
+  return isComplete && cells.length === 0 && !isMarked ? null : cells;
+}
+
+/** The freshest first, and no more than it needs: of two copies of one thing, one stale, nobody could say which is read. */
+function staleToTake(judged: readonly Judged[], freshest: Claim): readonly Judged[] {
+  const isEnoughWith = (taken: readonly Judged[]): boolean =>
+    isEnough(freshest, inSyncSlots(muster(judged, freshest, taken).slots));
+  const stale = takeable(judged, muster(judged, freshest, []).slots);
+  assert(isEnoughWith(stale), 'the facts said that the stale members suffice');
+  return stale.reduceRight<readonly Judged[]>((taken, each) => {
+    const without = taken.filter((other) => other !== each);
+    return isEnoughWith(without) ? without : taken;
+  }, stale);
+}
+
+/**
+ * Whether rows that were being written can disagree in what is here. raid6 with one member missing computes it from P: then
+ * Q has to be made to agree, or it does not fit what P says of that member, and the next loss but one reads garbage.
+ */
+function hasRedundancyLeft({ level }: Claim, slots: readonly (SlotMember | null)[]): boolean {
+  return level === 6 && slots.filter((member) => member === null).length <= 1;
 }
 
 function start(
@@ -751,22 +859,27 @@ function start(
   options: AssembleOptions,
 ): Assembly {
   const forced: string[] = [];
-  const taken: Judged[] = [];
-  const waiting = [...takeable(judged, muster(judged, freshest, []).slots)];
-  const enough = (): boolean => isEnough(freshest, inSyncSlots(muster(judged, freshest, taken).slots));
-  while (facts.enough === 'stale' && !enough()) {
-    const next = waiting.shift();
-    assert(next !== undefined, 'the facts said that the stale members suffice');
-    taken.push(next);
-    const behind = freshest.events - (next.claim as Claim).events;
-    forced.push(`${next.candidate.name} is taken for current, ${behind} events behind`);
+  const taken = facts.enough === 'stale' ? staleToTake(judged, freshest) : [];
+  for (const { claim, candidate } of taken) {
+    const behind = freshest.events - (claim as Claim).events;
+    forced.push(`${candidate.name} is taken for current, ${behind} events behind`);
   }
   const all = muster(judged, freshest, taken);
   const isComplete = inSyncSlots(all.slots).every(Boolean);
   let resyncOffsetSectors = resyncOffsetOf(judged, freshest);
-  if (!isComplete && hasHole(judged, freshest)) {
+  // A member that was away has a log of long ago.
+  const replay = taken.length === 0 ? logged(judged, freshest, isComplete) : null;
+  let atRisk: AssembledArray['atRisk'] = null;
+  if (replay !== null) {
     resyncOffsetSectors = Infinity;
-    forced.push('declared clean although it was written when it stopped');
+  } else if (!isComplete && hasParity(freshest) && resyncOffsetSectors !== Infinity) {
+    atRisk = { fromSector: resyncOffsetSectors };
+    if (hasRedundancyLeft(freshest, all.slots)) {
+      forced.push('started although it was written when it stopped; what redundancy is left is resynced');
+    } else {
+      resyncOffsetSectors = Infinity;
+      forced.push('declared clean although it was written when it stopped');
+    }
   }
   const members = judged.map((each) => verdictOf(each, freshest, all));
   let geometry: Geometry;
@@ -785,6 +898,8 @@ function start(
     resyncOffsetSectors,
     freshest: judged.findIndex(({ claim }) => claim === freshest),
     md: mdArrayOf(all, resyncOffsetSectors),
+    replay,
+    atRisk,
     forced,
   };
   return { kind: 'start', row, array, members };

@@ -7,9 +7,10 @@
  * a bitmap, or from the end of whatever lies beyond that.
  */
 import { raid5Layouts, raid6Layouts } from '../layout/geometry.ts';
+import { levelFromNumber, raid10Copies } from '../layout/levels.ts';
 import { type BadRange, decodeBadBlocks } from './badblocks.ts';
 import { type BitmapSuperblock, bitCountOf, bitmapAreaBytes } from './bitmap.ts';
-import { arraySectorsOf, levelNames, raid10Copies } from './levels.ts';
+import { arraySectorsOf } from './levels.ts';
 import type { FoundSuperblock } from './member.ts';
 import type { Time } from './record.ts';
 import {
@@ -69,7 +70,7 @@ export function examineJson({ found, memberSectors }: Examined): Record<string, 
     arrayUuid: sb.setUuid,
     arrayName: sb.setName,
     createdAt: isoTime(sb.ctime),
-    level: levelNames.get(sb.level) ?? sb.level,
+    level: levelFromNumber(sb.level) ?? sb.level,
     layout: layoutName(sb.level, sb.layout),
     raidDevices: sb.raidDisks,
     chunkSectors: sb.chunkSectors,
@@ -90,6 +91,7 @@ export function examineJson({ found, memberSectors }: Examined): Record<string, 
       sb.bblogSectors === 0 ? null : { offsetSectors: sb.bblogOffsetSectors, lengthSectors: sb.bblogSectors },
     deviceUuid: sb.deviceUuid,
     deviceNumber: sb.descriptor,
+    correctedReads: sb.correctedReads,
     role: roleName(ownRoleOf(sb)),
     roles: sb.devRoles.slice(0, sb.devRoles.findLastIndex((role) => role !== ROLE_SPARE) + 1).map(roleName),
     writeMostly: (sb.flags & memberFlags.WRITE_MOSTLY) !== 0,
@@ -157,7 +159,7 @@ function lines1(
   say('Array UUID', sb.setUuid);
   say('Name', printable(sb.setName) + (local ? `  (local to host ${options.host})` : ''));
   if (sb.ctime.seconds > 0) say('Creation Time', timeText(sb.ctime));
-  say('Raid Level', levelNames.get(sb.level) ?? '-unknown-');
+  say('Raid Level', levelFromNumber(sb.level) ?? '-unknown-');
   say('Raid Devices', sb.raidDisks);
   lines.push('');
   say('Avail Dev Size', `${sb.dataSectors} sectors${humanSize(sb.dataSectors * 512)}`);
@@ -226,7 +228,7 @@ function reshapeLines(sb: Superblock1): readonly string[] {
   say("Reshape pos'n", `${kib}${humanSize(kib * 1024)}`);
   if (sb.deltaDisks !== 0)
     say('Delta Devices', `${sb.deltaDisks} (${sb.raidDisks - sb.deltaDisks}->${sb.raidDisks})`);
-  if (sb.newLevel !== sb.level) say('New Level', levelNames.get(sb.newLevel) ?? '-unknown-');
+  if (sb.newLevel !== sb.level) say('New Level', levelFromNumber(sb.newLevel) ?? '-unknown-');
   if (sb.newLayout !== sb.layout) say('New Layout', layoutName(sb.level, sb.newLayout) ?? '-unknown-');
   if (sb.newChunkSectors !== sb.chunkSectors) say('New Chunksize', kibText(sb.newChunkSectors));
   lines.push('');
@@ -305,7 +307,7 @@ function lines090(sb: Superblock090): readonly string[] {
   say('Version', `0.${sb.minorVersion}.00`);
   say('UUID', sb.setUuid);
   say('Creation Time', timeText({ seconds: sb.ctimeSeconds, microseconds: 0 }));
-  say('Raid Level', levelNames.get(sb.level) ?? '-unknown-');
+  say('Raid Level', levelFromNumber(sb.level) ?? '-unknown-');
   if (sb.level > 0) {
     say('Used Dev Size', `${sb.sizeKib}${humanSize(sb.sizeKib * 1024)}`);
     const data = { 1: 1, 4: sb.raidDisks - 1, 5: sb.raidDisks - 1, 6: sb.raidDisks - 2 }[sb.level] ?? null;
@@ -361,7 +363,7 @@ function json090(sb: Superblock090): Record<string, unknown> {
     version: '0.90',
     arrayUuid: sb.setUuid,
     createdAt: isoTime({ seconds: sb.ctimeSeconds, microseconds: 0 }),
-    level: levelNames.get(sb.level) ?? sb.level,
+    level: levelFromNumber(sb.level) ?? sb.level,
     layout: layoutName(sb.level, sb.layout),
     raidDevices: sb.raidDisks,
     chunkSectors: sb.chunkBytes / 512,

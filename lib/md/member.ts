@@ -66,6 +66,11 @@ export interface Claim extends ArrayFields {
   readonly unsupported: RaidError | null;
 }
 
+/** Sectors that were rewritten because they could not be read, since the member came into the array; 0.90 does not count. */
+export function correctedSectorsOf({ found }: Claim): number {
+  return found.version === '0.90' ? 0 : found.superblock.correctedReads;
+}
+
 /** Where superblocks can be on a device of this size, in the order in which they are believed. */
 export function superblockPlaces(memberSectors: number): readonly SuperblockPlace[] {
   const places: SuperblockPlace[] = [];

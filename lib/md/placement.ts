@@ -21,9 +21,10 @@
  * Checked field by field against what mdadm 4.2 writes, in test/linux.
  */
 import { assert, RaidError } from '../errors.ts';
-import { divCeil, roundDown, roundUp } from '../units.ts';
+import { raid10Copies } from '../layout/levels.ts';
+import { divCeil, formatSize, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import { bitmapAreaBytes, bitmapUnitSectorsOf } from './bitmap.ts';
-import { type LevelNumbers, raid10Copies } from './levels.ts';
+import type { LevelNumbers } from './levels.ts';
 import type { Time } from './record.ts';
 import {
   blankSuperblock1,
@@ -81,7 +82,8 @@ export function placeArray(shape: ArrayShape): Placement {
   assert(first !== undefined, 'an array has a member');
   const dataOffsetSectors = shape.version === '1.0' ? 0 : dataOffsetFor(shape, first);
   const sizeSectors = numbers.level > 0 ? sizeFor(shape, dataOffsetSectors) : 0;
-  if (numbers.level > 0 && sizeSectors === 0) throw tooSmall(Math.min(...memberSectors));
+  if (numbers.level > 0 && sizeSectors === 0)
+    throw tooSmall(shape, memberSectors.indexOf(Math.min(...memberSectors)));
 
   const bitmap =
     shape.consistency.policy === 'bitmap'
@@ -95,15 +97,15 @@ export function placeArray(shape: ArrayShape): Placement {
     bitmap === null ? null : roundUp(bitmapAreaBytes(bitmap.syncSectors, bitmap.chunkBytes), 4096) / 512;
   const reserved = bitmapSectors ?? (ppl === null ? bitmapRoomSectors(sizeSectors) : PPL_SECTORS);
 
-  const members = memberSectors.map((sectors): MemberPlacement => {
+  const members = memberSectors.map((sectors, index): MemberPlacement => {
     const superSector = superSectorOf(shape.version, sectors);
-    if (superSector === null) throw tooSmall(sectors);
+    if (superSector === null) throw tooSmall(shape, index);
     if (shape.version === '1.0') {
       const dataSectors = superSector - Math.min(8 + reserved, superSector - sizeSectors);
       return { superSector, dataSectors, bblogOffsetSectors: -8 };
     }
     const dataSectors = sectors - dataOffsetSectors;
-    if (dataSectors < 10) throw tooSmall(sectors);
+    if (dataSectors < 10) throw tooSmall(shape, index);
     const fits = dataOffsetSectors >= superSector + 8 + reserved + BBLOG_SECTORS;
     const bblogOffsetSectors = fits ? 8 + reserved : dataOffsetSectors - 8 - superSector;
     return { superSector, dataSectors, bblogOffsetSectors };
@@ -248,7 +250,12 @@ function placeBitmap(
   const roomSectors = Math.min(256, bitmapRoomSectors(sizeSectors));
   const bitsMax = Math.max(0, roomSectors * 512 - 256) * 8;
   const fits = (chunk: number): boolean => Math.floor((syncSectors * 512) / chunk) + 1 <= bitsMax;
-  if (bitsMax === 0) throw new RaidError('BAD_ARGUMENT', 'the members are too small for a bitmap');
+  if (bitsMax === 0) {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      'the members are too small for a bitmap; make them larger, or leave it out',
+    );
+  }
 
   let smallest = BITMAP_CHUNK_MIN;
   while (!fits(smallest)) smallest *= 2;
@@ -269,9 +276,27 @@ function syncSectorsFor(shape: ArrayShape, sizeSectors: number): number {
   return Math.floor((sizeSectors * raidDisks) / (near * far));
 }
 
-function tooSmall(sectors: number): RaidError {
+function tooSmall(shape: ArrayShape, member: number): RaidError {
+  const bytes = (shape.memberSectors[member] ?? 0) * SECTOR_BYTES;
+  const leastBytes = leastSectors(shape) * SECTOR_BYTES;
   return new RaidError(
     'BAD_ARGUMENT',
-    `a member of ${sectors} sectors is too small for this array; make it larger`,
+    `${formatSize(bytes)} is too small: a member of this array needs ${formatSize(leastBytes)} or more`,
+    { member },
   );
+}
+
+/** Of members that are all alike, to the next step of 64 KiB. Where the data begins depends on it, so it is tried. */
+function leastSectors(shape: ArrayShape): number {
+  const { numbers, version } = shape;
+  const holds = (sectors: number): boolean => {
+    const alike = { ...shape, memberSectors: shape.memberSectors.map(() => sectors) };
+    const dataOffsetSectors = version === '1.0' ? 0 : dataOffsetFor(alike, sectors);
+    const isPlaced = superSectorOf(version, sectors) !== null && sectors - dataOffsetSectors >= 10;
+    return isPlaced && (numbers.level <= 0 || sizeFor(alike, dataOffsetSectors) > 0);
+  };
+  let sectors = 128;
+  while (!holds(sectors)) sectors *= 2;
+  for (let step = sectors / 4; step >= 128; step /= 2) if (holds(sectors - step)) sectors -= step;
+  return sectors;
 }

@@ -14,8 +14,26 @@
  *   532  u32   checksum, ~crc32c(header)          20  u32  checksum, ~crc32c(partial parity)
  *   536  entries
  *
- * An entry covers m rows of 4 KiB in one stripe, in c adjacent data chunks: data_size = m c 4096, pp_size = m 4096.
- * Only the newest header can describe unfinished stripes: the next one is written when all of them are done.
+ * An entry covers m rows of one stripe, in c adjacent data chunks: data_size = m c, pp_size = m (bytes). Linux writes
+ * whole blocks of 4 KiB; it recovers by sectors, so an entry may cover just the sectors that are written. That is what
+ * raidsim logs: a sector that shares a block with one being written then keeps its content, whoever is lost.
+ *
+ * Only the newest header can describe unfinished rows: the next one is written when all that the last one covers is
+ * durable, data and parity. The newest is found by walking from the start of the area, header by header, while
+ * generations rise. (Never by searching: partial parity is the user's data, and may look like a header.)
+ *
+ * What a cut-off write leaves, a sector being old or new
+ *   header torn            no header: the one before it is the newest, and all that it covers was durable
+ *   partial parity torn    the checksum of the entry does not match: it is passed over. Nothing that it covers had begun
+ *   at the start again     a new lap over old headers: with some sectors of it new and some old, an old header may be
+ *                          found whole, and rows recovered that have changed since. So a lap begins with an empty header,
+ *                          durably (it differs from the empty one there in a single sector, which is old or new), then
+ *                          zeros in all that follows, durably: what comes after the newest header is always zeros.
+ *                          (Linux begins a lap with entries, over old ones.)
+ *
+ * A dirty superblock does not say whether a resync was due besides. Where one is, every header that we write has an
+ * entry more: of no bytes, with a checksum that cannot be. Linux counts a mismatch and resyncs the array, which is right;
+ * we know it by sight (`RESYNC_DUE`).
  *
  * Worked vector: set_uuid 00 01 ... 0f has the signature d9c908eb, and its empty header of generation 0 the checksum
  * a68b68c7.
@@ -30,7 +48,6 @@ export const PPL_ENTRIES_MAX = 148;
 const ENTRIES_AT = 536;
 const ENTRY_BYTES = 24;
 const CHECKSUM_AT = 532;
-const BLOCK_BYTES = 4096;
 
 const headerFields = {
   signature: [512, 'u32'],
@@ -65,12 +82,12 @@ export function pplChecksumOf(bytes: Uint8Array): number {
 
 /** Null when there is no header here, or one that was torn or belongs to another array: a log ends so. */
 export function decodePplHeader(source: Uint8Array, signature: number): PplHeader | null {
-  if (source.byteLength < PPL_HEADER_BYTES) return null;
+  if (source.byteLength < PPL_HEADER_BYTES || viewOf(source).getUint32(512, true) !== signature) return null;
   const bytes = source.slice(0, PPL_HEADER_BYTES);
   const view = viewOf(bytes);
   const checksum = view.getUint32(CHECKSUM_AT, true);
   view.setUint32(CHECKSUM_AT, 0, true);
-  if (pplChecksumOf(bytes) !== checksum || view.getUint32(512, true) !== signature) return null;
+  if (pplChecksumOf(bytes) !== checksum) return null;
 
   const { generation, entryCount } = readRecord(headerFields, bytes, 'PPL header');
   if (entryCount > PPL_ENTRIES_MAX) throw broken(`${entryCount} entries are more than a header holds`);
@@ -95,9 +112,9 @@ export function encodePplHeader(header: PplHeader): Uint8Array {
   return bytes;
 }
 
-/** What the log holds at its start after every assembly. */
-export function emptyPplHeader(setUuid: string): PplHeader {
-  return { signature: pplSignatureOf(setUuid), generation: 0, entries: [] };
+/** What the log holds at its start after every assembly: Linux begins with generation 0, we with 1. */
+export function emptyPplHeader(setUuid: string, generation = 0): PplHeader {
+  return { signature: pplSignatureOf(setUuid), generation, entries: [] };
 }
 
 /** Bytes of an area that md uses. */
@@ -115,15 +132,7 @@ export function newestPpl(
   area: Uint8Array,
   setUuid: string,
 ): { readonly header: PplHeader; readonly entries: readonly PplLogEntry[] } | null {
-  const signature = pplSignatureOf(setUuid);
-  let newest: { header: PplHeader; atByte: number } | null = null;
-  let atByte = 0;
-  while (atByte + PPL_HEADER_BYTES <= area.byteLength) {
-    const header = decodePplHeader(area.subarray(atByte), signature);
-    if (header === null || (newest !== null && header.generation < newest.header.generation)) break;
-    newest = { header, atByte };
-    atByte += PPL_HEADER_BYTES + parityBytesOf(header);
-  }
+  const { newest } = walk(area, pplSignatureOf(setUuid));
   if (newest === null) return null;
 
   const { header } = newest;
@@ -137,31 +146,125 @@ export function newestPpl(
   return { header, entries };
 }
 
-/**
- * The places whose new data, XORed together and with the partial parity, are the parity: for each block of 4 KiB from
- * the first, offsets from `dataSector` in array sectors. Refuses an entry that no stripe of this array can have.
- */
-export function pplBlocksOf(
+interface Walk {
+  readonly newest: { readonly header: PplHeader; readonly atByte: number } | null;
+  /** Where there is no header any more. */
+  readonly atByte: number;
+}
+
+function walk(area: Uint8Array, signature: number): Walk {
+  let newest: Walk['newest'] = null;
+  let atByte = 0;
+  while (atByte + PPL_HEADER_BYTES <= area.byteLength) {
+    const header = decodePplHeader(area.subarray(atByte), signature);
+    if (header === null || (newest !== null && header.generation < newest.header.generation)) break;
+    newest = { header, atByte };
+    atByte += PPL_HEADER_BYTES + parityBytesOf(header);
+  }
+  return { newest, atByte };
+}
+
+/** In every header while parity may be wrong anywhere: see the top. */
+export const RESYNC_DUE: PplEntry = {
+  dataSector: 0,
+  parityBytes: 0,
+  dataBytes: 0,
+  parityMember: 0,
+  checksum: 1,
+};
+
+function isResyncMark(entry: PplEntry): boolean {
+  return entry.dataBytes === 0 && entry.parityBytes === 0 && entry.checksum !== 0;
+}
+
+/** The cells of an entry: so many sectors of so many data chunks that follow each other in a row. */
+export interface PplCells {
+  readonly dataSector: number;
+  readonly heightSectors: number;
+  readonly chunkCount: number;
+  readonly parityMember: number;
+  /** Null: all data of these columns is written, and parity is its XOR. */
+  readonly partialParity: Uint8Array | null;
+}
+
+/** What the log of a member says of the rows whose parity it holds, if the array was not stopped cleanly. */
+export type PplVerdict =
+  /**
+   * Parity is right everywhere but in `cells`. `isMarked`: the log was begun by somebody who says so; an empty one that
+   * Linux has just made may also stand for a resync that was due. `tornCount`: entries passed over.
+   */
+  | {
+      readonly says: 'all-but';
+      readonly cells: readonly PplCells[];
+      readonly isMarked: boolean;
+      readonly tornCount: number;
+    }
+  /** Parity may be wrong anywhere. */
+  | { readonly says: 'nothing'; readonly because: string };
+
+/** Whether the walk from header to header ends within the bytes that have been read from an area's start. */
+export function isWholePpl(bytes: Uint8Array, setUuid: string): boolean {
+  try {
+    return walk(bytes, pplSignatureOf(setUuid)).atByte + PPL_HEADER_BYTES <= bytes.byteLength;
+  } catch (error) {
+    if (!(error instanceof RaidError)) throw error;
+    return true;
+  }
+}
+
+/** `area` null: it could not be read. `member` is the slot of whose log this is. */
+export function judgePpl(
+  area: Uint8Array | null,
+  setUuid: string,
+  shape: { readonly chunkSectors: number; readonly raidDisks: number; readonly sizeSectors: number },
+  member: number,
+): PplVerdict {
+  if (area === null) return { says: 'nothing', because: 'its log cannot be read' };
+  try {
+    const newest = newestPpl(area, setUuid);
+    if (newest === null) return { says: 'nothing', because: 'its log is gone' };
+    if (newest.entries.some(isResyncMark)) return { says: 'nothing', because: 'a resync was due' };
+    const cells: PplCells[] = [];
+    let tornCount = 0;
+    for (const entry of newest.entries) {
+      if (entry.parityMember !== member)
+        throw broken(`an entry is about the parity of slot ${entry.parityMember}`);
+      const place = pplCellsOf(entry, shape.chunkSectors, shape.raidDisks);
+      const row = Math.floor(place.dataSector / shape.chunkSectors / (shape.raidDisks - 1));
+      if ((row + 1) * shape.chunkSectors > shape.sizeSectors) throw broken('an entry lies beyond the array');
+      if (entry.partialParity === null) tornCount += 1;
+      else cells.push({ ...place, partialParity: entry.parityBytes === 0 ? null : entry.partialParity });
+    }
+    return { says: 'all-but', cells, isMarked: newest.header.generation > 0, tornCount };
+  } catch (error) {
+    if (!(error instanceof RaidError)) throw error;
+    return { says: 'nothing', because: error.message };
+  }
+}
+
+/** Refuses an entry that no stripe of this array can have. */
+export function pplCellsOf(
   entry: PplEntry,
   chunkSectors: number,
   raidDisks: number,
-): readonly (readonly number[])[] {
-  const { parityBytes, dataBytes, dataSector } = entry;
-  const wholeStripes = parityBytes === 0;
-  const chunkCount = wholeStripes ? raidDisks - 1 : dataBytes / parityBytes;
-  const heightBytes = wholeStripes ? dataBytes / chunkCount : parityBytes;
+): Omit<PplCells, 'partialParity'> {
+  const { parityBytes, dataBytes, dataSector, parityMember } = entry;
+  const dataCount = raidDisks - 1;
+  const chunkCount = parityBytes === 0 ? dataCount : dataBytes / parityBytes;
+  const heightSectors = dataBytes / chunkCount / 512;
+  const firstChunk = Math.floor(dataSector / chunkSectors) % dataCount;
   const fits =
     Number.isInteger(chunkCount) &&
     chunkCount >= 1 &&
-    chunkCount < raidDisks &&
-    entry.parityMember < raidDisks;
-  const aligned = heightBytes > 0 && heightBytes % BLOCK_BYTES === 0 && dataSector % 8 === 0;
-  if (!fits || !aligned || heightBytes > chunkSectors * 512) {
+    firstChunk + chunkCount <= dataCount &&
+    parityMember < raidDisks &&
+    Number.isInteger(heightSectors) &&
+    heightSectors > 0 &&
+    (dataSector % chunkSectors) + heightSectors <= chunkSectors;
+  if (!fits) {
     throw broken(`an entry of ${dataBytes} bytes at ${dataSector} with ${parityBytes} of parity cannot be`);
   }
-  return Array.from({ length: heightBytes / BLOCK_BYTES }, (_, block) =>
-    Array.from({ length: chunkCount }, (_, chunk) => block * 8 + chunk * chunkSectors),
-  );
+  return { dataSector, heightSectors, chunkCount, parityMember };
 }
 
 function parityBytesOf(header: PplHeader): number {

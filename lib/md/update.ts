@@ -274,7 +274,14 @@ export function judgeReAdd(array: MdArray, stale: Superblock1, eventsCleared: nu
   );
   const wasInSync = (stale.featureMap & features.RECOVERY_OFFSET) === 0;
   if (stale.setUuid !== array.setUuid || !free || taken || !wasInSync) return 'no';
+  // Away while the array grew: of what has come to be since then it has nothing, and the bitmap need not say so.
+  if (stale.sizeSectors !== array.sizeSectors) return 'no';
   if (stale.events > array.events) return 'no';
+  // Nor has the bitmap bits for what it was given in a history of its own: it has to count on somebody who is in sync.
+  const isOfOneHistory = array.members.some(
+    (member) => member.state === 'in_sync' && stale.devRoles[member.descriptor] === member.slot,
+  );
+  if (!isOfOneHistory) return 'no';
   if (stale.events === array.events) return 'at-once';
   return eventsCleared !== null && stale.events >= eventsCleared ? 'via-bitmap' : 'no';
 }
@@ -312,6 +319,53 @@ export function setBadBlocks(
     return { ...member, superblock: { ...member.superblock, featureMap } };
   });
   return update(array, { members }, utime, { spares: false });
+}
+
+/**
+ * The same events on every member that takes part, before any update raises them: a life may begin with some members one
+ * event behind, which the update that was cut off did not reach. Left there, they would be two behind, and out, if
+ * the next update were cut off as well; and while they say "clean", what is written must not trust them to say "dirty".
+ * They get the freshest member's words, and its table but for who is here: that may be one whom a table that was cut off
+ * had already dropped, and who was let in all the same. Whoever is missing is put on record after this.
+ */
+export function level(array: MdArray): MdArray {
+  const freshest = array.members.find(
+    (member) => member.state !== 'faulty' && member.superblock.events === array.events,
+  );
+  assert(freshest !== undefined, 'events are those of a member');
+  const told = withSuperblocks(array, freshest.superblock.utime).members;
+  const { resyncOffsetSectors } = freshest.superblock;
+  const known = devRolesOf(array);
+  const here = new Set(array.members.map(({ descriptor }) => descriptor));
+  const devRoles = known.map((role, number) =>
+    here.has(number) ? role : (freshest.superblock.devRoles[number] ?? role),
+  );
+  const members = array.members.map((member, at) => {
+    const superblock = told[at]?.superblock;
+    if (member.state === 'faulty' || member.state === 'spare' || superblock === undefined) return member;
+    const { events, devRoles: own } = member.superblock;
+    const isLevel =
+      events === array.events && devRoles.every((role, number) => role === (own[number] ?? ROLE_SPARE));
+    return isLevel ? member : { ...member, superblock: { ...superblock, devRoles, resyncOffsetSectors } };
+  });
+  return { ...array, members };
+}
+
+/** A later step of a change, when these members have failed while an earlier one was written, and that is on record. */
+export function withoutMembers(
+  array: MdArray,
+  descriptors: readonly number[],
+  events: number,
+  utime: Time,
+): MdArray {
+  let { members } = array;
+  for (const descriptor of descriptors) {
+    const failed = members.find((member) => member.descriptor === descriptor);
+    if (failed === undefined || failed.state === 'faulty') continue;
+    members = replaced({ ...array, members }, descriptor, { state: 'faulty' });
+    if (failed.state === 'in_sync') members = members.map((member) => promoted(member, failed.slot));
+  }
+  return update({ ...array, events }, { members }, utime);
 }
 
 /** Writes the state as it is once more: the first update after an assembly that changed something. */
@@ -443,7 +497,11 @@ function promoted(member: MdMember, slot: number): MdMember {
 /** Placed like an existing member. `bitmap_offset` and the like are relative to the superblock, so they carry over. */
 function superblockForNewcomer(array: MdArray, added: NewMember): Superblock1 {
   const model = array.members.find((member) => member.state === 'in_sync');
-  assert(model !== undefined, 'an array that runs has a member in sync');
+  if (model === undefined)
+    throw new RaidError(
+      'ARRAY_FAILED',
+      'no member is in sync: nobody is left who says what a member is like',
+    );
   const superSector = superSectorOf(array.version, added.memberSectors);
   const { dataOffsetSectors } = model.superblock;
   const roomSectors =
@@ -474,21 +532,38 @@ function dataEndOf(array: MdArray, model: MdMember, superSector: number, added: 
   return superSector - (modelSuper - dataOffsetSectors - dataSectors);
 }
 
-/** More of each member is used from now on. `syncedSectors`: up to where redundancy is known to be right. */
+/**
+ * More of each member is used from now on. `syncedSectors`: up to where redundancy is known to be right. In two updates:
+ * a member that misses the second then has the room that the new shape needs, and can follow it (`hasYetToGrow`).
+ */
 export function growSize(
   array: MdArray,
   sizeSectors: number,
   dataSectorsOf: (member: MdMember) => number,
   syncedSectors: number,
   utime: Time,
-): MdArray {
+): TwoUpdates {
   assert(sizeSectors >= array.sizeSectors, 'an array that grows does not shrink');
   const members = array.members.map((member) => ({
     ...member,
     superblock: { ...member.superblock, dataSectors: dataSectorsOf(member) },
   }));
-  const grown = { ...array, sizeSectors, members };
-  return update(grown, { resyncOffsetSectors: syncedSectors }, utime);
+  const roomy = update({ ...array, members }, {}, utime);
+  return [roomy, update({ ...roomy, sizeSectors }, { resyncOffsetSectors: syncedSectors }, utime)];
+}
+
+/** Whether a member that describes the array otherwise has only missed the update in which the array grew. */
+export function hasYetToGrow(
+  member: ArrayFields & { readonly events: number; readonly dataSectors: number },
+  array: ArrayFields & { readonly events: number },
+): boolean {
+  return (
+    member.events === array.events - 1 &&
+    array.level > 0 &&
+    member.sizeSectors <= array.sizeSectors &&
+    array.sizeSectors <= member.dataSectors &&
+    (member.raidDisks === array.raidDisks || (array.level === 1 && member.raidDisks < array.raidDisks))
+  );
 }
 
 /** A mirror with more slots; the new ones are empty until a spare takes them. */

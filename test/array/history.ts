@@ -1,6 +1,6 @@
 /**
  * Histories of arrays, for fast-check: random reads, writes, failures, recoveries, scrubs and deaths of workers, several
- * requests in flight at once, against plain memory. No byte may ever differ.
+ * requests in flight at once, against plain memory. No byte may ever differ (I1), nor redundancy from data in the end (I9).
  */
 import fc from 'fast-check';
 import { expect } from 'vitest';

@@ -18,7 +18,7 @@ import type { Host } from '../../lib/host.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { Bits, decodeBitmapSuperblock, newBitmapSuperblock } from '../../lib/md/bitmap.ts';
 import { decodeSuperblock1, ROLE_FAULTY, type Superblock1 } from '../../lib/md/superblock1.ts';
-import { KIB, MIB } from '../../lib/units.ts';
+import { KIB, MIB, SECTOR_BYTES } from '../../lib/units.ts';
 
 const SUPER_BYTE = 4096;
 const BITMAP_BYTE = 8192;
@@ -206,6 +206,22 @@ describe.each(levels)('%s', (_, shape, count) => {
       expect(before.at(-1)?.superblock?.resyncOffsetSectors).toBe(0);
     }
     await array.close();
+  });
+
+  test('a write that waits for the array to become active when it is closed is flushed before "clean" too (I7)', async () => {
+    const { array, trace } = await make(shape, count);
+    const written = array.write(0, bytes(4096));
+    await array.close();
+    await written;
+    const done = trace.entries.filter(({ event }) => event === 'done');
+    const lastData = done.findLastIndex(({ kind }) => kind === 'data');
+    const isClean = (entry: Entry): boolean =>
+      entry.kind === 'super' && (entry.superblock?.resyncOffsetSectors ?? 0) > 0;
+    const firstClean = done.findIndex(isClean);
+    expect(lastData).toBeGreaterThan(0);
+    expect(firstClean).toBeGreaterThan(lastData);
+    const flushed = done.slice(lastData, firstClean).filter(({ kind }) => kind === 'flush');
+    expect(new Set(flushed.map(({ member }) => member)).size).toBe(count);
   });
 
   test('superblocks say "clean" only after every member has flushed what it was given (I7)', async () => {
@@ -450,7 +466,7 @@ test('a bitmap that could not be believed is on the members in full before its s
   const intent = new Intent({
     superblock,
     bits,
-    isStale: true,
+    mayDiffer: true,
     write: async (offsetBytes, page) => {
       const head = offsetBytes === 0 ? page.subarray(0, 256) : null;
       const hasHead = head !== null && head[0] !== 0;
@@ -466,4 +482,35 @@ test('a bitmap that could not be believed is on the members in full before its s
   written.length = 0;
   await intent.follow(9, true);
   expect(written).toEqual([{ offsetBytes: 0, events: 9 }]);
+});
+
+test('sectors that were rewritten are counted in the superblock of their member, with the next change, as md does', async () => {
+  const { array, faults, memories, trace } = await make({ level: '1' }, 2);
+  const dataOffset = (array.metadata?.array.members[0]?.superblock.dataOffsetSectors ?? 0) * SECTOR_BYTES;
+  const range = { offsetBytes: dataOffset + 4096, lengthBytes: 512 };
+  faults[0]?.add({
+    on: 'read',
+    range,
+    clearedByWrite: true,
+    fault: { kind: 'error', code: 'MEDIUM_ERROR' },
+  });
+  for await (const { mismatchCount } of array.scrub()) expect(mismatchCount).toBe(0);
+  expect(array.members.map(({ errors }) => errors.corrected)).toEqual([8, 0]);
+  // Not worth a write of its own.
+  expect(trace.entries.filter(({ kind }) => kind === 'super')).toEqual([]);
+  await array.write(0, bytes(512));
+  await array.close();
+
+  const onDisk = memories.map((memory) => decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096)));
+  expect(onDisk.map(({ correctedReads }) => correctedReads)).toEqual([8, 0]);
+  const again = memories.map((memory, index) => memberOn(memory, index, trace).source);
+  const { array: reopened } = await assembleDevices(again, { name: 'array' });
+  expect(reopened.status().members.map(({ errors }) => errors)).toEqual([
+    { read: 0, write: 0, corrected: 8 },
+    { read: 0, write: 0, corrected: 0 },
+  ]);
+  await reopened.write(0, bytes(512));
+  await reopened.fail(1);
+  await reopened.close();
+  expect(decodeSuperblock1(new Uint8Array(memories[0]!, SUPER_BYTE, 4096)).correctedReads).toBe(8);
 });

@@ -1,5 +1,5 @@
 /**
- * Ownership is about processes, so these tests start some: each runs the built code (`dist/`) and does what it is told
+ * One process writes to an array (I18). Ownership is about processes, so these tests start some: each runs the built code (`dist/`) and does what it is told
  * over IPC. What a host sleeps is counted instead of timed.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
@@ -24,6 +24,7 @@ import {
 import { RaidError } from '../../lib/errors.ts';
 import { type Host, realHost } from '../../lib/host.ts';
 import { scratchFolder } from '../device/scratch.ts';
+import { needPeer } from '../peer.ts';
 
 const scratch = await scratchFolder();
 afterAll(() => rm(scratch, { recursive: true }));
@@ -342,6 +343,7 @@ describe('the process', () => {
 
   test('the lock reaches across network namespaces', async (context) => {
     const probe = spawnSync('unshare', ['--net', 'flock', '--version']);
+    needPeer(probe.error === undefined, { program: 'unshare', from: 'util-linux' }, context);
     context.skip(probe.status !== 0, 'a network namespace of its own needs unshare(1), flock(1) and root');
     const place = await makePlace();
     const owner = await Contender.start(['unshare', '--net']);
@@ -480,6 +482,7 @@ describe('what the kernel holds', () => {
     const path = place.members[0]?.path ?? '';
     await writeFile(path, Buffer.alloc(1024 * 1024));
     const made = spawnSync('losetup', ['--find', '--show', '--read-only', path], { encoding: 'utf8' });
+    needPeer(made.error === undefined, { program: 'losetup', from: 'mount' }, context);
     context.skip(made.status !== 0, `no loop device to be had: ${made.stderr ?? made.error?.message}`);
     const loop = made.stdout.trim();
     try {

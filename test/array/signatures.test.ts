@@ -16,6 +16,7 @@ import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
 import { scratchFolder } from '../device/scratch.ts';
 import { fixtureImages, fixtureStates, mdadmSaid } from '../md/fixtures.ts';
 import { someTime, uuidOf } from '../md/images.ts';
+import { needPeer } from '../peer.ts';
 
 const folder = await scratchFolder();
 afterAll(() => rm(folder, { recursive: true }));
@@ -128,23 +129,23 @@ test.each(handMade)('%s is named, and nothing else', async (name, patches) => {
 });
 
 describe('what real tools make', () => {
-  const programs: readonly (readonly [string, string, readonly string[]])[] = [
-    ['an ext2 file system "old"', 'mkfs.ext2', ['-q', '-F', '-L', 'old']],
-    ['an ext3 file system', 'mkfs.ext3', ['-q', '-F']],
-    ['an ext4 file system "new"', 'mkfs.ext4', ['-q', '-F', '-L', 'new']],
-    ['swap space "swap"', 'mkswap', ['-L', 'swap']],
-    ['a FAT file system', 'mkfs.vfat', []],
-    ['an XFS file system', 'mkfs.xfs', ['-q', '-f']],
-    ['a btrfs file system', 'mkfs.btrfs', ['-q', '-f']],
+  const programs: readonly (readonly [string, string, readonly string[], string])[] = [
+    ['an ext2 file system "old"', 'mkfs.ext2', ['-q', '-F', '-L', 'old'], 'e2fsprogs'],
+    ['an ext3 file system', 'mkfs.ext3', ['-q', '-F'], 'e2fsprogs'],
+    ['an ext4 file system "new"', 'mkfs.ext4', ['-q', '-F', '-L', 'new'], 'e2fsprogs'],
+    ['swap space "swap"', 'mkswap', ['-L', 'swap'], 'util-linux'],
+    ['a FAT file system', 'mkfs.vfat', [], 'dosfstools'],
+    ['an XFS file system', 'mkfs.xfs', ['-q', '-f'], 'xfsprogs'],
+    ['a btrfs file system', 'mkfs.btrfs', ['-q', '-f'], 'btrfs-progs'],
   ];
-  test.for(programs)('%s', async ([name, program, args], context) => {
+  test.for(programs)('%s', async ([name, program, args, from], context) => {
     const path = join(folder, `${program}.img`);
     await FileDevice.create(path, 512 * MIB).then((device) => device.close());
     const made = spawnSync(program, [...args, path], {
       env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
       encoding: 'utf8',
     });
-    context.skip(made.error !== undefined, `${program} is not installed`);
+    needPeer(made.error === undefined, { program, from }, context);
     expect(made.status, made.stderr).toBe(0);
     await using device = await FileDevice.open(path, { readOnly: true });
     expect(await whatIsOn(device)).toEqual([name]);

@@ -6,6 +6,7 @@ import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { FileDevice } from '../../lib/device/file.ts';
 import { type ErrorCode, RaidError } from '../../lib/errors.ts';
 import { KIB, MIB } from '../../lib/units.ts';
+import { needPeer } from '../peer.ts';
 import { directFolder, scratchFolder } from './scratch.ts';
 
 const run = promisify(execFile);
@@ -126,6 +127,10 @@ describe('FileDevice.create', () => {
     expect(await readdir(folder)).toEqual(before);
   });
 });
+
+function isMissing(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
+}
 
 describe('FileDevice.open', () => {
   test('says what is wrong with a path, by a code', async () => {
@@ -264,6 +269,18 @@ describe('FileDevice I/O', () => {
     expect(await codeOf(device.blockStatus(0, 64 * KIB))).toBe('SHORT_READ');
     const failure = await device.read(9000, new Uint8Array(1001)).catch((cause: RaidError) => cause);
     expect((failure as RaidError).place).toEqual({ device: path, offsetBytes: 9000, lengthBytes: 1001 });
+  });
+
+  test('a file truncated under us fails the next flush, and every later one, even when it was written since', async () => {
+    const path = nextPath();
+    await using device = await FileDevice.create(path, 64 * KIB);
+    await device.write(0, pattern(64 * KIB));
+    await device.flush();
+    await truncate(path, 10_000);
+    await device.write(20_000, new Uint8Array(100));
+    expect(await codeOf(device.flush())).toBe('FLUSH_FAILED');
+    await truncate(path, 64 * KIB);
+    expect(await codeOf(device.write(0, new Uint8Array(100), { fua: true }))).toBe('FLUSH_FAILED');
   });
 
   test('closing waits for what is in flight', async () => {
@@ -421,7 +438,8 @@ describe('FileDevice and space', () => {
     await mkdir(mounted);
     try {
       execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'raidsim-test', mounted], { stdio: 'ignore' });
-    } catch {
+    } catch (error) {
+      needPeer(!isMissing(error), { program: 'mount', from: 'mount' }, context);
       return context.skip('only root can mount a small tmpfs');
     }
     try {
@@ -505,7 +523,8 @@ describe('FileDevice on a block device', () => {
     let loop: string;
     try {
       loop = (await run('losetup', ['--find', '--show', path])).stdout.trim();
-    } catch {
+    } catch (error) {
+      needPeer(!isMissing(error), { program: 'losetup', from: 'mount' }, context);
       return context.skip('only root can set up a loop device');
     }
     try {

@@ -1,6 +1,6 @@
 /**
  * Workers that die: idle, with jobs waiting, in the middle of a commit, right after one, twice under one job, while
- * members fail too. Nothing acknowledged may be lost, redundancy must agree afterwards, and every promise settles.
+ * members fail too. Nothing acknowledged may be lost, redundancy must agree afterwards (I9), and every promise settles (I16).
  */
 import { readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';

@@ -20,6 +20,7 @@ import {
 } from '../../lib/md/assemble.ts';
 import { claimOf } from '../../lib/md/member.ts';
 import { newArray } from '../../lib/md/placement.ts';
+import type { PplVerdict } from '../../lib/md/ppl.ts';
 import {
   decodeSuperblock1,
   encodeSuperblock1,
@@ -309,7 +310,7 @@ describe('arrays', () => {
     expect(one.kind === 'start' && one.array.resyncOffsetSectors).toBe(512);
   });
 
-  test('dirty and degraded is refused in parity levels, forced clean, fine in mirrors and with PPL', () => {
+  test('dirty and degraded is refused in parity levels, forced clean, fine in mirrors', () => {
     const gone = (level: number, count: number, change: Change = dirty): Candidate[] => {
       const without = both(change, roles({ 0: ROLE_SPARE }));
       return members(
@@ -328,15 +329,68 @@ describe('arrays', () => {
     });
     expect(told(gone(1, 2)).story).toBe('starts: in_sync');
     expect(told(gone(10, 4)).story).toBe('starts: in_sync in_sync in_sync');
-    expect(
-      told(
-        gone(
-          5,
-          3,
-          both(dirty, () => ({ featureMap: features.MULTI_PPL, consistencyArea: packPplArea(8, 264) })),
-        ),
-      ).story,
-    ).toBe('starts: in_sync in_sync');
+  });
+
+  describe('partial parity logs', () => {
+    const logged: Change = () => ({ featureMap: features.MULTI_PPL, consistencyArea: packPplArea(8, 264) });
+    const dirty: Change = () => ({ resyncOffsetSectors: 0 });
+    const halfSynced: Change = () => ({ resyncOffsetSectors: 64 });
+    const cells = [
+      { dataSector: 0, heightSectors: 1, chunkCount: 1, parityMember: 2, partialParity: new Uint8Array(512) },
+    ];
+    const fine: PplVerdict = { says: 'all-but', cells: [], isMarked: true, tornCount: 0 };
+    const used: PplVerdict = { ...fine, cells };
+    const started = (logs: readonly PplVerdict[], change = dirty, options: AssembleOptions = {}): string => {
+      const all = members(5, 3, {
+        0: both(change, logged),
+        1: both(change, logged),
+        2: both(change, logged),
+      });
+      const candidates = logs.map((log, index) => ({ ...(all[index] as Candidate), log }));
+      const verdict = assemble(candidates, { run: true, ...options });
+      if (verdict.kind === 'refuse') return verdict.error.code;
+      const { resyncOffsetSectors, replay, atRisk } = verdict.array;
+      return `${resyncOffsetSectors === Infinity ? 'clean' : `resync from ${resyncOffsetSectors}`}, ${replay === null ? 'no' : replay.length} cells, ${atRisk === null ? 'nothing' : `from ${atRisk.fromSector}`} at risk`;
+    };
+    const nothing: PplVerdict = { says: 'nothing', because: 'it is gone' };
+    const torn: PplVerdict = { ...used, tornCount: 1 };
+    const unmarked: PplVerdict = { ...fine, isMarked: false };
+
+    test.each<[string, readonly PplVerdict[], string]>([
+      [
+        'complete: what is in the logs, and it is clean',
+        [fine, used, fine],
+        'clean, 1 cells, nothing at risk',
+      ],
+      ['complete, and nothing was under way', [fine, fine, fine], 'clean, 0 cells, nothing at risk'],
+      ['degraded: the same', [fine, used], 'clean, 1 cells, nothing at risk'],
+      ['complete, one log gone: a resync', [fine, used, nothing], 'resync from 0, no cells, nothing at risk'],
+      [
+        'complete, one torn: a resync, as Linux',
+        [fine, torn, fine],
+        'resync from 0, no cells, nothing at risk',
+      ],
+      ['degraded, one torn: its rows had not begun', [fine, torn], 'clean, 1 cells, nothing at risk'],
+      [
+        'complete, none begun: a resync may have been due',
+        [unmarked, unmarked, unmarked],
+        'resync from 0, no cells, nothing at risk',
+      ],
+      ['complete, some not begun', [unmarked, used, unmarked], 'clean, 1 cells, nothing at risk'],
+      ['degraded, one log gone: refused', [fine, nothing], 'DIRTY_DEGRADED'],
+    ])('%s', (_, logs, expected) => {
+      expect(started(logs)).toBe(expected);
+    });
+
+    test('forced all the same, everything is at risk', () => {
+      expect(started([fine, nothing], dirty, { force: true })).toBe('clean, no cells, from 0 at risk');
+    });
+
+    test('a resync that was under way is not what logs speak of', () => {
+      expect(started([fine, used, fine], halfSynced)).toBe('resync from 64, no cells, nothing at risk');
+      expect(started([fine, used], halfSynced)).toBe('DIRTY_DEGRADED');
+      expect(started([fine, used], halfSynced, { force: true })).toBe('clean, no cells, from 64 at risk');
+    });
   });
 
   test('too few; too many stale, of which force takes the freshest, and no more than it needs', () => {
@@ -352,6 +406,9 @@ describe('arrays', () => {
       'm3 is taken for current, 5 events behind',
     ]);
     expect(forced.members[3]?.row).toBe('@T stale, forced');
+    // Not the freshest by itself: it has a copy in sync, and two that differ would be read in turns.
+    const mirrored = members(10, 4, { 1: events(15), 2: events(12), 3: events(10) });
+    expect(told(mirrored, { force: true }).story).toBe('starts: in_sync stale in_sync stale');
   });
 
   test('nobody, several, unsupported', () => {

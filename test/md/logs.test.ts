@@ -27,12 +27,14 @@ import {
   decodePplHeader,
   emptyPplHeader,
   encodePplHeader,
+  judgePpl,
   newestPpl,
   type PplEntry,
-  pplBlocksOf,
+  pplCellsOf,
   pplChecksumOf,
   pplSignatureOf,
   pplUsableBytes,
+  RESYNC_DUE,
 } from '../../lib/md/ppl.ts';
 import { uuidOf } from './images.ts';
 
@@ -287,20 +289,75 @@ describe('partial parity log', () => {
     expect(newestPpl(ring, countingUuid)).toBeNull();
   });
 
-  test('blocks: two rows of two chunks, and a whole stripe without partial parity', () => {
-    expect(pplBlocksOf(entry, 128, 4)).toEqual([
-      [0, 128],
-      [8, 136],
-    ]);
-    expect(pplBlocksOf({ ...entry, parityBytes: 0, dataBytes: 3 * 4096 }, 128, 4)).toEqual([[0, 128, 256]]);
+  test('cells: sixteen sectors of two chunks, and a whole stripe without partial parity', () => {
+    const cells = { dataSector: 128, heightSectors: 16, chunkCount: 2, parityMember: 2 };
+    expect(pplCellsOf({ ...entry, dataSector: 128 }, 128, 4)).toEqual(cells);
+    expect(pplCellsOf({ ...entry, dataSector: 0, parityBytes: 0, dataBytes: 3 * 4096 }, 128, 4)).toEqual({
+      ...cells,
+      dataSector: 0,
+      heightSectors: 8,
+      chunkCount: 3,
+    });
     for (const wrong of [
       { dataBytes: 0 },
-      { parityBytes: 4095 },
+      { parityBytes: 8191, dataBytes: 2 * 8191 },
       { parityMember: 4 },
       { dataBytes: 16384 * 4 },
+      { dataSector: 256, dataBytes: 8192 * 2 },
+      { dataSector: 120 },
+      { parityBytes: 0, dataBytes: 3 * 4096 },
     ]) {
-      expect(() => pplBlocksOf({ ...entry, ...wrong }, 128, 4)).toThrow(RaidError);
+      expect(() => pplCellsOf({ ...entry, dataSector: 128, ...wrong }, 128, 4)).toThrow(RaidError);
     }
+  });
+
+  describe('what a log says after a crash', () => {
+    const shape = { chunkSectors: 128, raidDisks: 4, sizeSectors: 1024 };
+    const signature = pplSignatureOf(countingUuid);
+    const good = { ...entry, dataSector: 128 };
+    const judged = (area: Uint8Array | null) => judgePpl(area, countingUuid, shape, 2);
+    const header = (entries: readonly PplEntry[], generation = 7): Uint8Array =>
+      encodePplHeader({ signature, generation, entries });
+
+    test('rows of its newest header are to be made anew', () => {
+      expect(judged(log(header([good]), parity))).toMatchObject({
+        says: 'all-but',
+        isMarked: true,
+        tornCount: 0,
+        cells: [{ dataSector: 128, heightSectors: 16, chunkCount: 2, partialParity: parity }],
+      });
+    });
+
+    test('an empty one: nothing, and whether somebody has begun it', () => {
+      const empty = { says: 'all-but', cells: [], tornCount: 0 };
+      expect(judged(header([]))).toEqual({ ...empty, isMarked: true });
+      expect(judged(header([], 0))).toEqual({ ...empty, isMarked: false });
+    });
+
+    test('partial parity that is torn is passed over', () => {
+      const torn = parity.with(9, 0xff);
+      expect(judged(log(header([good]), torn))).toMatchObject({ says: 'all-but', cells: [], tornCount: 1 });
+    });
+
+    test('it cannot vouch: unreadable, gone, not of this slot, not of this shape, or a resync was due', () => {
+      const rest = parity;
+      for (const area of [
+        null,
+        new Uint8Array(65536),
+        log(header([{ ...good, parityMember: 1 }]), rest),
+        log(header([{ ...good, dataSector: 120 }]), rest),
+        log(header([{ ...good, dataSector: 8 * 3 * 128 }]), rest),
+        log(header([RESYNC_DUE, good]), rest),
+        header([RESYNC_DUE]),
+      ]) {
+        expect(judged(area)).toMatchObject({ says: 'nothing' });
+      }
+    });
+
+    test('Linux would count the mark of a resync that is due as an entry that does not match', () => {
+      const newest = newestPpl(header([RESYNC_DUE]), countingUuid);
+      expect(newest?.entries.map(({ partialParity }) => partialParity)).toEqual([null]);
+    });
   });
 
   test('bytes from strangers, with the checksum set right', () => {
@@ -315,7 +372,7 @@ describe('partial parity log', () => {
         view.setUint32(532, pplChecksumOf(bytes), true);
         tolerates(() => {
           const newest = newestPpl(log(bytes, parity), countingUuid);
-          for (const each of newest?.entries ?? []) pplBlocksOf(each, 128, 4);
+          for (const each of newest?.entries ?? []) pplCellsOf(each, 128, 4);
         });
       }),
       { numRuns: 1000 },

@@ -2,7 +2,6 @@ import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { InvariantViolation, RaidError } from '../../lib/errors.ts';
 import { assemble } from '../../lib/md/assemble.ts';
-import { claimOf } from '../../lib/md/member.ts';
 import { newArray } from '../../lib/md/placement.ts';
 import {
   decodeSuperblock1,
@@ -10,7 +9,6 @@ import {
   features,
   ROLE_FAULTY,
   ROLE_SPARE,
-  type Superblock1,
   superblock1Faults,
 } from '../../lib/md/superblock1.ts';
 import {
@@ -35,23 +33,11 @@ import {
   stopArray,
   superblocksToWrite,
 } from '../../lib/md/update.ts';
+import { advance, candidatesOn, type Disks, kinds, MEMBER_SECTORS, startOf, writeAll } from './histories.ts';
 import { someTime as now, uuidOf } from './images.ts';
 
-const MEMBER_SECTORS = 32768;
-
 function raid5(spares = 1): MdArray {
-  const count = 3 + spares;
-  return newArray({
-    version: '1.2',
-    numbers: { level: 5, layout: 2, raidDisks: 3, chunkSectors: 128 },
-    consistency: { policy: 'resync' },
-    memberSectors: Array.from({ length: count }, () => MEMBER_SECTORS),
-    setUuid: uuidOf(1),
-    setName: 'host:t',
-    ctime: now,
-    deviceUuids: Array.from({ length: count }, (_, index) => uuidOf(10 + index)),
-    firstSync: 'clean',
-  }).array;
+  return startOf(5, 3, spares);
 }
 
 function entries(array: MdArray): readonly number[] {
@@ -185,6 +171,13 @@ describe('a life', () => {
     expect(setBadBlocks(array, 1, false, now).members[1]?.superblock.featureMap).toBe(0);
   });
 
+  test('a newcomer is refused where nobody in sync is left to be like', () => {
+    const array = raid5(0);
+    const gone = { ...array, members: array.members.map((each) => ({ ...each, state: 'faulty' as const })) };
+    const added = { memberSectors: MEMBER_SECTORS, deviceUuid: uuidOf(99) };
+    expect(() => addSpare(gone, added, now)).toThrow(expect.objectContaining({ code: 'ARRAY_FAILED' }));
+  });
+
   test('what cannot be is stopped', () => {
     expect(() => finishRecovery(raid5(), 0, now)).toThrow(InvariantViolation);
     expect(() => startRecovery(raid5(), 3, 0, now)).toThrow(InvariantViolation);
@@ -197,64 +190,7 @@ describe('a life', () => {
  * makes of the superblocks never takes a member for in sync that had failed before, and never loses one that had not.
  */
 describe('histories', () => {
-  const kinds = [
-    'dirty',
-    'clean',
-    'fail',
-    'remove',
-    'recover',
-    'progress',
-    'finish',
-    'add',
-    'replace',
-    'return',
-  ] as const;
-  type Step = (typeof kinds)[number];
   const steps = fc.array(fc.constantFrom(...kinds), { maxLength: 25 });
-
-  type Disks = Map<string, Superblock1>;
-
-  function slotOf(array: MdArray, descriptor: number): number {
-    const member = array.members.find((each) => each.descriptor === descriptor);
-    return member?.state === 'in_sync' ? member.slot : -1;
-  }
-
-  function advance(array: MdArray, step: Step, added: number, disks: Disks): readonly MdArray[] {
-    const first = (state: string): number | undefined =>
-      array.members.find((member) => member.state === state)?.descriptor;
-    const [inSync, spare, recovering, faulty] = ['in_sync', 'spare', 'recovering', 'faulty'].map(first);
-    const empty = [0, 1, 2].find((slot) => memberIn(array, slot) === null);
-    switch (step) {
-      case 'dirty':
-        return array.resyncOffsetSectors === Infinity ? [markDirty(array, now)] : [array];
-      case 'clean':
-        return array.resyncOffsetSectors === Infinity ? [array] : [markClean(array, now)];
-      case 'fail':
-        return degradedCount(array) === 0 && inSync !== undefined ? failMember(array, inSync, now) : [array];
-      case 'replace': {
-        const copying = array.members.find((member) => member.state === 'replacement');
-        if (copying !== undefined) return finishReplacement(array, copying.descriptor, now);
-        const whole = inSync === undefined || spare === undefined;
-        return whole ? [array] : startReplacement(array, spare, slotOf(array, inSync), now);
-      }
-      case 'return': {
-        const present = new Set(array.members.map(({ superblock }) => superblock.deviceUuid));
-        const gone = [...disks.values()].find((superblock) => !present.has(superblock.deviceUuid));
-        const how = gone === undefined ? 'no' : judgeReAdd(array, gone, 0);
-        return gone === undefined || how === 'no' ? [array] : [reAdd(array, gone, how, now)];
-      }
-      case 'remove':
-        return faulty === undefined ? [array] : [removeMember(array, faulty, now)];
-      case 'recover':
-        return spare === undefined || empty === undefined ? [array] : startRecovery(array, spare, empty, now);
-      case 'progress':
-        return recovering === undefined ? [array] : [checkpointRecovery(array, recovering, 4096, now)];
-      case 'finish':
-        return recovering === undefined ? [array] : [finishRecovery(array, recovering, now)];
-      case 'add':
-        return [addSpare(array, { memberSectors: MEMBER_SECTORS, deviceUuid: uuidOf(100 + added) }, now)];
-    }
-  }
 
   test('cut at any update, with any members written, assembly tells the truth', () => {
     fc.assert(
@@ -263,24 +199,18 @@ describe('histories', () => {
         const ever: Disks = new Map();
         for (const [index, step] of history.entries()) {
           const array = states.at(-1) as MdArray;
-          for (const { superblock } of array.members) ever.set(superblock.deviceUuid, superblock);
+          writeAll(ever, array);
           states.push(...advance(array, step, index, ever));
         }
         const last = 1 + (cut % states.length);
         const disks: Disks = new Map();
-        for (const state of states.slice(0, last)) {
-          for (const { superblock } of state.members) disks.set(superblock.deviceUuid, superblock);
-        }
+        for (const state of states.slice(0, last)) writeAll(disks, state);
         const before = states[last - 1] as MdArray;
         const array = states[last] ?? before;
         for (const [index, member] of superblocksToWrite(before, array).entries()) {
           if ((written & (1 << index)) !== 0) disks.set(member.superblock.deviceUuid, member.superblock);
         }
-        const candidates = [...disks].map(([name, superblock]) => {
-          const read = decodeSuperblock1(encodeSuperblock1(superblock));
-          const claim = claimOf({ version: '1.2', superblock: read }, MEMBER_SECTORS);
-          return { name, identity: name, claim };
-        });
+        const candidates = candidatesOn(disks);
         const assembly = assemble(candidates, { run: true, force: true });
         if (assembly.kind === 'refuse') throw new Error(`${assembly.row}: ${assembly.error.message}`);
         const joined = assembly.members.filter(({ joins }) => joins === 'in_sync').map(({ name }) => name);
@@ -289,6 +219,7 @@ describe('histories', () => {
         // Between two states either may be what assembly sees; what is in sync in both has to be there.
         for (const name of joined) expect([...good(before), ...good(array)]).toContain(name);
         for (const name of good(before)) if (good(array).includes(name)) expect(joined).toContain(name);
+        expect([before.sizeSectors, array.sizeSectors]).toContain(assembly.array.md?.sizeSectors);
         expect(assembly.array.slots.filter((slot) => slot !== null).length).toBeGreaterThanOrEqual(2);
       }),
       { numRuns: 600 },

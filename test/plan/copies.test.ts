@@ -1,6 +1,6 @@
 /**
  * Goal: on arrays of copies every plan is right whoever is healthy, and refused exactly when it must be.
- * Method: plans run on names (copies-world.ts).
+ * Method: plans run on names (copies-world.ts). What a plan changes is accounted for cell by cell (I1, I10).
  */
 import { describe, expect, test } from 'vitest';
 import { RaidError } from '../../lib/errors.ts';

@@ -1,6 +1,6 @@
 /**
  * Goal: on parity arrays reads and writes are right whoever is healthy, and refused exactly when they must be.
- * Method: plans run on names, and are judged (parity-judge.ts). The widest rows are in parity.slow.test.ts.
+ * Method: plans run on names, and are judged (parity-judge.ts), cell by cell (I1, I10). The widest rows are in parity.slow.test.ts.
  */
 import { describe, expect, test } from 'vitest';
 import { isLost } from '../../lib/plan/plan.ts';

@@ -1,0 +1,166 @@
+/** Who is a member, of all that ever were (I12): what was left behind is no fork, and two histories never become one. */
+import * as fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { assemble } from '../../lib/md/assemble.ts';
+import { failMember, judgeReAdd, type MdArray, recordLoss } from '../../lib/md/update.ts';
+import { advance, candidatesOn, type Disks, type Step, startOf, writeAll } from './histories.ts';
+import { someTime as now } from './images.ts';
+
+const shapes = [
+  [1, 2, 2],
+  [1, 3, 1],
+  [5, 3, 2],
+  [6, 5, 1],
+  [10, 4, 2],
+] as const;
+/** Mostly failures and rebuilds: what makes members former ones. */
+const kind = fc.constantFrom<Step>(
+  ...(['fail', 'add', 'recover', 'finish', 'fail', 'add', 'recover', 'finish', 'remove'] as const),
+  ...(['return', 'replace', 'dirty', 'clean', 'progress'] as const),
+);
+const step = fc.tuple(kind, fc.nat(7));
+
+function live(
+  from: MdArray,
+  steps: readonly (readonly [Step, number])[],
+  disks: Disks,
+  firstNew = 0,
+): MdArray {
+  let array = from;
+  writeAll(disks, array);
+  for (const [at, [kind, pick]] of steps.entries()) {
+    for (const next of advance(array, kind, firstNew + at, disks, pick)) {
+      array = next;
+      writeAll(disks, array);
+    }
+  }
+  return array;
+}
+
+describe('one history', () => {
+  test('starts without force, whatever former members are offered with it', () => {
+    fc.assert(
+      fc.property(
+        fc.constantFrom(...shapes),
+        fc.array(step, { minLength: 12, maxLength: 48 }),
+        ([level, raidDisks, spares], steps) => {
+          const disks: Disks = new Map();
+          const array = live(startOf(level, raidDisks, spares), steps, disks);
+          const assembly = assemble(candidatesOn(disks), { run: true });
+          const isHole = [5, 6].includes(level) && array.resyncOffsetSectors !== Infinity;
+          if (assembly.kind === 'refuse' && !(isHole && assembly.error.code === 'DIRTY_DEGRADED'))
+            throw new Error(`${assembly.row}: ${assembly.error.message}`);
+        },
+      ),
+      { numRuns: 300 },
+    );
+  });
+
+  test('two failures and a rebuild, with the first disks offered again', () => {
+    for (const [level, raidDisks] of [
+      [1, 3],
+      [6, 5],
+    ] as const) {
+      const disks: Disks = new Map();
+      const steps = [
+        ['fail', 0],
+        ['fail', 1],
+        ['recover', 0],
+        ['finish', 0],
+      ] as const;
+      const array = live(startOf(level, raidDisks, 1), steps, disks);
+      expect(array.members.map(({ state }) => state).slice(0, 3)).toEqual(['faulty', 'in_sync', 'faulty']);
+      expect(assemble(candidatesOn(disks)).kind).toBe('start');
+    }
+  });
+
+  test('a member whose every companion has been replaced since was left behind', () => {
+    const disks: Disks = new Map();
+    const round = [
+      ['add', 0],
+      ['recover', 0],
+      ['finish', 0],
+      ['remove', 0],
+    ] as const;
+    live(startOf(1, 2, 0), [['fail', 1], ...round, ['fail', 0], ...round], disks);
+    const verdict = assemble(candidatesOn(disks));
+    expect(verdict.members.map(({ joins }) => joins).slice(0, 2)).not.toContain('in_sync');
+    expect(verdict.kind).toBe('start');
+  });
+});
+
+describe('two histories', () => {
+  /** The members of one side go on without those of the other. */
+  function alone(array: MdArray, side: ReadonlySet<number>): MdArray {
+    const members = array.members.filter(({ descriptor }) => side.has(descriptor));
+    return recordLoss({ ...array, members, hasUnrecordedLoss: true }, now)[1];
+  }
+
+  const sides = fc.record({
+    raidDisks: fc.constantFrom(2, 3, 4),
+    before: fc.array(step, { maxLength: 12 }),
+    left: fc.array(step, { maxLength: 12 }),
+    right: fc.array(step, { maxLength: 12 }),
+    choice: fc.nat(0xffff),
+  });
+
+  test('of a mirror whose members were started apart never join in one array', () => {
+    let forks = 0;
+    fc.assert(
+      fc.property(sides, ({ raidDisks, before, left, right, choice }) => {
+        const common: Disks = new Map();
+        const array = live(startOf(1, raidDisks, 1), before, common);
+        const whole = array.members.filter(({ state }) => state === 'in_sync').map((each) => each.descriptor);
+        const first = new Set(whole.filter((_, at) => (choice & (1 << at)) !== 0));
+        const second = new Set(whole.filter((each) => !first.has(each)));
+        if (first.size === 0 || second.size === 0) return;
+        const [a, b]: [Disks, Disks] = [new Map(), new Map()];
+        live(alone(array, first), left, a, 200);
+        live(alone(array, second), right, b, 300);
+        const both: Disks = new Map([...a, ...b]);
+        const assembly = assemble(candidatesOn(both), { run: true, force: true });
+        if (assembly.kind === 'refuse') return;
+        const joined = assembly.members.filter(({ joins }) => joins === 'in_sync' || joins === 'recovering');
+        forks += 1;
+        const of = (disks: Disks): number => joined.filter(({ name }) => disks.has(name)).length;
+        expect(Math.min(of(a), of(b))).toBe(0);
+      }),
+      { numRuns: 300 },
+    );
+    expect(forks).toBeGreaterThan(60);
+  });
+
+  test('are told as a fork while nobody new has joined either', () => {
+    const known = fc.tuple(fc.constantFrom('dirty', 'clean', 'fail', 'progress', 'finish'), fc.nat(7));
+    fc.assert(
+      fc.property(
+        fc.record({ raidDisks: fc.constantFrom(2, 3, 4), choice: fc.nat(0xffff) }),
+        fc.array(known, { maxLength: 12 }),
+        fc.array(known, { maxLength: 12 }),
+        ({ raidDisks, choice }, left, right) => {
+          const array = startOf(1, raidDisks, 0);
+          const first = new Set([0, ...[1, 2].filter((each) => (choice & (1 << each)) !== 0)]);
+          const second = new Set(
+            array.members.map((each) => each.descriptor).filter((each) => !first.has(each)),
+          );
+          if (second.size === 0) return;
+          const disks: Disks = new Map();
+          live(alone(array, first), left, disks);
+          live(alone(array, second), right, disks);
+          const assembly = assemble(candidatesOn(disks), { run: true });
+          expect(assembly.kind === 'refuse' && assembly.error.code).toBe('FORKED_HISTORY');
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+
+  test('a member of the other does not come back by the bitmap', () => {
+    const array = startOf(1, 2, 0);
+    const mine = alone(array, new Set([0]));
+    const theirs = alone(array, new Set([1])).members[0]?.superblock;
+    expect(judgeReAdd(mine, theirs as never, 0)).toBe('no');
+    const [, failed] = failMember(array, 1, now);
+    expect(judgeReAdd(failed, array.members[1]?.superblock as never, 0)).toBe('via-bitmap');
+  });
+});
