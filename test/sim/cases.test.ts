@@ -1,0 +1,13 @@
+/** Histories that once failed, as the simulator made them small: they do not fail any more. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { expect, test } from 'vitest';
+import { parseCase, runAlone } from '../../lib/sim/simulate.ts';
+
+const folder = new URL('./cases/', import.meta.url);
+const files = readdirSync(folder).filter((name) => name.endsWith('.json'));
+
+test.each(files)('%s', async (name) => {
+  const { case: one } = parseCase(readFileSync(new URL(name, folder), 'utf8'));
+  const { failure } = await runAlone(one);
+  expect(failure, `raidsim simulate --replay test/sim/cases/${name}`).toBeNull();
+});

@@ -1,0 +1,24 @@
+/**
+ * Hunts a mutant, or the engine as it is: explores the crash points named, one after the other, until something is
+ * violated. Run from the dist of the mutant; the hunts are its only argument. Prints the first violation, if any, and exits
+ * with 10 then: 1 is that of a program that does not even load.
+ */
+import { explore, thorough } from '../../lib/sim/crash-points.ts';
+import { worlds } from '../../lib/sim/crash-worlds.ts';
+import type { Hunt } from './mutants.ts';
+
+Error.stackTraceLimit = 5;
+
+for (const { world: title, script, options } of JSON.parse(process.argv[2] ?? '') as readonly Hunt[]) {
+  const world = worlds.find((each) => each.title === title);
+  if (world === undefined) throw new Error(`there is no world ${title}`);
+  const few = { nested: [], dataChoices: 64, metadataChoices: 32, violationsMost: 1 };
+  const what = await explore(world, { ...thorough, ...few, ...options, script }).then(
+    ({ violations }) => violations[0]?.what,
+    (error: unknown) => `the explorer cannot go on: ${String(error)}`,
+  );
+  if (what === undefined) continue;
+  process.stdout.write(`${title}, script ${script}: ${what}\n`);
+  process.exitCode = 10;
+  break;
+}

@@ -1,0 +1,126 @@
+/**
+ * Many histories of all levels; what is broken on purpose is found out; and the command line around it. Figures are
+ * printed: what a machine does in a minute is part of what is promised.
+ */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import { RaidArray } from '../../lib/array/array.ts';
+import { Metadata } from '../../lib/array/metadata.ts';
+import { levelNames } from '../../lib/layout/levels.ts';
+import { shrink } from '../../lib/sim/shrink.ts';
+import { operationsIn, runAlone, type SimulateStep, simulate } from '../../lib/sim/simulate.ts';
+import { faultNames, type Mode, modes } from '../../lib/sim/swarm.ts';
+import { emptyTally } from '../../lib/sim/world.ts';
+import { raidsim, Scratch } from '../cli/raidsim.ts';
+
+const SECONDS_EACH = 6;
+
+describe('nothing is lost that may not be', () => {
+  const faults = new Set<string>();
+
+  test.each(levelNames)('%s, in every mode', async (level) => {
+    for (const mode of modes) {
+      let last: SimulateStep | null = null;
+      for await (const step of simulate({ seed: 1, seconds: SECONDS_EACH / modes.length, level, mode })) {
+        const replay = `raidsim simulate --seed ${step.one.seed} --runs 1 --level ${level}${mode === 'beyond' ? ' --beyond' : ''} (mode ${mode})`;
+        expect(step.outcome.failure, replay).toBeNull();
+        last = step;
+      }
+      for (const name of Object.keys(last?.tally.faults ?? {})) faults.add(name);
+      console.log(`${level} ${mode}: ${figures(last)}`);
+    }
+  });
+
+  test('and every kind of fault has happened', () => {
+    expect([...faults].toSorted()).toEqual([...faultNames].toSorted());
+  });
+
+  function figures(step: SimulateStep | null): string {
+    const { crashes, losses, recoveries, faults: hit } = step?.tally ?? emptyTally();
+    const all = Object.values(hit).reduce((sum, count) => sum + count, 0);
+    const operations = step === null ? 0 : operationsIn(step.tally);
+    const perMinute = ((operations / (step?.seconds ?? 1)) * 60) / 1e6;
+    return [
+      `${step?.cases ?? 0} cases`,
+      `${operations} operations (${perMinute.toFixed(2)} M a minute)`,
+      `${all} faults`,
+      `${crashes.kill + crashes.power} crashes`,
+      `${recoveries.recovered} members recovered`,
+      `losses allowed ${JSON.stringify(losses)}`,
+    ].join(', ');
+  }
+});
+
+test('without a log of partial parity the write hole is there, and is met', async () => {
+  let met = 0;
+  for await (const { tally } of simulate({ seed: 1, runs: 400, level: 5, mode: 'safe' })) {
+    met = tally.losses.L3;
+    if (met > 0) break;
+  }
+  expect(met).toBeGreaterThan(0);
+});
+
+describe('an array that is broken on purpose is found out', () => {
+  afterEach(() => vi.restoreAllMocks());
+
+  async function foundOut(mode: Mode = 'safe'): Promise<SimulateStep> {
+    for await (const step of simulate({ seed: 1, runs: 300, steps: 150, mode })) {
+      if (step.outcome.failure !== null) return step;
+    }
+    return expect.unreachable('it was not found out');
+  }
+
+  test('a flush that flushes nothing; and the case shrinks to a fifth of its steps, or less', async () => {
+    vi.spyOn(RaidArray.prototype, 'flush').mockImplementation(() => Promise.resolve());
+    const { one, outcome } = await foundOut();
+    expect(outcome.failure).toMatchObject({ kind: 'wrong data' });
+    if (outcome.failure === null) return;
+    const { smallest } = await shrink(one, outcome.failure);
+    expect(smallest.steps.length).toBeLessThanOrEqual(one.steps.length / 5);
+    expect(smallest.steps.map((step) => step.do)).toContain('flush');
+    expect((await runAlone(smallest)).failure?.kind).toBe('wrong data');
+  });
+
+  test('writes that do not say first that the array is not clean', async () => {
+    vi.spyOn(Metadata.prototype, 'enter').mockImplementation(() => null);
+    vi.spyOn(Metadata.prototype, 'leave').mockImplementation(() => undefined);
+    expect((await foundOut()).outcome.failure).not.toBeNull();
+  });
+
+  test('a failure that is not put on record', async () => {
+    vi.spyOn(Metadata.prototype, 'fail').mockImplementation(() => Promise.resolve());
+    expect((await foundOut()).outcome.failure).not.toBeNull();
+  });
+
+  test('a recovery that ends before its data is flushed', async () => {
+    vi.spyOn(Metadata.prototype, 'finishRecovery').mockImplementation(() => Promise.resolve());
+    expect((await foundOut()).outcome.failure).not.toBeNull();
+  });
+});
+
+describe('raidsim simulate', () => {
+  test('ends with a summary, and the hash is the seed’s', async () => {
+    const args = ['simulate', '--seed', '3', '--runs', '5'];
+    const [text, json] = [await raidsim(args), await raidsim([...args, '--json'])];
+    expect(text.code).toBe(0);
+    const summary = JSON.parse(json.stdout) as {
+      hash: string;
+      cases: number;
+      losses: { notAllowed: unknown[] };
+    };
+    expect(summary).toMatchObject({ seed: 3, cases: 5, losses: { notAllowed: [] } });
+    expect(text.stdout).toContain(`hash: ${summary.hash}`);
+  });
+
+  test('a case that does not fail is said so when it is replayed, and what is no case is a wrong call', async () => {
+    await using scratch = await Scratch.make();
+    const saved = new URL('./cases/two-power-cuts-within-updates.json', import.meta.url);
+    const replayed = await raidsim(['simulate', '--replay', saved.pathname]);
+    expect(replayed).toMatchObject({ code: 0, stderr: '' });
+    expect(replayed.stdout).toContain('does not fail here');
+    expect((await raidsim(['simulate', '--replay', join(scratch.folder, 'none.json')])).code).toBe(2);
+    expect(await readFile(saved, 'utf8')).toContain('"raidsim": "case"');
+    expect((await raidsim(['simulate', '--seed', '1', '--replay', saved.pathname])).code).toBe(2);
+  });
+});
