@@ -2,7 +2,7 @@
  * The system calls of an array's work, without the array: which `pread`, `preadv`, `pwrite` and `pwritev` the engine makes
  * for a sequence of requests, in order, for each of its lanes. They come from the planner itself and are joined into
  * runs by the engine's own rule; only the cutting of requests into jobs is said again here, and
- * test/bench/calls.test.ts holds the result against the calls that an array is seen to make.
+ * test/bench/calls.slow.test.ts holds the result against the calls that an array is seen to make.
  */
 import { addressIn, type Batch, runsOf } from '../lib/engine/batch.ts';
 import { type MemoryMap, PAGE_BYTES, scratchAddress } from '../lib/engine/memory.ts';

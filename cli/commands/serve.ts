@@ -1,0 +1,198 @@
+/** Serves an array over NBD, and to the other verbs. */
+import { type Command, InvalidArgumentError } from 'commander';
+import type { ArrayStatus, NbdEvent, NbdTls } from '../../lib/index.ts';
+import { examples, jsonOption, quietOption } from '../options.ts';
+
+interface Options {
+  readonly socket?: string;
+  readonly listen?: { readonly host: string; readonly port?: number };
+  readonly readonly?: boolean;
+  readonly export?: string;
+  readonly tlsCertificates?: string;
+  readonly tlsVerifyClient?: boolean;
+  readonly tlsPsk?: string;
+  readonly insecure?: boolean;
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+/** How often the array is looked at for news. */
+const LOOK_MS = 200;
+/** An array that cannot be closed, since a disk does not answer, is not waited for any longer. */
+const CLOSE_MS = 30_000;
+
+export function define(command: Command): void {
+  command
+    .argument('<array>', 'folder of the array')
+    .option(
+      '--socket <path>',
+      'the Unix socket of NBD clients (default: nbd.sock in the folder of the array)',
+    )
+    .option('--listen <host:port>', 'TCP too; off this machine only with TLS, or --insecure', address)
+    .option('--readonly', 'nobody writes, and no disk is written to')
+    .option('--export <name>', 'the name of the export (default: that of the folder)')
+    .option('--tls-certificates <dir>', 'TLS with server-cert.pem and server-key.pem in there')
+    .option('--tls-verify-client', 'and only for clients with a certificate of ca-cert.pem in there')
+    .option('--tls-psk <file>', 'TLS with shared keys: lines of NAME:HEX')
+    .option('--insecure', 'let everybody read and write who can reach --listen')
+    .addOption(jsonOption('what happens as JSON lines'))
+    .addOption(quietOption('only the line "ready"'))
+    .action(async (folder: string, options: Options) => {
+      await run(folder, options);
+    });
+  examples(
+    command,
+    [
+      'raidsim serve demo',
+      'raidsim serve demo --listen 127.0.0.1:10809',
+      'raidsim serve demo --listen 0.0.0.0:10809 --tls-certificates pki',
+      "nbdinfo 'nbd+unix:///?socket=demo/nbd.sock'",
+    ],
+    `Prints "ready URI" when clients may connect, and then what happens, until Ctrl-C: then what is in flight is finished,
+and the array is stopped clean. Meanwhile the other verbs work on it as ever: raidsim fail demo disk1, raidsim status demo.`,
+  );
+}
+
+function address(text: string): { readonly host: string; readonly port?: number } {
+  const found = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/.exec(text);
+  const host = found?.[1] ?? found?.[2];
+  const port = found?.[3] === undefined ? undefined : Number(found[3]);
+  if (host === undefined || (port !== undefined && port > 65535)) {
+    throw new InvalidArgumentError('Write HOST:PORT, for example 127.0.0.1:10809 or [::1]:10809.');
+  }
+  return port === undefined ? { host } : { host, port };
+}
+
+async function run(folder: string, options: Options): Promise<void> {
+  const { join } = await import('node:path');
+  const { Serving } = await import('../serving.ts');
+
+  // Whoever read our output may go; the array stays served.
+  process.stdout.removeAllListeners('error');
+  process.stdout.on('error', () => undefined);
+  // Everything made from here on is for its owner only: sockets, and disks that are added.
+  process.umask(0o077);
+  const stop = stopAsked();
+  const teller = new Teller(options);
+  const serving = await Serving.start(folder, {
+    readOnly: options.readonly === true,
+    socket: options.socket ?? join(folder, 'nbd.sock'),
+    listen: options.listen ?? null,
+    exportName: options.export ?? null,
+    tls: await tlsOf(options),
+    insecure: options.insecure === true,
+    onEvent: (event) => teller.client(event),
+  });
+  teller.ready(serving.uris);
+  teller.array(serving.array.status());
+  const looking = setInterval(() => {
+    if (!serving.array.isClosed) teller.array(serving.array.status());
+  }, LOOK_MS);
+  const signal = await stop;
+  clearInterval(looking);
+  teller.say({ type: 'stopping', signal }, `stopping (${signal})`);
+  const alarm = setTimeout(() => {
+    process.stderr.write('a disk does not answer: the array is left as it is, and is not marked clean\n');
+    process.exit(1);
+  }, CLOSE_MS);
+  await serving.close();
+  clearTimeout(alarm);
+  teller.say({ type: 'stopped' }, 'stopped');
+}
+
+/** The first signal; the second does not wait. */
+function stopAsked(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    let isAsked = false;
+    const asked = (signal: NodeJS.Signals): void => {
+      if (isAsked) process.exit(130);
+      isAsked = true;
+      resolve(signal);
+    };
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, asked);
+  });
+}
+
+async function tlsOf(options: Options): Promise<NbdTls | null> {
+  const { readFile } = await import('node:fs/promises');
+  const { join } = await import('node:path');
+  const { RaidError } = await import('../../lib/index.ts');
+  const { tlsCertificates: folder, tlsPsk } = options;
+  if (folder === undefined && tlsPsk === undefined) return null;
+  const read = (name: string): Promise<string> => readFile(join(folder ?? '', name), 'utf8');
+  const sharedKeys = new Map<string, Uint8Array>();
+  if (tlsPsk !== undefined) {
+    for (const line of (await readFile(tlsPsk, 'utf8')).split('\n')) {
+      if (line.trim() === '' || line.startsWith('#')) continue;
+      const [, name, key] = /^([^:]+):((?:[0-9a-fA-F]{2})+)\s*$/.exec(line) ?? [];
+      if (name === undefined || key === undefined) {
+        throw new RaidError('BAD_ARGUMENT', `${tlsPsk}: a line is not NAME:HEX`);
+      }
+      sharedKeys.set(name, Buffer.from(key, 'hex'));
+    }
+  }
+  return {
+    ...(folder === undefined
+      ? {}
+      : { certificate: await read('server-cert.pem'), key: await read('server-key.pem') }),
+    ...(options.tlsVerifyClient === true ? { clientAuthority: await read('ca-cert.pem') } : {}),
+    ...(tlsPsk === undefined ? {} : { sharedKeys }),
+  };
+}
+
+/** What happens, a line each: `ready` first. */
+class Teller {
+  readonly #options: Options;
+  #before: ArrayStatus | null = null;
+
+  constructor(options: Options) {
+    this.#options = options;
+  }
+
+  ready(uris: readonly string[]): void {
+    const [first, ...others] = uris;
+    if (this.#options.json === true) this.#print(JSON.stringify({ type: 'ready', uris, pid: process.pid }));
+    else this.#print([`ready ${first}`, ...others.map((uri) => `also ${uri}`)].join('\n'));
+  }
+
+  client(event: NbdEvent): void {
+    const { event: type, ...rest } = event;
+    const because = event.event === 'disconnected' && event.because !== null ? `: ${event.because}` : '';
+    this.say({ type, ...rest }, `client ${event.client} ${type} (${event.peer})${because}`);
+  }
+
+  /** What is new since it was looked at last. */
+  array(now: ArrayStatus): void {
+    const before = this.#before;
+    this.#before = now;
+    for (const member of now.members) {
+      const old = before?.members.find(({ name }) => name === member.name);
+      if (before === null || member.name === '-' || old?.state === member.state) continue;
+      const { name, state, because } = member;
+      this.say(
+        { type: 'member', name, state, because },
+        `${name} is ${state}${because === undefined ? '' : `: ${because}`}`,
+      );
+    }
+    if (before === null || before.sync?.action !== now.sync?.action) {
+      const { sync } = now;
+      if (sync !== null) this.say({ type: 'sync', ...sync }, `${sync.action} begins`);
+      else if (before !== null) this.say({ type: 'sync', action: null }, `${before.sync?.action} ends`);
+    }
+    // Between clean and active it goes back and forth with every write.
+    const word = (state: string): string => (state === 'active' ? 'clean' : state);
+    if (before === null || word(before.state) !== word(now.state)) {
+      const { state, degraded } = now;
+      this.say({ type: 'state', state: word(state), degraded }, `${now.name} is ${word(state)}`);
+    }
+  }
+
+  say(json: object, text: string): void {
+    if (this.#options.json === true) this.#print(JSON.stringify(json));
+    else if (this.#options.quiet !== true) this.#print(text);
+  }
+
+  #print(line: string): void {
+    if (!process.stdout.destroyed) process.stdout.write(`${line}\n`);
+  }
+}

@@ -1,0 +1,784 @@
+/**
+ * One client's connection, from greeting to goodbye.
+ *
+ *   flags ──▶ options ──────────────▶ requests ──▶ ending ──▶ ended
+ *                │  ▲                    │            ▲
+ *                ▼  │ from the start     └────────────┘ DISC, end of stream, shutdown: what is in flight is finished
+ *             STARTTLS
+ *
+ * Requests run side by side, and each is answered when it is done. A stream that breaks the protocol, or stands still in
+ * the middle of a message, is cut off, and nobody else notices.
+ *
+ * Memory. A session takes the next request only while it has fewer than 128 under way and less than 64 MiB, and the
+ * server less than 512 MiB; a request counts until the last byte of its answer has gone out. So a client that asks and
+ * never reads comes to stand: nothing more is read from its socket, and after half a minute it is cut off.
+ *
+ * Copies. Payload of a write is not copied here: the pieces in which it came from the socket are the buffers that the device
+ * is given. Where they are too small and too many they are put together first. A read is done into the buffer that goes to
+ * the socket, behind the room for its head. What is answered in one turn of the event loop goes out in one system call.
+ */
+import type { Duplex } from 'node:stream';
+import { nbdErrorOf, RaidError } from '../errors.ts';
+import type { Host } from '../host.ts';
+import { KIB, MIB } from '../units.ts';
+import type { Budget, Export, ReplyBuffers } from './export.ts';
+import {
+  ALLOCATION_CONTEXT,
+  allocationFlags,
+  type ClientMessage,
+  ClientMessages,
+  commandFlags,
+  commands,
+  DATA_CHUNK_BYTES,
+  type Descriptor,
+  encodeChunk,
+  encodeDataChunk,
+  encodeExport,
+  encodeGreeting,
+  encodeOptionReply,
+  encodeSimpleReply,
+  handshakeFlags,
+  infos,
+  limits,
+  type NbdErrorName,
+  nbdErrors,
+  type OptionReply,
+  type OptionRequest,
+  optionErrors,
+  options,
+  type Request,
+  SIMPLE_REPLY_BYTES,
+} from './protocol.ts';
+
+/** What a session needs of the server it belongs to. */
+export interface SessionHome {
+  readonly host: Pick<Host, 'now'>;
+  readonly exports: ReadonlyMap<string, Export>;
+  /** What the empty name stands for. */
+  readonly defaultExport: Export | null;
+  readonly requiresTls: boolean;
+  /** Null where there is no TLS. The stream that comes back is the same connection, in secret; none, where that fails. */
+  readonly startTls: ((stream: Duplex) => Promise<Duplex | null>) | null;
+  readonly budget: Budget;
+  readonly buffers: ReplyBuffers;
+  entered(session: Session, chosen: Export): void;
+  ended(session: Session, because: string | null): void;
+}
+
+export const sessionLimits = {
+  options: 32,
+  requests: 128,
+  bytes: 64 * MIB,
+  handshakeMs: 10_000,
+  /** No byte of a message that has begun, or none taken of what is sent. */
+  stallMs: 30_000,
+  /** Of a request without payload, done in one go; between two it can be given up. */
+  sliceBytes: 32 * MIB,
+  statusBytes: 256 * MIB,
+  descriptors: 4096,
+} as const;
+
+const CONTEXT_ID = 1;
+const OWN_FLAGS = handshakeFlags.FIXED_NEWSTYLE | handshakeFlags.NO_ZEROES;
+const { FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO } = commandFlags;
+
+/** Flags that a command may have. FUA is taken with all of them, as the protocol asks. */
+const flagsOf: ReadonlyMap<number, number> = new Map([
+  [commands.READ, FUA | DF],
+  [commands.WRITE, FUA],
+  [commands.DISC, FUA],
+  [commands.FLUSH, FUA],
+  [commands.TRIM, FUA],
+  [commands.CACHE, FUA],
+  [commands.WRITE_ZEROES, FUA | NO_HOLE | FAST_ZERO],
+  [commands.BLOCK_STATUS, FUA | REQ_ONE],
+]);
+
+/** Pieces of payload: so many, and one more for each 16 KiB, before they are put together. */
+const FEW_PIECES = 8;
+const PIECE_BYTES = 16 * KIB;
+
+/** A write whose payload is coming. */
+interface Writing {
+  readonly request: Request;
+  /** Null where it is refused and its payload thrown away. */
+  pieces: Uint8Array[] | null;
+  /** Once there are too many pieces. */
+  whole: Buffer | null;
+  wholeBytes: number;
+  readonly refusal: NbdErrorName | null;
+}
+
+export class Session {
+  readonly #home: SessionHome;
+  #stream: Duplex;
+  #messages = new ClientMessages();
+  #phase: 'options' | 'requests' | 'ending' | 'ended' = 'options';
+  #isSecure = false;
+  #isUpgrading = false;
+  #hasNoZeroes = false;
+  #optionCount = 0;
+  #isStructured = false;
+  /** Whose block status the client has asked to be told. */
+  #contextOf: Export | null = null;
+  #export: Export | null = null;
+  #writing: Writing | null = null;
+  #requestCount = 0;
+  #heldBytes = 0;
+  #isPaused = false;
+  #isCorked = false;
+  #hasSaidGoodbye = false;
+  #waitsFor: 'export' | 'budget' | null = null;
+  readonly #beganMs: number;
+  #receivedMs: number;
+  #sentMs: number;
+  #unsentCount = 0;
+
+  constructor(stream: Duplex, home: SessionHome) {
+    this.#home = home;
+    this.#stream = stream;
+    this.#beganMs = home.host.now();
+    this.#receivedMs = this.#beganMs;
+    this.#sentMs = this.#beganMs;
+    this.#attach(stream);
+    this.#send(encodeGreeting(OWN_FLAGS));
+  }
+
+  get export(): Export | null {
+    return this.#export;
+  }
+
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
+  /** Called now and then: cuts off who has been standing still for too long. */
+  checkDeadlines(nowMs: number): void {
+    if (this.#phase === 'options' && nowMs - this.#beganMs > sessionLimits.handshakeMs) {
+      this.cut('its handshake took too long');
+    } else if (this.#unsentCount > 0 && nowMs - this.#sentMs > sessionLimits.stallMs) {
+      this.cut('it does not read what it is sent');
+    } else if (
+      this.#phase === 'requests' &&
+      !this.#isPaused &&
+      !this.#messages.isBetween &&
+      nowMs - this.#receivedMs > sessionLimits.stallMs
+    ) {
+      this.cut('it stopped in the middle of a request');
+    }
+  }
+
+  /** Takes no more requests, and ends when those in flight are answered. A handshake ends at once. */
+  finish(): void {
+    if (this.#phase === 'options') this.cut(null);
+    else if (this.#phase === 'requests') this.#stopTaking();
+  }
+
+  /** Now, whatever is in flight. */
+  cut(because: string | null): void {
+    if (this.#phase === 'ended') return;
+    this.#phase = 'ended';
+    this.#abandonWriting();
+    this.#stream.destroy();
+    this.#home.ended(this, because);
+  }
+
+  #attach(stream: Duplex): void {
+    stream.on('data', (chunk: Buffer) => this.#received(chunk));
+    stream.on('end', () => this.#receivedEnd());
+    stream.on('error', () => this.#lost(stream));
+    stream.on('close', () => this.#lost(stream));
+  }
+
+  #lost(stream: Duplex): void {
+    if (stream === this.#stream) this.cut(null);
+  }
+
+  #received(chunk: Buffer): void {
+    if (this.#phase === 'ending' || this.#phase === 'ended') return;
+    this.#receivedMs = this.#home.host.now();
+    this.#messages.push(chunk);
+    this.#pump();
+  }
+
+  #receivedEnd(): void {
+    if (this.#phase === 'options') this.cut(null);
+    // Half a message is no message: what is whole is answered.
+    else if (this.#phase === 'requests') this.#stopTaking();
+  }
+
+  /** Takes messages as long as there are some, and room for what they ask. */
+  #pump(): void {
+    try {
+      while (this.#phase === 'options' || this.#phase === 'requests') {
+        if (!this.#mayTake()) break;
+        const message = this.#messages.next();
+        if (message === null) break;
+        this.#take(message);
+      }
+    } catch (error) {
+      if (!(error instanceof RaidError) || error.code !== 'PROTOCOL_VIOLATION') throw error;
+      this.cut(error.message);
+      return;
+    }
+    this.#setFlow();
+  }
+
+  #mayTake(): boolean {
+    // The rest of a request that was let in.
+    if (this.#writing !== null) return true;
+    if (this.#waitsFor !== null) return false;
+    if (this.#requestCount >= sessionLimits.requests || this.#heldBytes >= sessionLimits.bytes) return false;
+    if (this.#export?.isHeld === true) {
+      this.#waitsFor = 'export';
+      this.#export.whenReleased(() => this.#goOn());
+      return false;
+    }
+    // Who holds nothing must not wait for room that only they could make; the others make theirs.
+    if (!this.#home.budget.hasRoom && this.#phase === 'requests') {
+      this.#waitsFor = 'budget';
+      this.#home.budget.whenRoom(() => this.#goOn());
+      return false;
+    }
+    return true;
+  }
+
+  #goOn(): void {
+    this.#waitsFor = null;
+    this.#pump();
+  }
+
+  #setFlow(): void {
+    if (this.#phase === 'ended' || this.#phase === 'ending') return;
+    const pause = this.#isUpgrading || !this.#mayTake();
+    if (pause === this.#isPaused) return;
+    this.#isPaused = pause;
+    if (pause) this.#stream.pause();
+    else {
+      this.#receivedMs = this.#home.host.now();
+      this.#stream.resume();
+    }
+  }
+
+  #take(message: ClientMessage): void {
+    switch (message.kind) {
+      case 'client-flags':
+        this.#takeFlags(message.flags);
+        return;
+      case 'bad-option':
+        this.#countOption();
+        if (message.option === options.EXPORT_NAME) this.cut(message.because);
+        else {
+          if (message.option === options.SET_META_CONTEXT) this.#contextOf = null;
+          this.#answer({
+            option: message.option,
+            reply: 'ERROR',
+            error: message.error,
+            text: message.because,
+          });
+        }
+        return;
+      case 'option':
+        this.#countOption();
+        this.#takeOption(message.request);
+        return;
+      case 'request':
+        this.#takeRequest(message.request);
+        return;
+      case 'data':
+        this.#takeData(message.bytes, message.isLast);
+        return;
+    }
+  }
+
+  // Handshake.
+
+  #takeFlags(flags: number): void {
+    if ((flags & ~OWN_FLAGS) !== 0) this.cut('it has flags that nobody knows');
+    this.#hasNoZeroes = (flags & handshakeFlags.NO_ZEROES) !== 0;
+  }
+
+  #countOption(): void {
+    this.#optionCount += 1;
+    if (this.#optionCount > sessionLimits.options) this.cut('it has too many options');
+  }
+
+  #takeOption(request: OptionRequest): void {
+    if (this.#phase !== 'options') return;
+    const { option } = request;
+    const needsTls = this.#home.requiresTls && !this.#isSecure;
+    if (needsTls && option !== 'ABORT' && option !== 'STARTTLS') {
+      if (option === 'EXPORT_NAME') this.cut('it did not begin TLS');
+      else this.#refuse(request, optionErrors.TLS_REQD, 'this server is to be talked to over TLS');
+      return;
+    }
+    switch (option) {
+      case 'EXPORT_NAME':
+        this.#takeExportName(request.name);
+        return;
+      case 'ABORT':
+        this.#acknowledge(request);
+        this.#end();
+        return;
+      case 'LIST':
+        for (const { name, description } of this.#home.exports.values()) {
+          this.#answer({ option: options.LIST, reply: 'SERVER', name, description });
+        }
+        this.#acknowledge(request);
+        return;
+      case 'STARTTLS':
+        this.#takeStartTls(request);
+        return;
+      case 'INFO':
+      case 'GO':
+        this.#takeGo(request);
+        return;
+      case 'STRUCTURED_REPLY':
+        if (this.#isStructured) this.#refuse(request, optionErrors.INVALID, 'replies are structured already');
+        else {
+          this.#isStructured = true;
+          this.#acknowledge(request);
+        }
+        return;
+      case 'LIST_META_CONTEXT':
+      case 'SET_META_CONTEXT':
+        this.#takeMetaContext(request);
+        return;
+      case 'OTHER':
+        this.#refuse(request, optionErrors.UNSUP, 'this server does not know the option');
+        return;
+    }
+  }
+
+  #takeExportName(name: string): void {
+    const found = this.#find(name);
+    if (found === null) {
+      this.cut('it asked for an export that is not there');
+      return;
+    }
+    const facts = { sizeBytes: found.device.limits.sizeBytes, flags: found.flags(this.#isStructured) };
+    this.#send(encodeExport(facts, { withZeroes: !this.#hasNoZeroes }));
+    this.#enter(found);
+  }
+
+  #takeGo(request: Extract<OptionRequest, { option: 'INFO' | 'GO' }>): void {
+    const found = this.#find(request.name);
+    if (found === null) {
+      this.#refuse(request, optionErrors.UNKNOWN, 'there is no such export');
+      return;
+    }
+    const option = options[request.option];
+    const sizes = found.blockSizes();
+    const facts = { sizeBytes: found.device.limits.sizeBytes, flags: found.flags(this.#isStructured) };
+    this.#answer({ option, reply: 'INFO', info: 'EXPORT', ...facts });
+    // Also to those who did not ask, where they would go wrong without.
+    if (request.wants.includes(infos.BLOCK_SIZE) || sizes.minimumBytes > 1) {
+      this.#answer({ option, reply: 'INFO', info: 'BLOCK_SIZE', ...sizes });
+    }
+    if (request.wants.includes(infos.NAME))
+      this.#answer({ option, reply: 'INFO', info: 'NAME', text: found.name });
+    if (request.wants.includes(infos.DESCRIPTION) && found.description !== '') {
+      this.#answer({ option, reply: 'INFO', info: 'DESCRIPTION', text: found.description });
+    }
+    this.#acknowledge(request);
+    if (request.option === 'GO') this.#enter(found);
+  }
+
+  #takeMetaContext(
+    request: Extract<OptionRequest, { option: 'LIST_META_CONTEXT' | 'SET_META_CONTEXT' }>,
+  ): void {
+    const isSet = request.option === 'SET_META_CONTEXT';
+    if (isSet) this.#contextOf = null;
+    if (!this.#isStructured) {
+      this.#refuse(request, optionErrors.INVALID, 'structured replies come first');
+      return;
+    }
+    const found = this.#find(request.name);
+    if (found === null) {
+      this.#refuse(request, optionErrors.UNKNOWN, 'there is no such export');
+      return;
+    }
+    const isWanted = isSet
+      ? request.queries.includes(ALLOCATION_CONTEXT)
+      : request.queries.length === 0 ||
+        request.queries.some((query) => query === ALLOCATION_CONTEXT || query === 'base:');
+    if (isWanted) {
+      if (isSet) this.#contextOf = found;
+      const id = isSet ? CONTEXT_ID : 0;
+      this.#answer({ option: options[request.option], reply: 'META_CONTEXT', id, name: ALLOCATION_CONTEXT });
+    }
+    this.#acknowledge(request);
+  }
+
+  #takeStartTls(request: OptionRequest): void {
+    const { startTls } = this.#home;
+    if (startTls === null) {
+      this.#refuse(request, optionErrors.UNSUP, 'this server has no TLS');
+      return;
+    }
+    if (this.#isSecure) {
+      this.#refuse(request, optionErrors.INVALID, 'TLS has begun already');
+      return;
+    }
+    // Whoever can put bytes into the clear part must not speak in the secret one.
+    if (!this.#messages.intake.isEmpty || this.#stream.readableLength > 0) {
+      this.cut('it sent something between STARTTLS and TLS');
+      return;
+    }
+    this.#isUpgrading = true;
+    const plain = this.#stream;
+    const ack: OptionReply = { option: options.STARTTLS, reply: 'ACK' };
+    this.#send(encodeOptionReply(ack), () => {
+      if (this.#phase !== 'options') return;
+      plain.removeAllListeners('data');
+      plain.removeAllListeners('end');
+      void startTls(plain).then((secret) => this.#goOnOver(secret));
+    });
+  }
+
+  /** From the start: nothing that was agreed in the clear counts. */
+  #goOnOver(secret: Duplex | null): void {
+    if (secret === null) this.cut('its TLS handshake failed');
+    if (this.#phase === 'ended' || secret === null) {
+      secret?.destroy();
+      return;
+    }
+    this.#messages = ClientMessages.afterTls();
+    this.#isStructured = false;
+    this.#contextOf = null;
+    this.#isSecure = true;
+    this.#isUpgrading = false;
+    this.#isPaused = false;
+    this.#stream = secret;
+    this.#attach(secret);
+  }
+
+  #enter(chosen: Export): void {
+    this.#export = chosen;
+    if (this.#contextOf !== chosen) this.#contextOf = null;
+    this.#phase = 'requests';
+    this.#messages.transmit();
+    this.#home.entered(this, chosen);
+  }
+
+  /** A name is looked up, and that is all that is ever done with it. */
+  #find(name: string): Export | null {
+    return name === '' ? this.#home.defaultExport : (this.#home.exports.get(name) ?? null);
+  }
+
+  #answer(reply: OptionReply): void {
+    this.#send(encodeOptionReply(reply));
+  }
+
+  #acknowledge(request: OptionRequest): void {
+    this.#answer({ option: numberOf(request), reply: 'ACK' });
+  }
+
+  #refuse(request: OptionRequest, error: number, text: string): void {
+    this.#answer({ option: numberOf(request), reply: 'ERROR', error, text });
+  }
+
+  // Transmission.
+
+  #takeRequest(request: Request): void {
+    const served = this.#export;
+    if (served === null) return;
+    const refusal = this.#refusalOf(request, served);
+    if (request.command === commands.WRITE && request.lengthBytes > 0) {
+      this.#writing = {
+        request,
+        pieces: refusal === null ? [] : null,
+        whole: null,
+        wholeBytes: 0,
+        refusal,
+      };
+      if (refusal === null) this.#begin(request.lengthBytes);
+      return;
+    }
+    if (request.command === commands.DISC) {
+      this.#stopTaking();
+      return;
+    }
+    if (refusal === null) this.#carryOut(request, served);
+    else this.#fail(request, refusal, 'the request cannot be carried out as it is');
+  }
+
+  /** What is wrong with a request as such; null when nothing is. */
+  #refusalOf(request: Request, { device, readOnly }: Export): NbdErrorName | null {
+    const { command, flags, offsetBytes, lengthBytes } = request;
+    const allowed = flagsOf.get(command);
+    if (allowed === undefined || (flags & ~allowed) !== 0) return 'EINVAL';
+    if (command === commands.DISC) return null;
+    if ((flags & DF) !== 0 && !this.#isStructured) return 'EINVAL';
+    if (command === commands.FLUSH) return offsetBytes === 0 && lengthBytes === 0 ? null : 'EINVAL';
+    const writes = command === commands.WRITE || command === commands.WRITE_ZEROES;
+    if (readOnly && (writes || command === commands.TRIM)) return 'EPERM';
+    if (command === commands.BLOCK_STATUS && this.#contextOf === null) return 'EINVAL';
+    const { sizeBytes, blockBytes } = device.limits;
+    if (offsetBytes === null || offsetBytes > sizeBytes || lengthBytes > sizeBytes - offsetBytes) {
+      return writes ? 'ENOSPC' : 'EINVAL';
+    }
+    if (lengthBytes === 0 || offsetBytes % blockBytes !== 0 || lengthBytes % blockBytes !== 0)
+      return 'EINVAL';
+    if (lengthBytes > limits.payloadBytes) {
+      if (command === commands.READ) return this.#isStructured ? 'EOVERFLOW' : 'EINVAL';
+      if (command === commands.WRITE) return 'EINVAL';
+    }
+    return null;
+  }
+
+  #takeData(bytes: Uint8Array, isLast: boolean): void {
+    const writing = this.#writing;
+    if (writing === null) return;
+    if (writing.pieces !== null) keep(writing, writing.pieces, bytes);
+    if (!isLast) return;
+    this.#writing = null;
+    const { request, refusal, whole, pieces } = writing;
+    if (refusal !== null) this.#fail(request, refusal, 'the request cannot be carried out as it is');
+    else this.#write(request, whole === null ? (pieces ?? []) : [whole]);
+  }
+
+  #abandonWriting(): void {
+    if (this.#writing !== null && this.#writing.refusal === null) {
+      this.#done(this.#writing.request.lengthBytes);
+    }
+    this.#writing = null;
+  }
+
+  /** Only what `#refusalOf` finds nothing against; a write has its payload first. */
+  #carryOut(request: Request, served: Export): void {
+    if (request.command === commands.READ) {
+      this.#read(request, served);
+      return;
+    }
+    this.#begin(0);
+    this.#run(request, 0, this.#effect(request, served));
+  }
+
+  #read(request: Request, served: Export): void {
+    const { offsetBytes, lengthBytes } = request;
+    const headBytes = this.#isStructured ? DATA_CHUNK_BYTES : SIMPLE_REPLY_BYTES;
+    const { buffers } = this.#home;
+    const whole = buffers.take(headBytes + lengthBytes);
+    const reply = whole.subarray(0, headBytes + lengthBytes);
+    this.#begin(lengthBytes);
+    const at = offsetBytes ?? 0;
+    served
+      .use((device) => device.read(at, reply.subarray(headBytes)))
+      .then(
+        () => {
+          if (this.#isStructured) encodeDataChunk(request, at, lengthBytes, true, reply);
+          else encodeSimpleReply({ ...request, error: 0 }, reply);
+          this.#send(reply, () => {
+            buffers.giveBack(whole);
+            this.#done(lengthBytes);
+          });
+        },
+        (error: unknown) => {
+          buffers.giveBack(whole);
+          this.#failed(request, error, lengthBytes);
+        },
+      );
+  }
+
+  #write(request: Request, pieces: readonly Uint8Array[]): void {
+    const options = (request.flags & FUA) !== 0 ? { fua: true } : undefined;
+    const written = this.#export?.use((device) => device.write(request.offsetBytes ?? 0, pieces, options));
+    if (written !== undefined) this.#run(request, request.lengthBytes, written);
+  }
+
+  /** What resolves to nothing is answered with success and nothing else. */
+  // biome-ignore lint/suspicious/noConfusingVoidType: what devices answer with.
+  #run(request: Request, heldBytes: number, effect: Promise<readonly Descriptor[] | void>): void {
+    effect.then(
+      (descriptors) => this.#succeed(request, heldBytes, descriptors ?? null),
+      (error: unknown) => this.#failed(request, error, heldBytes),
+    );
+  }
+
+  #succeed(request: Request, heldBytes: number, descriptors: readonly Descriptor[] | null): void {
+    const { cookieHigh, cookieLow } = request;
+    let reply: Buffer;
+    if (descriptors === null) {
+      reply = Buffer.allocUnsafe(SIMPLE_REPLY_BYTES);
+      encodeSimpleReply({ cookieHigh, cookieLow, error: 0 }, reply);
+    } else {
+      reply = encodeChunk({
+        chunk: 'block-status',
+        cookieHigh,
+        cookieLow,
+        isDone: true,
+        contextId: CONTEXT_ID,
+        descriptors,
+      });
+    }
+    this.#send(reply, () => this.#done(heldBytes));
+  }
+
+  // biome-ignore lint/suspicious/noConfusingVoidType: what devices answer with.
+  async #effect(request: Request, served: Export): Promise<readonly Descriptor[] | void> {
+    const { command, flags, lengthBytes } = request;
+    const offsetBytes = request.offsetBytes ?? 0;
+    const fua = (flags & FUA) !== 0;
+    switch (command) {
+      case commands.FLUSH:
+        return await served.use((device) => device.flush());
+      case commands.TRIM:
+        await this.#inSlices(offsetBytes, lengthBytes, (at, length) =>
+          served.use((device) => device.discard(at, length)),
+        );
+        if (fua) await served.use((device) => device.flush());
+        return;
+      case commands.CACHE:
+        return;
+      case commands.WRITE_ZEROES: {
+        // No device here says of itself that zeros are quicker than data.
+        if ((flags & FAST_ZERO) !== 0) throw new NotFast();
+        const mayUnmap = (flags & NO_HOLE) === 0;
+        await this.#inSlices(offsetBytes, lengthBytes, (at, length) =>
+          served.use((device) => device.writeZeroes(at, length, { mayUnmap, fua })),
+        );
+        return;
+      }
+      default: {
+        const length = Math.min(lengthBytes, sessionLimits.statusBytes);
+        const extents = await served.use((device) => device.blockStatus(offsetBytes, length));
+        const most = (flags & REQ_ONE) !== 0 ? 1 : sessionLimits.descriptors;
+        return extents.slice(0, most).map((extent) => ({
+          lengthBytes: extent.lengthBytes,
+          flags: (extent.allocated ? 0 : allocationFlags.HOLE) | (extent.zero ? allocationFlags.ZERO : 0),
+        }));
+      }
+    }
+  }
+
+  async #inSlices(
+    offsetBytes: number,
+    lengthBytes: number,
+    each: (offsetBytes: number, lengthBytes: number) => Promise<void>,
+  ): Promise<void> {
+    for (let done = 0; done < lengthBytes && this.#phase !== 'ended'; ) {
+      const length = Math.min(sessionLimits.sliceBytes, lengthBytes - done);
+      await each(offsetBytes + done, length);
+      done += length;
+    }
+  }
+
+  #failed(request: Request, error: unknown, heldBytes: number): void {
+    if (error instanceof NotFast) this.#fail(request, 'ENOTSUP', 'zeros are no faster than data', heldBytes);
+    else if (error instanceof RaidError) {
+      const name = error.code === 'CLOSED' ? 'ESHUTDOWN' : nbdErrorOf(error.code);
+      // What kind of error, without the names of files and machines that are in its message.
+      this.#fail(request, name, new RaidError(error.code, '').message, heldBytes);
+    } else throw error;
+  }
+
+  /** `heldBytes`: of a request that was begun; null of one that was refused before. */
+  #fail(request: Request, name: NbdErrorName, text: string, heldBytes: number | null = null): void {
+    const { cookieHigh, cookieLow } = request;
+    const error = nbdErrors[name];
+    let reply: Buffer;
+    if (this.#isStructured) {
+      reply = encodeChunk({
+        chunk: 'error',
+        cookieHigh,
+        cookieLow,
+        isDone: true,
+        error,
+        text,
+        offsetBytes: null,
+      });
+    } else {
+      reply = Buffer.allocUnsafe(SIMPLE_REPLY_BYTES);
+      encodeSimpleReply({ cookieHigh, cookieLow, error }, reply);
+    }
+    if (heldBytes === null) this.#begin(0);
+    this.#send(reply, () => this.#done(heldBytes ?? 0));
+  }
+
+  #begin(bytes: number): void {
+    this.#requestCount += 1;
+    this.#heldBytes += bytes;
+    this.#home.budget.use(bytes);
+  }
+
+  #done(bytes: number): void {
+    this.#requestCount -= 1;
+    this.#heldBytes -= bytes;
+    this.#home.budget.giveBack(bytes);
+    if (this.#phase === 'ending') this.#endIfIdle();
+    else if (this.#isPaused && this.#phase === 'requests') this.#pump();
+  }
+
+  #stopTaking(): void {
+    this.#phase = 'ending';
+    this.#abandonWriting();
+    this.#stream.resume();
+    this.#endIfIdle();
+  }
+
+  #endIfIdle(): void {
+    if (this.#requestCount === 0) this.#end();
+  }
+
+  #end(): void {
+    if (this.#phase === 'ended' || this.#hasSaidGoodbye) return;
+    this.#hasSaidGoodbye = true;
+    this.#phase = 'ending';
+    this.#uncork();
+    this.#stream.end(() => this.cut(null));
+  }
+
+  /** What is sent in one turn goes out together. `sent`: the bytes are no longer needed, sent or not. */
+  #send(bytes: Uint8Array, sent?: () => void): void {
+    if (this.#phase === 'ended') {
+      sent?.();
+      return;
+    }
+    if (!this.#isCorked) {
+      this.#isCorked = true;
+      this.#stream.cork();
+      process.nextTick(() => this.#uncork());
+    }
+    if (this.#unsentCount === 0) this.#sentMs = this.#home.host.now();
+    this.#unsentCount += 1;
+    this.#stream.write(bytes, () => {
+      this.#unsentCount -= 1;
+      this.#sentMs = this.#home.host.now();
+      sent?.();
+    });
+  }
+
+  #uncork(): void {
+    if (!this.#isCorked) return;
+    this.#isCorked = false;
+    this.#stream.uncork();
+  }
+}
+
+/** A fast zero that would not be. */
+class NotFast extends Error {}
+
+function numberOf(request: OptionRequest): number {
+  return request.option === 'OTHER' ? request.number : options[request.option];
+}
+
+/** Views of the socket's chunks; or, where they come in crumbs, one buffer. */
+function keep(writing: Writing, pieces: Uint8Array[], bytes: Uint8Array): void {
+  const { lengthBytes } = writing.request;
+  if (writing.whole === null && pieces.length >= FEW_PIECES + lengthBytes / PIECE_BYTES) {
+    const whole = Buffer.alloc(lengthBytes);
+    for (const piece of pieces) {
+      whole.set(piece, writing.wholeBytes);
+      writing.wholeBytes += piece.byteLength;
+    }
+    writing.whole = whole;
+    pieces.length = 0;
+  }
+  if (writing.whole === null) {
+    pieces.push(bytes);
+    return;
+  }
+  writing.whole.set(bytes, writing.wholeBytes);
+  writing.wholeBytes += bytes.byteLength;
+}
