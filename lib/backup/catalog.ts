@@ -1,0 +1,215 @@
+/**
+ * What is in a repository, as its files tell: packs, the chunks in them, groups, and what is wrong with any of it.
+ *
+ * An index is nothing but a copy of pack tables, so that opening a repository does not read the end of every pack. Packs
+ * that no index has (a backup was interrupted before it wrote one, or the index is lost) are asked themselves: so whatever
+ * reached the store counts, and an interrupted backup goes on from there. A pack that an index has and the store has not is
+ * lost: its chunks are not there for new backups, which store them again, but are known to have been in it.
+ *
+ *   index/<name>    body: for each pack its name (16), file size (4), entries (4), and its table (41 each)
+ */
+import { ChunkTable, type Place } from './chunks.ts';
+import { type Group, readMembers, recoverPack } from './group.ts';
+import { ENTRY_BYTES, type Entry, NAME_BYTES, PackTable, packPath, readTable, tableOf } from './pack.ts';
+import type { GroupMember, ParityRole } from './parity.ts';
+import { decodeObject, encodeObject, type ObjectCodec, viewOf } from './seal.ts';
+import { hexOf } from './settings.ts';
+import { getOrNull, type Site } from './site.ts';
+import type { StoredFile } from './store.ts';
+
+export interface Pack {
+  readonly name: string;
+  readonly number: number;
+  /** Of the file, as it was written where that is known. */
+  readonly sizeBytes: number;
+  /** Null where nobody can tell what was in it. */
+  readonly table: PackTable | null;
+  /** `damaged`: the file is there, and is seen not to be what was written. */
+  readonly state: 'there' | 'damaged' | 'missing';
+}
+
+/** A file that is there and says nothing that can be used. */
+export interface BadFile {
+  readonly name: string;
+  readonly why: string;
+}
+
+const PACK_HEADER = NAME_BYTES + 8;
+
+export class Catalog {
+  readonly packs: Pack[] = [];
+  readonly byName = new Map<string, Pack>();
+  readonly groups: Group[] = [];
+  readonly indexes: StoredFile[] = [];
+  readonly bad: BadFile[] = [];
+  /** Packs that stand in no index. */
+  readonly unindexed: Pack[] = [];
+  /** Chunks of packs that are there, as far as their sizes tell. */
+  readonly #chunks = new ChunkTable();
+  /** Where lost chunks were. */
+  readonly #lost = new ChunkTable();
+
+  static async load(site: Site): Promise<Catalog> {
+    const catalog = new Catalog();
+    const { store } = site;
+    const listed = new Map<string, number>();
+    for (const { name, sizeBytes } of await store.list('packs/')) {
+      const short = name.slice('packs/'.length);
+      if (/^[0-9a-f]{32}$/.test(short)) listed.set(short, sizeBytes);
+    }
+    await catalog.#loadIndexes(site, listed);
+    for (const [name, sizeBytes] of listed) {
+      if (!catalog.byName.has(name)) await catalog.#loadPack(site, name, sizeBytes);
+    }
+    await catalog.#loadGroups(site);
+    await catalog.#loadLost(site);
+    // Packs that are whole first: a chunk that is in two of them is found in the one that can be read.
+    for (const { number, table, state } of catalog.packs) {
+      if (table !== null && state === 'there') catalog.#chunks.addPack(number, table);
+    }
+    for (const { number, table, state } of catalog.packs) {
+      if (table !== null && state !== 'there') catalog.#lost.addPack(number, table);
+    }
+    return catalog;
+  }
+
+  /** A pack that was written just now. */
+  add(name: string, sizeBytes: number, table: PackTable): Pack {
+    const pack = this.#put({ name, sizeBytes, table, state: 'there' });
+    this.unindexed.push(pack);
+    this.#chunks.addPack(pack.number, table);
+    return pack;
+  }
+
+  find(id: Uint8Array): Place | null {
+    return this.#chunks.find(id);
+  }
+
+  /** Where it is, or else where it was. */
+  findAnywhere(id: Uint8Array): Place | null {
+    return this.#chunks.find(id) ?? this.#lost.find(id);
+  }
+
+  pack({ pack }: Pick<Place, 'pack'>): Pack {
+    return this.packs[pack]!;
+  }
+
+  entry({ pack, entry }: Place): Entry {
+    return this.packs[pack]!.table!.entry(entry);
+  }
+
+  #put(pack: Omit<Pack, 'number'>): Pack {
+    const numbered = { ...pack, number: this.packs.length };
+    this.packs.push(numbered);
+    this.byName.set(pack.name, numbered);
+    return numbered;
+  }
+
+  async #loadIndexes(site: Site, listed: ReadonlyMap<string, number>): Promise<void> {
+    for (const file of await site.store.list('index/')) {
+      this.indexes.push(file);
+      const bytes = await getOrNull(site.store, file.name);
+      const rows = bytes === null ? null : decodeIndex(site, file.name, bytes);
+      if (rows === null) {
+        this.bad.push({ name: file.name, why: 'this index cannot be read' });
+        continue;
+      }
+      for (const { name, sizeBytes, table } of rows) {
+        if (this.byName.has(name)) continue;
+        const found = listed.get(name);
+        const state = found === undefined ? 'missing' : found === sizeBytes ? 'there' : 'damaged';
+        this.#put({ name, sizeBytes, table, state });
+      }
+    }
+  }
+
+  async #loadPack(site: Site, name: string, sizeBytes: number): Promise<void> {
+    const path = packPath(name);
+    const table = await readTable(site, name, sizeBytes, (range) => getOrNull(site.store, path, range));
+    const pack = this.#put({ name, sizeBytes, table, state: 'there' });
+    this.unindexed.push(pack);
+    if (table === null) this.bad.push({ name: path, why: 'the table of this pack cannot be read' });
+  }
+
+  /**
+   * Packs that only a group knows of, or whose table cannot be read, while no index has it: what they held is known when
+   * they have been computed from the others. Only a repository that has lost files gets here.
+   */
+  async #loadLost(site: Site): Promise<void> {
+    const members = new Map(
+      this.groups.flatMap((group) => group.members.map((member) => [member.name, member])),
+    );
+    for (const { name, sizeBytes } of members.values()) {
+      const known = this.byName.get(name);
+      if (known !== undefined && known.table !== null) continue;
+      const bytes = await recoverPack(site, this.groups, name);
+      const table = bytes === null ? null : await tableOf(site, name, bytes);
+      if (known === undefined) this.#put({ name, sizeBytes, table, state: 'missing' });
+      else if (table !== null) {
+        const damaged: Pack = { ...known, sizeBytes, table, state: 'damaged' };
+        this.packs[known.number] = damaged;
+        this.byName.set(name, damaged);
+      }
+    }
+  }
+
+  async #loadGroups({ store }: Site): Promise<void> {
+    const found = new Map<string, { members: readonly GroupMember[]; roles: Set<ParityRole> }>();
+    for (const { name } of await store.list('parity/')) {
+      const match = /^parity\/([0-9a-f]{32})\.([pq])$/.exec(name);
+      const [group, role] = [match?.[1], match?.[2] as ParityRole | undefined];
+      if (group === undefined || role === undefined) continue;
+      const members = await readMembers(store, group, role);
+      if (members === null) {
+        this.bad.push({ name, why: 'this parity file cannot be read' });
+        continue;
+      }
+      const known = found.get(group);
+      if (known === undefined) found.set(group, { members, roles: new Set([role]) });
+      else known.roles.add(role);
+    }
+    for (const [name, group] of found) this.groups.push({ name, ...group });
+  }
+}
+
+interface IndexRow {
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly table: PackTable;
+}
+
+/** Writes an index of these packs; its name. */
+export async function writeIndex(site: Site, packs: readonly IndexRow[]): Promise<string> {
+  const salt = site.host.randomBytes(NAME_BYTES);
+  const name = `index/${hexOf(salt)}`;
+  const total = packs.reduce((sum, { table }) => sum + PACK_HEADER + table.bytes.byteLength, 0);
+  const body = new Uint8Array(total);
+  let at = 0;
+  for (const pack of packs) {
+    body.set(Buffer.from(pack.name, 'hex'), at);
+    viewOf(body).setUint32(at + NAME_BYTES, pack.sizeBytes, true);
+    viewOf(body).setUint32(at + NAME_BYTES + 4, pack.table.count, true);
+    body.set(pack.table.bytes, at + PACK_HEADER);
+    at += PACK_HEADER + pack.table.bytes.byteLength;
+  }
+  await site.store.put(name, encodeObject(site, 'RAIDINDX', name, salt, body));
+  return name;
+}
+
+function decodeIndex(codec: ObjectCodec, name: string, bytes: Uint8Array): readonly IndexRow[] | null {
+  const body = decodeObject(codec, 'RAIDINDX', name, bytes);
+  if (body === null) return null;
+  const rows: IndexRow[] = [];
+  const view = viewOf(body);
+  for (let at = 0; at < body.byteLength; ) {
+    if (at + PACK_HEADER > body.byteLength) return null;
+    const sizeBytes = view.getUint32(at + NAME_BYTES, true);
+    const end = at + PACK_HEADER + view.getUint32(at + NAME_BYTES + 4, true) * ENTRY_BYTES;
+    if (end > body.byteLength) return null;
+    const table = new PackTable(body.subarray(at + PACK_HEADER, end));
+    if (table.endBytes > sizeBytes) return null;
+    rows.push({ name: hexOf(body.subarray(at, at + NAME_BYTES)), sizeBytes, table });
+    at = end;
+  }
+  return rows;
+}

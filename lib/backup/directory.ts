@@ -1,0 +1,259 @@
+/**
+ * A repository in a folder.
+ *
+ * A new file is written under `tmp/`, fsynced, and then gets its name by link(2): which fails where the name is taken, and
+ * otherwise is all or nothing. Then the folder is fsynced, since a name is durable only when its folder is. Replacing does
+ * the same with rename(2).
+ *
+ * File systems without links (FAT, exFAT, some network shares) get the name in two steps: an empty file made with O_EXCL
+ * decides who is first, and the finished file is renamed over it. Between the two, a crash leaves an empty file. No file of a
+ * repository is empty, so that one means nothing, and is read as if it were not there.
+ */
+import { constants, type Stats } from 'node:fs';
+import { type FileHandle, link, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { errnoName } from '../device/errno.ts';
+import { RaidError } from '../errors.ts';
+import { type Host, realHost } from '../host.ts';
+import { checkName, isFileName, type Range, type Store, type StoredFile } from './store.ts';
+
+export interface DirectoryOptions {
+  readonly host?: Pick<Host, 'randomBytes'>;
+  /** Default: wherever the file system has them. */
+  readonly links?: 'try' | 'never';
+}
+
+const UNFINISHED = 'tmp';
+/** A sweep takes away the folder of unfinished files under somebody's hands: then once more. */
+const ATTEMPTS = 4;
+
+const noLinks = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK', 'EINVAL']);
+
+export class DirectoryStore implements Store {
+  readonly name: string;
+  readonly #host: Pick<Host, 'randomBytes'>;
+  readonly #folders = new Set<string>();
+  #links: boolean;
+
+  constructor(folder: string, options: DirectoryOptions = {}) {
+    this.name = folder;
+    this.#host = options.host ?? realHost;
+    this.#links = options.links !== 'never';
+  }
+
+  async get(name: string, range?: Range): Promise<Uint8Array | null> {
+    checkName(name);
+    const path = join(this.name, name);
+    let file: FileHandle;
+    try {
+      file = await open(path, 'r');
+    } catch (cause) {
+      if (isAbsent(cause)) return null;
+      throw readError(cause, path);
+    }
+    try {
+      const { size } = await file.stat();
+      if (size === 0) return null;
+      const start = Math.min(range?.offsetBytes ?? 0, size);
+      const bytes = new Uint8Array(Math.min(range?.lengthBytes ?? size, size - start));
+      for (let done = 0; done < bytes.byteLength; ) {
+        const { bytesRead } = await file.read(bytes, done, bytes.byteLength - done, start + done);
+        if (bytesRead === 0) return bytes.subarray(0, done);
+        done += bytesRead;
+      }
+      return bytes;
+    } catch (cause) {
+      throw readError(cause, path);
+    } finally {
+      await file.close();
+    }
+  }
+
+  async put(name: string, bytes: Uint8Array): Promise<boolean> {
+    return await this.#place(name, bytes, (from, to) => this.#putName(from, to));
+  }
+
+  async replace(name: string, bytes: Uint8Array): Promise<void> {
+    await this.#place(name, bytes, async (from, to) => {
+      await rename(from, to);
+      return true;
+    });
+  }
+
+  async list(prefix: string): Promise<readonly StoredFile[]> {
+    const folder = prefix.includes('/') ? dirname(`${prefix}x`) : '';
+    const found: StoredFile[] = [];
+    const folders = folder === '' ? ['', ...(await this.#subfolders())] : [folder];
+    for (const inside of folders) {
+      for (const entry of await this.#entries(inside)) {
+        const name = inside === '' ? entry : `${inside}/${entry}`;
+        if (!name.startsWith(prefix) || !isFileName(name)) continue;
+        const stats = await this.#stat(name);
+        if (stats?.isFile() === true && stats.size > 0) found.push({ name, sizeBytes: stats.size });
+      }
+    }
+    return found.sort((left, right) => (left.name < right.name ? -1 : 1));
+  }
+
+  async delete(name: string): Promise<void> {
+    checkName(name);
+    const path = join(this.name, name);
+    try {
+      await rm(path);
+      await syncFolder(dirname(path));
+    } catch (cause) {
+      if (!isAbsent(cause)) throw writeError(cause, path);
+    }
+  }
+
+  async #place(
+    name: string,
+    bytes: Uint8Array,
+    give: (from: string, to: string) => Promise<boolean>,
+  ): Promise<boolean> {
+    checkName(name);
+    const path = join(this.name, name);
+    for (let attempt = 1; ; attempt += 1) {
+      const unfinished = join(this.name, UNFINISHED, Buffer.from(this.#host.randomBytes(16)).toString('hex'));
+      try {
+        await this.#makeFolder(dirname(unfinished));
+        await this.#makeFolder(dirname(path));
+        await writeWhole(unfinished, bytes);
+        const isGiven = await give(unfinished, path);
+        await rm(unfinished, { force: true });
+        if (isGiven) await syncFolder(dirname(path));
+        return isGiven;
+      } catch (cause) {
+        await rm(unfinished, { force: true }).catch(() => undefined);
+        this.#folders.clear();
+        if (attempt < ATTEMPTS && errnoName(cause) === 'ENOENT') continue;
+        throw writeError(cause, path);
+      }
+    }
+  }
+
+  async #putName(from: string, to: string): Promise<boolean> {
+    if (this.#links) {
+      try {
+        await link(from, to);
+        return true;
+      } catch (cause) {
+        const name = errnoName(cause) ?? '';
+        if (name === 'EEXIST') return false;
+        if (!noLinks.has(name)) throw cause;
+        this.#links = false;
+      }
+    }
+    try {
+      await (await open(to, 'wx', 0o600)).close();
+    } catch (cause) {
+      if (errnoName(cause) === 'EEXIST') return false;
+      throw cause;
+    }
+    await rename(from, to);
+    return true;
+  }
+
+  /** Made with its name durable, and only looked for once. */
+  async #makeFolder(folder: string): Promise<void> {
+    if (this.#folders.has(folder)) return;
+    const first = await mkdir(folder, { recursive: true, mode: 0o700 });
+    if (first !== undefined) {
+      for (let made = folder; ; made = dirname(made)) {
+        await syncFolder(dirname(made));
+        if (made === first || dirname(made) === made) break;
+      }
+    }
+    this.#folders.add(folder);
+  }
+
+  async #subfolders(): Promise<readonly string[]> {
+    const names: string[] = [];
+    for (const entry of await this.#entries('')) {
+      if ((await this.#stat(entry))?.isDirectory() === true) names.push(entry);
+    }
+    return names;
+  }
+
+  async #entries(folder: string): Promise<readonly string[]> {
+    const path = join(this.name, folder);
+    try {
+      return await readdir(path);
+    } catch (cause) {
+      if (isAbsent(cause)) return [];
+      throw storeError(cause, path);
+    }
+  }
+
+  async #stat(name: string): Promise<Stats | null> {
+    const path = join(this.name, name);
+    try {
+      return await stat(path);
+    } catch (cause) {
+      if (isAbsent(cause)) return null;
+      throw storeError(cause, path);
+    }
+  }
+}
+
+async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
+  const file = await open(path, 'wx', 0o600);
+  try {
+    await file.writeFile(bytes);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+async function syncFolder(folder: string): Promise<void> {
+  // Windows cannot open a folder; its file systems journal names themselves.
+  if (process.platform === 'win32') return;
+  const handle = await open(folder, constants.O_RDONLY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+function isAbsent(cause: unknown): boolean {
+  const name = errnoName(cause);
+  return name === 'ENOENT' || name === 'ENOTDIR';
+}
+
+/** One file that cannot be read is damage, whatever the reason; one that we may not read is not. */
+function readError(cause: unknown, path: string): RaidError {
+  const name = errnoName(cause);
+  if (name === 'EIO' || name === 'EISDIR' || name === 'EUCLEAN' || name === 'EBADMSG') {
+    return new RaidError('MEDIUM_ERROR', `${path} cannot be read: ${name}`, { device: path, cause });
+  }
+  return storeError(cause, path);
+}
+
+function writeError(cause: unknown, path: string): RaidError {
+  return storeError(cause, path);
+}
+
+function storeError(cause: unknown, path: string): RaidError {
+  if (cause instanceof RaidError) return cause;
+  const name = errnoName(cause);
+  if (name === null) throw cause;
+  const place = { device: path, cause };
+  switch (name) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+    case 'EFBIG':
+      return new RaidError('NO_SPACE', `${path} cannot be written: the file system is full`, place);
+    case 'EROFS':
+    case 'EACCES':
+    case 'EPERM':
+      return new RaidError('READ_ONLY', `${path}: the system does not permit it (${name})`, place);
+    default:
+      return new RaidError(
+        'STORE_FAILED',
+        `${path}: ${cause instanceof Error ? cause.message : name}`,
+        place,
+      );
+  }
+}

@@ -1,0 +1,27 @@
+/** Where a repository is, as people write it: a folder, or `s3:https://host/bucket/prefix`. */
+import { DirectoryStore } from './directory.ts';
+import type { Store } from './store.ts';
+
+export interface StoreCredentials {
+  readonly accessKeyId: string;
+  readonly secretAccessKey: string;
+  readonly sessionToken?: string;
+  readonly region?: string;
+}
+
+export function isObjectStore(location: string): boolean {
+  return /^s3:/i.test(location);
+}
+
+/** The client of object stores is loaded only for one. */
+export async function openStore(location: string, credentials?: StoreCredentials): Promise<Store> {
+  if (!isObjectStore(location)) return new DirectoryStore(location);
+  const { S3Store } = await import('./s3.ts');
+  return await S3Store.open({
+    url: location.slice('s3:'.length),
+    accessKeyId: credentials?.accessKeyId ?? '',
+    secretAccessKey: credentials?.secretAccessKey ?? '',
+    ...(credentials?.sessionToken === undefined ? {} : { sessionToken: credentials.sessionToken }),
+    ...(credentials?.region === undefined ? {} : { region: credentials.region }),
+  });
+}

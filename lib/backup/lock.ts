@@ -1,0 +1,284 @@
+/**
+ * One writer at a time, on stores that can do no more than decide who makes a file first.
+ *
+ * The lock is a row of files, `locks/<number>`, and the highest number tells who holds it:
+ *
+ *   take      the highest is free, or its holder is gone: put the next number. Many may try, one `put` is told true. Then look
+ *             again: only who finds its own number the highest holds the lock
+ *   hold      say so in the file once a minute
+ *   release   put the next number, "free", and delete the ones before
+ *
+ * Numbers only rise, and the highest is never deleted. So whoever was held up between looking and putting, for an hour if
+ * need be, either finds the number taken or finds a higher one behind it, and in both cases has not got the lock. There is
+ * no file to be removed under somebody's hands, which is where locks of this kind go wrong.
+ *
+ * Whose process is gone:
+ *
+ *   this machine     no process with that number that started when it says, or the machine has booted since
+ *   another machine, nobody can be asked. Gone if nothing has been heard for half an hour, by this machine's clock: holders
+ *   or container     write the time every minute, in a bucket or on a network share too. A clock that is half an hour
+ *                    wrong can break a lock that is held: therefore
+ *
+ * the holder looks before it deletes anything, and before it makes a backup appear, whether the lock is still its own.
+ *
+ * Some object stores take no condition and let every `put` win. That is found out by putting one's number twice; there, the
+ * taker waits, and looks whether it is still its own words that stand there.
+ */
+import { readFileSync } from 'node:fs';
+import { readlink } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { errnoName } from '../device/errno.ts';
+import { RaidError } from '../errors.ts';
+import type { Host } from '../host.ts';
+import { hexOf, isRecord } from './settings.ts';
+import type { Store } from './store.ts';
+
+/** Who holds a lock: which run of which process on which machine. Null where a platform does not tell. */
+export interface Holder {
+  readonly host: string;
+  readonly pid: number;
+  readonly startTime: string | null;
+  readonly bootId: string | null;
+  readonly pidNamespace: string | null;
+}
+
+/** Knows about processes: this one, and whether another is still there. */
+export interface Witness {
+  self(): Promise<Holder>;
+  isAlive(holder: Holder): Promise<boolean | 'unknown'>;
+}
+
+const HEARTBEAT_MS = 60_000;
+export const STALE_MS = 30 * 60_000;
+const SETTLE_MS = 3000;
+const ATTEMPTS = 5;
+
+interface LockFile {
+  readonly holder: Holder | null;
+  readonly nonce: string;
+  readonly heardMs: number;
+}
+
+/** Locks of this process that somebody holds: another that names this process is of work that has failed and ended. */
+const held = new Set<string>();
+
+export class Lock {
+  readonly #store: Store;
+  readonly #host: Host;
+  readonly #number: number;
+  readonly #holder: Holder;
+  readonly #nonce: string;
+  #toldMs: number;
+
+  private constructor(store: Store, host: Host, number: number, holder: Holder, nonce: string) {
+    this.#store = store;
+    this.#host = host;
+    this.#number = number;
+    this.#holder = holder;
+    this.#nonce = nonce;
+    this.#toldMs = host.wallClock();
+  }
+
+  static async take(store: Store, host: Host, witness: Witness): Promise<Lock> {
+    const holder = await witness.self();
+    for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
+      const highest = await highestLock(store);
+      if (highest !== null) await refuseIfHeld(store, host, witness, highest);
+      const number = (highest ?? 0) + 1;
+      const nonce = hexOf(host.randomBytes(16));
+      const file = encodeLock({ holder, nonce, heardMs: host.wallClock() });
+      // Before anybody can read it: this process would be told that nobody here holds it.
+      held.add(nonce);
+      let isTaken = false;
+      try {
+        if (!(await store.put(lockPath(number), file))) continue;
+        const isConditional = !(await store.put(lockPath(number), file));
+        if (!isConditional) await host.sleep(SETTLE_MS);
+        const lock = new Lock(store, host, number, holder, nonce);
+        if (!(await lock.#isMine())) continue;
+        await deleteBelow(store, number);
+        isTaken = true;
+        return lock;
+      } finally {
+        if (!isTaken) held.delete(nonce);
+      }
+    }
+    throw new RaidError('BUSY', `the lock of ${store.name} changes hands all the time; try again`, {
+      device: store.name,
+    });
+  }
+
+  /** To be called now and then while working: tells others that the holder is there. */
+  async touch(): Promise<void> {
+    const now = this.#host.wallClock();
+    if (Math.abs(now - this.#toldMs) < HEARTBEAT_MS) return;
+    this.#toldMs = now;
+    await this.check();
+    await this.#store.replace(
+      lockPath(this.#number),
+      encodeLock({ holder: this.#holder, nonce: this.#nonce, heardMs: now }),
+    );
+  }
+
+  /** Throws BUSY where somebody took the lock over: a process that slept may have been given up. */
+  async check(): Promise<void> {
+    if (await this.#isMine()) return;
+    throw new RaidError(
+      'BUSY',
+      `${this.#store.name}: somebody else took the lock over while this process did not answer; nothing is lost, start again`,
+      { device: this.#store.name },
+    );
+  }
+
+  async release(): Promise<void> {
+    held.delete(this.#nonce);
+    if (!(await this.#isMine())) return;
+    const free = encodeLock({
+      holder: null,
+      nonce: hexOf(this.#host.randomBytes(16)),
+      heardMs: this.#host.wallClock(),
+    });
+    await this.#store.put(lockPath(this.#number + 1), free);
+    await deleteBelow(this.#store, this.#number + 1);
+  }
+
+  async #isMine(): Promise<boolean> {
+    if ((await highestLock(this.#store)) !== this.#number) return false;
+    const file = decodeLock(await this.#store.get(lockPath(this.#number)));
+    return file?.nonce === this.#nonce;
+  }
+}
+
+function lockPath(number: number): string {
+  return `locks/${String(number).padStart(12, '0')}`;
+}
+
+async function highestLock(store: Store): Promise<number | null> {
+  const numbers = (await store.list('locks/'))
+    .map(({ name }) => Number(name.slice('locks/'.length)))
+    .filter((number) => Number.isSafeInteger(number));
+  return numbers.length === 0 ? null : Math.max(...numbers);
+}
+
+async function deleteBelow(store: Store, number: number): Promise<void> {
+  for (const { name } of await store.list('locks/')) {
+    if (Number(name.slice('locks/'.length)) < number) await store.delete(name);
+  }
+}
+
+/** What nobody can read holds nothing: it cannot be a lock that was taken, since those are put whole. */
+async function refuseIfHeld(store: Store, host: Host, witness: Witness, number: number): Promise<void> {
+  const file = decodeLock(await store.get(lockPath(number)));
+  if (file === null || file.holder === null) return;
+  const { holder, nonce, heardMs } = file;
+  const self = await witness.self();
+  const isOurs =
+    holder.pid === self.pid && holder.startTime === self.startTime && holder.bootId === self.bootId;
+  const verdict = isOurs && holder.host === self.host ? held.has(nonce) : await witness.isAlive(holder);
+  const silentMs = host.wallClock() - heardMs;
+  if (verdict === false || (verdict === 'unknown' && silentMs > STALE_MS)) return;
+  const who = `process ${holder.pid} on ${JSON.stringify(holder.host)}`;
+  const advice =
+    verdict === 'unknown'
+      ? `it was heard of ${Math.max(0, Math.round(silentMs / 1000))} s ago; if it is gone, its lock ends ${STALE_MS / 60_000} minutes after that`
+      : 'wait until it is done, or end it and try again';
+  throw new RaidError('BUSY', `${store.name} is being written by ${who}; ${advice}`, { device: store.name });
+}
+
+function encodeLock(file: LockFile): Uint8Array {
+  return Buffer.from(`${JSON.stringify(file)}\n`);
+}
+
+function decodeLock(bytes: Uint8Array | null): LockFile | null {
+  if (bytes === null) return null;
+  let found: unknown;
+  try {
+    found = JSON.parse(Buffer.from(bytes).toString('utf8'));
+  } catch {
+    return null;
+  }
+  if (!isRecord(found)) return null;
+  const { holder, nonce, heardMs } = found;
+  if (typeof nonce !== 'string' || typeof heardMs !== 'number') return null;
+  if (holder !== null && !isHolder(holder)) return null;
+  return { holder, nonce, heardMs };
+}
+
+function isHolder(found: unknown): found is Holder {
+  if (!isRecord(found)) return false;
+  const { host, pid, startTime, bootId, pidNamespace } = found;
+  return (
+    typeof host === 'string' &&
+    typeof pid === 'number' &&
+    [startTime, bootId, pidNamespace].every((value) => value === null || typeof value === 'string')
+  );
+}
+
+/**
+ * Whether a holder is there, from what it said of itself, what this process is, and when a process with its number started
+ * here (null: there is none; `some`: there is one, and no more is known).
+ *
+ *   boot         machine     pid namespace    process                alive
+ *   the same     any         the same         started when it says   yes
+ *   the same     any         the same         did not, or is none    no
+ *   the same     any         another          any                    unknown
+ *   another      the same    any              any                    no: booted since
+ *   another      another     any              any                    unknown
+ *   not known    the same    any              some                   yes
+ *   not known    the same    any              none                   no
+ *   not known    another     any              any                    unknown
+ */
+export function judgeHolder(holder: Holder, here: Holder, started: string | null): boolean | 'unknown' {
+  const sameMachine = holder.host === here.host;
+  if (holder.bootId === null || here.bootId === null) return sameMachine ? started !== null : 'unknown';
+  if (holder.bootId !== here.bootId) return sameMachine ? false : 'unknown';
+  if (holder.pidNamespace !== here.pidNamespace) return 'unknown';
+  return started !== null && (holder.startTime === null || started === holder.startTime);
+}
+
+export const processWitness: Witness = {
+  async self() {
+    const bootId = textOf('/proc/sys/kernel/random/boot_id').trim();
+    return {
+      host: hostname(),
+      pid: process.pid,
+      startTime: startTimeOf(process.pid),
+      bootId: bootId === '' ? null : bootId,
+      pidNamespace: await readlink('/proc/self/ns/pid').catch(() => null),
+    };
+  },
+  async isAlive(holder) {
+    const here = await processWitness.self();
+    return judgeHolder(
+      holder,
+      here,
+      here.startTime === null ? someStart(holder.pid) : startTimeOf(holder.pid),
+    );
+  },
+};
+
+function someStart(pid: number): string | null {
+  try {
+    process.kill(pid, 0);
+    return 'some';
+  } catch (cause) {
+    return errnoName(cause) === 'EPERM' ? 'some' : null;
+  }
+}
+
+/** Field 22 of /proc/<pid>/stat; null for a process that is gone, or dead and not yet reaped. */
+function startTimeOf(pid: number): string | null {
+  const stat = textOf(`/proc/${pid}/stat`);
+  // The name in field 2 may hold anything: fields count from its last `)`.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const state = fields[0] ?? '';
+  return state === '' || state === 'Z' || state === 'X' ? null : (fields[19] ?? null);
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,288 @@
+/**
+ * Forgets backups, and gives back the space that only they needed.
+ *
+ *   1  the records that are to go, all copies: from here on there is only more in the repository than needed
+ *   2  which chunks the remaining backups need. One page of one of them that cannot be read, and nothing more is done
+ *   3  packs of which nothing is needed go; packs of which too little is needed are written anew, with what is
+ *   4  new packs, parity for them and for those whose group loses a pack, one new index: durable before anything goes
+ *   5  then the old indexes, the groups that lose a pack, the packs
+ *
+ * Killed anywhere, every backup that is listed is whole: a pack goes when nothing refers to it any more, and after the
+ * parity that was computed over it, so that no group ever lacks a pack that it needs. What is left over goes the next time.
+ */
+import { RaidError } from '../errors.ts';
+import { Catalog, type Pack, writeIndex } from './catalog.ts';
+import { isZeroId } from './chunks.ts';
+import { type Group, readGroup, recoverGroup } from './group.ts';
+import type { Lock } from './lock.ts';
+import { ENTRY_BYTES, packPath } from './pack.ts';
+import { isMemberFile } from './parity.ts';
+import { ChunkReader, idAt, pageId } from './reader.ts';
+import { type Backup, type BackupRecord, backupPath, idsOnPage, pageCount, withoutPages } from './record.ts';
+import { readRecords } from './records.ts';
+import { containedGroups } from './repair.ts';
+import { type KeepRules, retained } from './retain.ts';
+import { getOrNull, type Site } from './site.ts';
+import { ChunkWriter, deleteGroup, Protector, rolesFor } from './writer.ts';
+
+export interface PruneOptions {
+  /** Without any rule no backup goes, and only what no backup needs does. */
+  readonly keep?: KeepRules;
+  /** Ids of backups that go whatever the rules say. */
+  readonly remove?: readonly string[];
+  /** Says what would happen, and does nothing. */
+  readonly dryRun?: boolean;
+  readonly progress?: (progress: { readonly doneBytes: number; readonly totalBytes: number }) => void;
+}
+
+export interface PruneReport {
+  readonly removed: readonly Backup[];
+  readonly kept: readonly (Backup & { readonly because: readonly string[] })[];
+  readonly packsDeleted: number;
+  readonly packsRewritten: number;
+  /** Of packs alone, parity not counted. */
+  readonly freedBytes: number;
+}
+
+/** A pack is written anew when this share of it is of no use. */
+const WASTE = 0.25;
+
+export async function pruneRepository(
+  site: Site,
+  lock: Lock | null,
+  options: PruneOptions,
+): Promise<PruneReport> {
+  const { records, unreadable } = await readRecords(site);
+  const rules = retained(records, options.keep ?? {});
+  const leaves = (id: string): boolean => options.remove?.includes(id) === true || !rules.has(id);
+  const unread = unreadable.filter((id) => options.remove?.includes(id) !== true);
+  if (unread.length > 0) {
+    throw new RaidError(
+      'BAD_REPOSITORY',
+      `the record of backup ${unread.join(', ')} in ${site.store.name} cannot be read, so nobody knows what it needs; repair the repository, or let that backup go (remove)`,
+      { device: site.store.name },
+    );
+  }
+  const going = records.filter(({ id }) => leaves(id));
+  const staying = records.filter(({ id }) => !leaves(id));
+  const catalog = await Catalog.load(site);
+  const plan = planPacks(catalog, await neededEntries(site, catalog, staying));
+  const report = {
+    removed: going.map(withoutPages),
+    kept: staying.map((record) => ({ ...withoutPages(record), because: rules.get(record.id) ?? [] })),
+    packsDeleted: plan.dead.length,
+    packsRewritten: plan.wasteful.length,
+  };
+  const oldBytes = bytesOf([...plan.dead, ...plan.wasteful.map(({ pack }) => pack)]);
+  if (options.dryRun === true || lock === null) {
+    const moved = plan.wasteful.reduce((sum, { neededBytes }) => sum + neededBytes, 0);
+    return { ...report, freedBytes: oldBytes - moved };
+  }
+  await lock.check();
+  for (const id of [...going.map(({ id: gone }) => gone), ...unreadable]) await deleteRecord(site, id);
+  const movedBytes = await rewrite(site, lock, catalog, plan, options);
+  return { ...report, freedBytes: Math.max(0, oldBytes - movedBytes) };
+}
+
+async function deleteRecord({ store, settings }: Site, id: string): Promise<void> {
+  // The last copy last: until then the backup is listed, and whole.
+  for (let copy = 0; copy <= settings.redundancy; copy += 1) await store.delete(backupPath(id, copy));
+}
+
+/** For each pack, by number, the entries that some backup needs. */
+type Needed = ReadonlyMap<number, ReadonlySet<number>>;
+
+async function neededEntries(
+  site: Site,
+  catalog: Catalog,
+  records: readonly BackupRecord[],
+): Promise<Needed> {
+  const { settings, store } = site;
+  const needed = new Map<number, Set<number>>();
+  const reader = new ChunkReader(site, catalog);
+  const seen = new Set<string>();
+  const mark = (id: Uint8Array): void => {
+    const place = catalog.findAnywhere(id);
+    if (place === null) return;
+    const entries = needed.get(place.pack);
+    if (entries === undefined) needed.set(place.pack, new Set([place.entry]));
+    else entries.add(place.entry);
+  };
+  for (const record of records) {
+    for (let page = 0; page < pageCount(record, settings); page += 1) {
+      const id = pageId(record, page);
+      if (isZeroId(id)) continue;
+      // Pages are shared between backups; but a page of another length is not this page.
+      const key = `${Buffer.from(id).toString('latin1')}${idsOnPage(page, record, settings)}`;
+      if (seen.has(key)) continue;
+      seen.add(key);
+      const ids = await reader.readPage(record, page);
+      if (ids === null) {
+        throw new RaidError(
+          'BAD_REPOSITORY',
+          `backup ${record.id} in ${store.name} has lost a page of its map, so nobody knows what it needs; repair the repository, or let that backup go (remove)`,
+          { device: store.name },
+        );
+      }
+      mark(id);
+      for (let index = 0; index < idsOnPage(page, record, settings); index += 1) {
+        const chunk = idAt(ids, index);
+        if (!isZeroId(chunk)) mark(chunk);
+      }
+    }
+  }
+  return needed;
+}
+
+interface PackPlan {
+  readonly dead: readonly Pack[];
+  /** Packs that are missing, and are not missed. */
+  readonly unneeded: ReadonlySet<string>;
+  readonly wasteful: readonly {
+    readonly pack: Pack;
+    readonly entries: ReadonlySet<number>;
+    readonly neededBytes: number;
+  }[];
+}
+
+function planPacks(catalog: Catalog, needed: Needed): PackPlan {
+  const dead: Pack[] = [];
+  const unneeded = new Set<string>();
+  const wasteful: PackPlan['wasteful'][number][] = [];
+  for (const pack of catalog.packs) {
+    // Of what cannot be read nobody knows whether it is needed.
+    if (pack.table === null) continue;
+    const entries = needed.get(pack.number) ?? new Set<number>();
+    if (entries.size === 0) {
+      if (pack.state === 'missing') unneeded.add(pack.name);
+      else dead.push(pack);
+      continue;
+    }
+    // What is missing may come back.
+    if (pack.state !== 'there') continue;
+    let neededBytes = 0;
+    // Small chunks cost more in the table than by themselves.
+    for (const entry of entries) neededBytes += pack.table.entry(entry).range.lengthBytes + ENTRY_BYTES;
+    const chunkBytes = pack.table.endBytes + pack.table.bytes.byteLength;
+    if (neededBytes < chunkBytes * (1 - WASTE)) wasteful.push({ pack, entries, neededBytes });
+  }
+  return { dead, unneeded, wasteful };
+}
+
+function bytesOf(packs: readonly Pack[]): number {
+  return packs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+}
+
+/** Steps 3 to 5; how many bytes were written anew. */
+async function rewrite(
+  site: Site,
+  lock: Lock,
+  catalog: Catalog,
+  plan: PackPlan,
+  { progress }: PruneOptions,
+): Promise<number> {
+  const { store } = site;
+  const going = new Set(plan.dead.map(({ name }) => name));
+  const moved = new Protector(site, lock, []);
+  // Its own catalog: what is moved counts as stored only where it has been moved to.
+  const writer = new ChunkWriter(site, new Catalog(), lock, moved);
+  try {
+    const reader = new ChunkReader(site, catalog);
+    const totalBytes = plan.wasteful.reduce((sum, { neededBytes }) => sum + neededBytes, 0);
+    let doneBytes = 0;
+    for (const { pack, entries, neededBytes } of plan.wasteful) {
+      await lock.touch();
+      if (await move(reader, writer, pack, entries)) going.add(pack.name);
+      doneBytes += neededBytes;
+      progress?.({ doneBytes, totalBytes });
+    }
+    await writer.flush();
+  } catch (error) {
+    await writer.abandon();
+    throw error;
+  }
+  const broken = catalog.groups.filter(({ members }) => members.some(({ name }) => going.has(name)));
+  const whole = catalog.groups.filter((group) => !broken.includes(group));
+  const safe = new Set(whole.flatMap(({ members }) => members.map(({ name }) => name)));
+  for (const group of broken) await regroup(site, group, going, safe, moved);
+  await moved.finish();
+  await replaceIndexes(site, lock, going, plan.unneeded);
+  await lock.check();
+  for (const group of broken) await deleteGroup(store, group);
+  const roles = rolesFor(site.settings.redundancy);
+  for (const group of containedGroups(await Catalog.load(site), roles)) await deleteGroup(store, group);
+  for (const name of going) {
+    await lock.touch();
+    await store.delete(packPath(name));
+  }
+  for (const { name } of await store.list('tmp/')) await store.delete(name);
+  return writer.storedBytes;
+}
+
+const CHUNKS_UNDER_WAY = 16;
+
+/** Stores what is needed of a pack anew; false where a part of that cannot be read, and the pack has to stay. */
+async function move(
+  reader: ChunkReader,
+  writer: ChunkWriter,
+  { table }: Pack,
+  entries: ReadonlySet<number>,
+): Promise<boolean> {
+  const ids = [...entries].sort((left, right) => left - right).map((entry) => table!.id(entry));
+  for (let from = 0; from < ids.length; from += CHUNKS_UNDER_WAY) {
+    const some = ids.slice(from, from + CHUNKS_UNDER_WAY);
+    const chunks = await reader.readMany(some);
+    if (chunks.includes(null)) return false;
+    await settleAll(some.map((id, index) => writer.add(id, chunks[index]!)));
+  }
+  return true;
+}
+
+/** None of them is under way any more when it fails. */
+async function settleAll(works: readonly Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(works)).find(({ status }) => status === 'rejected');
+  if (failed?.status === 'rejected') throw failed.reason;
+}
+
+/**
+ * Parity anew for the packs of a group that remain. One that is not what it was is repaired in passing, while the group can
+ * still do that; where it cannot, nothing is lost with the group.
+ */
+async function regroup(
+  site: Site,
+  group: Group,
+  going: ReadonlySet<string>,
+  safe: Set<string>,
+  protector: Protector,
+): Promise<void> {
+  let recovered: ReadonlyMap<string, Uint8Array> | null | undefined;
+  for (const member of group.members) {
+    if (going.has(member.name) || safe.has(member.name)) continue;
+    let bytes = await getOrNull(site.store, packPath(member.name));
+    if (bytes === null || !isMemberFile(member, bytes, site.sum)) {
+      recovered ??= recoverGroup(site, group, await readGroup(site, group));
+      bytes = recovered?.get(member.name) ?? null;
+      if (bytes !== null) await site.store.replace(packPath(member.name), bytes);
+    }
+    if (bytes === null) continue;
+    safe.add(member.name);
+    await protector.add(member.name, bytes);
+  }
+}
+
+/** One index of all packs that stay, in the place of those that there are. */
+async function replaceIndexes(
+  site: Site,
+  lock: Lock,
+  going: ReadonlySet<string>,
+  unneeded: ReadonlySet<string>,
+): Promise<void> {
+  const { packs, indexes, unindexed } = await Catalog.load(site);
+  if (indexes.length <= 1 && going.size === 0 && unneeded.size === 0 && unindexed.length === 0) return;
+  const rows = packs.flatMap(({ name, sizeBytes, table }) =>
+    table === null || going.has(name) || unneeded.has(name) ? [] : [{ name, sizeBytes, table }],
+  );
+  if (rows.length > 0) await writeIndex(site, rows);
+  await lock.check();
+  for (const { name } of indexes) await site.store.delete(name);
+}

@@ -1,0 +1,50 @@
+/** The records of all backups, each from the first of its copies that is whole. */
+
+import { type BackupRecord, backupPath, backupPattern, decodeBackup } from './record.ts';
+import { getOrNull, type Site } from './site.ts';
+
+export interface Records {
+  /** Oldest first. */
+  readonly records: readonly BackupRecord[];
+  /** Copies that are there and cannot be read. */
+  readonly badCopies: readonly string[];
+  /** Copies that are not there, of backups that are. */
+  readonly missingCopies: readonly string[];
+  /** Backups none of whose copies can be read. */
+  readonly unreadable: readonly string[];
+  /** The bytes of a whole copy, by id. */
+  readonly copies: ReadonlyMap<string, Uint8Array>;
+}
+
+export async function readRecords(site: Site): Promise<Records> {
+  const { store, settings } = site;
+  const present = new Map<string, number[]>();
+  for (const { name } of await store.list('backups/')) {
+    const match = backupPattern.exec(name);
+    const id = match?.[1];
+    if (id !== undefined) present.set(id, [...(present.get(id) ?? []), Number(match?.[2])]);
+  }
+  const records: BackupRecord[] = [];
+  const badCopies: string[] = [];
+  const missingCopies: string[] = [];
+  const unreadable: string[] = [];
+  const copies = new Map<string, Uint8Array>();
+  for (const [id, found] of present) {
+    const missing = Array.from({ length: settings.redundancy + 1 }, (_, copy) => copy).filter(
+      (copy) => !found.includes(copy),
+    );
+    missingCopies.push(...missing.map((copy) => backupPath(id, copy)));
+    for (const copy of found) {
+      const bytes = await getOrNull(store, backupPath(id, copy));
+      const record = bytes === null ? null : decodeBackup(site, id, bytes, settings);
+      if (record === null) badCopies.push(backupPath(id, copy));
+      else if (!copies.has(id)) {
+        copies.set(id, bytes!);
+        records.push(record);
+      }
+    }
+    if (!copies.has(id)) unreadable.push(id);
+  }
+  records.sort((left, right) => left.number - right.number || (left.id < right.id ? -1 : 1));
+  return { records, badCopies, missingCopies, unreadable, copies };
+}

@@ -1,0 +1,216 @@
+/**
+ * Makes again what is missing or rotten, from the redundancy that there is, and says what it cannot.
+ *
+ *   1  copies of settings and records, from a copy that is whole
+ *   2  packs, group by group: those that are not what they were when their parity was made. A pack that came back may be
+ *      what another group lacks, so this goes on for as long as something comes back
+ *   3  parity files, of groups whose packs are all there
+ *   4  parity for packs that have none; groups that others contain go
+ *   5  an index for packs that are in none; indexes that cannot be read go
+ *
+ * Each file is replaced in one step, by what it was. So it may be interrupted anywhere, and begun again. Nothing is thrown
+ * away that somebody could still want: of a group that has lost too much, everything stays as it is.
+ */
+import { Catalog } from './catalog.ts';
+import { type Group, readGroup, recoverGroup } from './group.ts';
+import type { Lock } from './lock.ts';
+import { packPath } from './pack.ts';
+import { encodeParity, GroupParity, type ParityRole, parityPath } from './parity.ts';
+import { readRecords } from './records.ts';
+import { decodeSettings, SETTINGS_COPIES } from './settings.ts';
+import { getOrNull, type Site } from './site.ts';
+import { badEntries, beyondParity, type Damage, type LostBackup, lostBackups } from './verify.ts';
+import { deleteGroup, indexAll, isSound, Protector, rolesFor, soundGroups, unprotected } from './writer.ts';
+
+export interface RepairReport {
+  /** Files that were made again. */
+  readonly repaired: readonly string[];
+  /** What remains, and cannot be repaired. */
+  readonly damaged: readonly Damage[];
+  readonly lost: readonly LostBackup[];
+}
+
+export interface RepairOptions {
+  readonly progress?: (progress: { readonly doneBytes: number; readonly totalBytes: number }) => void;
+}
+
+export async function repairRepository(
+  site: Site,
+  lock: Lock,
+  options: RepairOptions,
+): Promise<RepairReport> {
+  const repaired: string[] = [];
+  await repairCopies(site, lock, repaired);
+  await repairGroups(site, lock, options, repaired);
+  await repairProtection(site, lock, repaired);
+  await repairIndexes(site, repaired);
+  return await remaining(site, repaired);
+}
+
+async function repairCopies(site: Site, lock: Lock, repaired: string[]): Promise<void> {
+  const { store, sum } = site;
+  const copies = new Map<string, Uint8Array | null>();
+  for (let copy = 0; copy < SETTINGS_COPIES; copy += 1) {
+    const bytes = await getOrNull(store, settingsPath(copy));
+    const isWhole = bytes !== null && decodeSettings(bytes, sum, store.name) !== null;
+    copies.set(settingsPath(copy), isWhole ? bytes : null);
+  }
+  const whole = [...copies.values()].find((bytes) => bytes !== null);
+  for (const [name, bytes] of copies) {
+    if (bytes !== null || whole == null) continue;
+    await store.replace(name, whole);
+    repaired.push(name);
+  }
+  const records = await readRecords(site);
+  for (const name of [...records.badCopies, ...records.missingCopies]) {
+    const bytes = records.copies.get(/[0-9a-f]{16}/.exec(name)?.[0] ?? '');
+    if (bytes === undefined) continue;
+    await lock.touch();
+    await store.replace(name, bytes);
+    repaired.push(name);
+  }
+}
+
+export function settingsPath(copy: number): string {
+  return `settings.${copy}`;
+}
+
+async function repairGroups(
+  site: Site,
+  lock: Lock,
+  { progress }: RepairOptions,
+  repaired: string[],
+): Promise<void> {
+  const { groups } = await Catalog.load(site);
+  const totalBytes = groups.reduce((sum, { members }) => sum + bytesOf(members), 0);
+  let doneBytes = 0;
+  let left: readonly Group[] = groups;
+  for (;;) {
+    const failed: Group[] = [];
+    const before = repaired.length;
+    for (const group of left) {
+      await lock.touch();
+      if (!(await repairGroup(site, group, repaired))) failed.push(group);
+      doneBytes = Math.min(totalBytes, doneBytes + bytesOf(group.members));
+      progress?.({ doneBytes, totalBytes });
+    }
+    if (failed.length === 0 || repaired.length === before) return;
+    left = failed;
+  }
+}
+
+function bytesOf(members: Group['members']): number {
+  return members.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+}
+
+/** False where the group has lost more than it can bring back. */
+async function repairGroup(site: Site, group: Group, repaired: string[]): Promise<boolean> {
+  const { store, sum, settings } = site;
+  const files = await readGroup(site, group);
+  const packs = [...files.packs];
+  if (packs.includes(null)) {
+    const recovered = recoverGroup(site, group, files);
+    if (recovered === null) return false;
+    for (const [index, { name }] of group.members.entries()) {
+      const bytes = recovered.get(name);
+      if (bytes === undefined) continue;
+      await store.replace(packPath(name), bytes);
+      packs[index] = bytes;
+      repaired.push(packPath(name));
+    }
+  }
+  const lostRoles = rolesFor(settings.redundancy).filter((role) => !files.parity.has(role));
+  if (lostRoles.length === 0) return true;
+  const parity = new GroupParity(lostRoles);
+  for (const [index, member] of group.members.entries()) parity.add(member, packs[index]!);
+  for (const file of parity.files(group.name)) {
+    const path = parityPath(group.name, file.role);
+    await store.replace(path, encodeParity(file, sum));
+    repaired.push(path);
+  }
+  return true;
+}
+
+async function repairProtection(site: Site, lock: Lock, repaired: string[]): Promise<void> {
+  const roles = rolesFor(site.settings.redundancy);
+  const before = await Catalog.load(site);
+  const bare = unprotected(before, roles);
+  if (roles.length > 0 && bare.length > 0) {
+    const protector = new Protector(site, lock, soundGroups(site, before));
+    await protector.adopt(before);
+    await protector.finish();
+    const safe = new Set(
+      (await Catalog.load(site)).groups.flatMap(({ members }) => members.map(({ name }) => name)),
+    );
+    for (const { name } of bare) if (safe.has(name)) repaired.push(`parity for ${packPath(name)}`);
+  }
+  const catalog = await Catalog.load(site);
+  for (const group of containedGroups(catalog, roles)) {
+    await lock.check();
+    await deleteGroup(site.store, group);
+  }
+  for (const { name } of catalog.bad) {
+    // Both files of a group are gone, or it would have been made again.
+    if (name.startsWith('parity/')) await deleteUnreadable(site, catalog, name);
+  }
+}
+
+async function deleteUnreadable(site: Site, catalog: Catalog, name: string): Promise<void> {
+  const group = /[0-9a-f]{32}/.exec(name)?.[0];
+  if (catalog.groups.some((known) => known.name === group)) return;
+  await site.store.delete(name);
+}
+
+/** Sound groups whose packs are all in another sound group: what a crash leaves when a group has just grown. */
+export function containedGroups(catalog: Catalog, roles: readonly ParityRole[]): readonly Group[] {
+  const sound = catalog.groups.filter((group) => isSound(group, catalog, roles));
+  const names = new Map(sound.map((group) => [group, new Set(group.members.map(({ name }) => name))]));
+  return sound.filter((group, index) =>
+    sound.some((other, otherIndex) => {
+      if (other === group) return false;
+      const [mine, its] = [names.get(group)!, names.get(other)!];
+      if (![...mine].every((name) => its.has(name))) return false;
+      // Of two with the same packs, one stays.
+      return mine.size < its.size || otherIndex < index;
+    }),
+  );
+}
+
+async function repairIndexes(site: Site, repaired: string[]): Promise<void> {
+  const catalog = await Catalog.load(site);
+  const isShort = catalog.unindexed.some(({ table }) => table !== null);
+  await indexAll(site, catalog);
+  const bad = catalog.bad.filter(({ name }) => name.startsWith('index/'));
+  for (const { name } of bad) await site.store.delete(name);
+  if (isShort || bad.length > 0) repaired.push('index');
+}
+
+/** Reads everything once more: what it says is so. */
+async function remaining(site: Site, repaired: readonly string[]): Promise<RepairReport> {
+  const catalog = await Catalog.load(site);
+  const records = await readRecords(site);
+  const bad = new Map<string, 'all' | ReadonlySet<number>>();
+  for (const pack of catalog.packs) {
+    if (pack.state === 'missing') bad.set(pack.name, 'all');
+    else {
+      const found = await badEntries(site, catalog, pack, await getOrNull(site.store, packPath(pack.name)));
+      if (found !== null) bad.set(pack.name, found);
+    }
+  }
+  for (const { name } of catalog.groups.flatMap(({ members }) => members)) {
+    if (!catalog.byName.has(name)) bad.set(name, 'all');
+  }
+  const hopeless = beyondParity(catalog, bad, new Set());
+  return {
+    repaired,
+    damaged: [
+      ...[...hopeless].map((name) => ({
+        name: packPath(name),
+        why: bad.get(name) === 'all' ? 'is lost' : 'is not as it was written',
+        repairable: false,
+      })),
+      ...records.badCopies.map((name) => ({ name, why: 'is not as it was written', repairable: false })),
+    ],
+    lost: await lostBackups(site, catalog, records, hopeless, bad),
+  };
+}

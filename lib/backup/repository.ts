@@ -1,0 +1,245 @@
+/**
+ * A repository of backups: any number of them, of any number of arrays, in a folder or a bucket. What several of them have
+ * in common is stored once.
+ *
+ *   settings.0-2     what kind of repository this is, and its key, in three copies       settings.ts
+ *   packs/           chunks, compressed, encrypted                                      pack.ts
+ *   parity/          P and Q over groups of packs                                       parity.ts
+ *   index/           copies of the packs' tables                                        catalog.ts
+ *   backups/         a record for each backup, in redundancy + 1 copies                 record.ts
+ *   locks/           who is writing                                                     lock.ts
+ *   tmp/             files that are not finished, in a folder only                      directory.ts
+ *
+ * A file is written once and never changed; only repair puts one in the place of another, and then what was there before.
+ * Reading needs no lock, and one that only reads never writes.
+ */
+import type { Device } from '../device/device.ts';
+import { RaidError } from '../errors.ts';
+import { type Host, realHost } from '../host.ts';
+import { Catalog } from './catalog.ts';
+import { type CreateBackupOptions, createBackup } from './create.ts';
+import { Lock, processWitness, type Witness } from './lock.ts';
+import { BackupDevice, changedBetween } from './mount.ts';
+import { type PruneOptions, type PruneReport, pruneRepository } from './prune.ts';
+import { ChunkReader } from './reader.ts';
+import { type Backup, type BackupRecord, withoutPages } from './record.ts';
+import { readRecords } from './records.ts';
+import { type RepairOptions, type RepairReport, repairRepository, settingsPath } from './repair.ts';
+import { type RestoreOptions, restoreBackup } from './restore.ts';
+import { KEY_BYTES, loadSum, SALT_BYTES, type ScryptCost, scryptCost } from './seal.ts';
+import {
+  checkShape,
+  decodeSettings,
+  defaultShape,
+  encodeSettings,
+  encrypt,
+  hexOf,
+  type Redundancy,
+  SETTINGS_COPIES,
+  type Settings,
+  unlock,
+} from './settings.ts';
+import { getOrNull, type Site } from './site.ts';
+import type { Range, Store } from './store.ts';
+import { type VerifyOptions, type VerifyReport, verifyRepository } from './verify.ts';
+
+export interface OpenRepositoryOptions {
+  readonly passphrase?: string;
+  readonly host?: Host;
+  readonly witness?: Witness;
+}
+
+export interface CreateRepositoryOptions extends OpenRepositoryOptions {
+  /** Parity files for each group of packs (default 0). */
+  readonly redundancy?: Redundancy;
+  readonly chunkBytes?: number;
+  readonly pageChunks?: number;
+  readonly packBytes?: number;
+  readonly groupPacks?: number;
+  /** What an attacker pays for each guess of the passphrase. */
+  readonly scrypt?: ScryptCost;
+}
+
+export class Repository {
+  readonly settings: Settings;
+  readonly #site: Site;
+  readonly #witness: Witness;
+
+  private constructor(site: Site, witness: Witness) {
+    this.settings = site.settings;
+    this.#site = site;
+    this.#witness = witness;
+  }
+
+  /** A new repository where there is nothing: no file of any kind. */
+  static async create(store: Store, options: CreateRepositoryOptions = {}): Promise<Repository> {
+    const { host = realHost, passphrase } = options;
+    const shape = {
+      chunkBytes: options.chunkBytes ?? defaultShape.chunkBytes,
+      pageChunks: options.pageChunks ?? defaultShape.pageChunks,
+      packBytes: options.packBytes ?? defaultShape.packBytes,
+      redundancy: options.redundancy ?? defaultShape.redundancy,
+      groupPacks: options.groupPacks ?? defaultShape.groupPacks,
+    };
+    checkShape(shape);
+    if (passphrase === '') throw new RaidError('BAD_ARGUMENT', 'an empty passphrase protects nothing');
+    const [found] = await store.list('');
+    if (found !== undefined) {
+      throw new RaidError(
+        'HOLDS_DATA',
+        `${store.name} is not empty (${found.name}): a repository is made where there is nothing`,
+        { device: store.name },
+      );
+    }
+    const key = passphrase === undefined ? null : host.randomBytes(KEY_BYTES);
+    const settings: Settings = {
+      id: hexOf(host.randomBytes(16)),
+      createdAt: new Date(host.wallClock()).toISOString(),
+      ...shape,
+      encryption:
+        passphrase === undefined || key === null
+          ? null
+          : await encrypt(passphrase, key, host.randomBytes(SALT_BYTES), options.scrypt ?? scryptCost),
+    };
+    const sum = await loadSum();
+    const bytes = encodeSettings(settings, sum);
+    for (let copy = 0; copy < SETTINGS_COPIES; copy += 1) {
+      // Whoever made copy 0 made the repository.
+      if (await store.put(settingsPath(copy), bytes)) continue;
+      throw new RaidError('BUSY', `somebody else is making a repository in ${store.name}`, {
+        device: store.name,
+      });
+    }
+    return new Repository({ store, settings, key, sum, host }, options.witness ?? processWitness);
+  }
+
+  static async open(store: Store, options: OpenRepositoryOptions = {}): Promise<Repository> {
+    const sum = await loadSum();
+    const settings = await readSettings(store, sum);
+    const key = await unlock(settings, options.passphrase, store.name);
+    const host = options.host ?? realHost;
+    return new Repository({ store, settings, key, sum, host }, options.witness ?? processWitness);
+  }
+
+  get name(): string {
+    return this.#site.store.name;
+  }
+
+  /** Oldest first. Backups whose records cannot be read are not among them: `verify` names those. */
+  async list(): Promise<readonly Backup[]> {
+    return (await readRecords(this.#site)).records.map(withoutPages);
+  }
+
+  /** By its id, the beginning of its id, or `latest`. */
+  async find(text: string): Promise<Backup> {
+    return withoutPages(await this.#record(text));
+  }
+
+  /** Null where `signal` asked to stop. */
+  async createBackup(options: CreateBackupOptions): Promise<Backup | null> {
+    return await this.#locked(async (lock) => {
+      const { records } = await readRecords(this.#site);
+      return await createBackup(this.#site, await this.#reader(), lock, records, options);
+    });
+  }
+
+  /** The backup as a device that can be read. */
+  async openBackup(text: string): Promise<BackupDevice> {
+    return new BackupDevice(await this.#record(text), await this.#reader());
+  }
+
+  /** Where the newer one differs, in whole chunks. */
+  async changedBetween(older: string, newer: string): Promise<readonly Range[]> {
+    await using before = await this.openBackup(older);
+    await using after = await this.openBackup(newer);
+    return await changedBetween(before, after, this.settings.chunkBytes);
+  }
+
+  /** False where `signal` asked to stop. What is lost is REDUNDANCY_LOST, after all else was written. */
+  async restore(text: string, target: Device, options: RestoreOptions = {}): Promise<boolean> {
+    return await restoreBackup(await this.#reader(), await this.#record(text), target, options);
+  }
+
+  /** Null where `signal` asked to stop. */
+  async verify(options: VerifyOptions = {}): Promise<VerifyReport | null> {
+    return await verifyRepository(this.#site, options);
+  }
+
+  async repair(options: RepairOptions = {}): Promise<RepairReport> {
+    return await this.#locked((lock) => repairRepository(this.#site, lock, options));
+  }
+
+  async prune(options: PruneOptions = {}): Promise<PruneReport> {
+    if (options.dryRun === true) return await pruneRepository(this.#site, null, options);
+    return await this.#locked((lock) => pruneRepository(this.#site, lock, options));
+  }
+
+  async #reader(): Promise<ChunkReader> {
+    return new ChunkReader(this.#site, await Catalog.load(this.#site));
+  }
+
+  async #record(text: string): Promise<BackupRecord> {
+    const { records, unreadable } = await readRecords(this.#site);
+    const found = text === 'latest' ? records.slice(-1) : records.filter(({ id }) => id.startsWith(text));
+    const [record, ...others] = found;
+    if (record !== undefined && others.length === 0 && text !== '') return record;
+    if (record !== undefined) {
+      throw new RaidError(
+        'NO_SUCH_BACKUP',
+        `${found.length} backups in ${this.name} begin with "${text}": ${found.map(({ id }) => id).join(', ')}; write more of the id`,
+      );
+    }
+    if (unreadable.some((id) => id.startsWith(text))) {
+      throw new RaidError(
+        'BAD_REPOSITORY',
+        `the record of backup ${text} in ${this.name} cannot be read; verify says what else is wrong`,
+      );
+    }
+    throw new RaidError(
+      'NO_SUCH_BACKUP',
+      records.length === 0
+        ? `there is no backup in ${this.name}`
+        : `there is no backup ${text} in ${this.name}; the newest is ${records.at(-1)?.id}`,
+    );
+  }
+
+  async #locked<T>(work: (lock: Lock) => Promise<T>): Promise<T> {
+    const { store, host } = this.#site;
+    const lock = await Lock.take(store, host, this.#witness);
+    let result: T;
+    try {
+      result = await work(lock);
+    } catch (error) {
+      // What went wrong first is what is told; a lock that stays is found stale.
+      await lock.release().catch(() => undefined);
+      throw error;
+    }
+    await lock.release();
+    return result;
+  }
+}
+
+async function readSettings(store: Store, sum: (bytes: Uint8Array) => bigint): Promise<Settings> {
+  let isThere = false;
+  for (let copy = 0; copy < SETTINGS_COPIES; copy += 1) {
+    const bytes = await getOrNull(store, settingsPath(copy));
+    isThere ||= bytes !== null;
+    const settings = bytes === null ? null : decodeSettings(bytes, sum, store.name);
+    if (settings !== null) return settings;
+  }
+  if (isThere) {
+    throw new RaidError(
+      'BAD_REPOSITORY',
+      `none of the ${SETTINGS_COPIES} copies of the settings of ${store.name} is whole`,
+      { device: store.name },
+    );
+  }
+  const isEmpty = (await store.list('')).length === 0;
+  throw new RaidError(
+    'NO_SUCH_REPOSITORY',
+    isEmpty
+      ? `there is no backup repository in ${store.name}`
+      : `${store.name} is not empty, and is no backup repository: it has no settings`,
+    { device: store.name },
+  );
+}

@@ -1,0 +1,253 @@
+/**
+ * Is everything there, is it what it was, and if not, what is lost: which backup, which bytes of it.
+ *
+ *   structure     every record, page, index and group can be read, and every pack is there and as long as it was
+ *   read data     of all packs or a share of them: every file is read, its sum, and each chunk's hash; parity files too
+ *
+ * A file that is missing or wrong is *damage* if the repository can make it again, and only what depends on files beyond
+ * that is *lost*. An interrupted backup or prune leaves packs that no parity protects, and copies that were not made yet:
+ * that is less redundancy, and no damage.
+ */
+import type { LostRange } from '../errors.ts';
+import { Catalog, type Pack } from './catalog.ts';
+import { isZeroId, type Place } from './chunks.ts';
+import type { Group } from './group.ts';
+import { isWholePack, packPath } from './pack.ts';
+import { decodeParity, isMemberFile, type ParityRole, parityPath } from './parity.ts';
+import { ChunkReader, decodeChunk, idAt, pageId } from './reader.ts';
+import {
+  type Backup,
+  type BackupRecord,
+  bytesOfChunk,
+  idsOnPage,
+  pageCount,
+  withoutPages,
+} from './record.ts';
+import { type Records, readRecords } from './records.ts';
+import { addLost } from './restore.ts';
+import { hexOf } from './settings.ts';
+import { getOrNull, type Site } from './site.ts';
+import { rolesFor, unprotected } from './writer.ts';
+
+export interface Damage {
+  /** The file. */
+  readonly name: string;
+  readonly why: string;
+  /** Whether what is left is enough to make it again. */
+  readonly repairable: boolean;
+}
+
+export interface LostBackup {
+  /** Null where not even its record can be read. */
+  readonly backup: Backup | null;
+  readonly id: string;
+  readonly lost: readonly LostRange[];
+}
+
+export interface VerifyReport {
+  readonly backups: number;
+  readonly packs: number;
+  readonly packsRead: number;
+  readonly storedBytes: number;
+  readonly damaged: readonly Damage[];
+  readonly lost: readonly LostBackup[];
+  /** Files that are there, and would have redundancy if it had not been interrupted: `repair`, or the next backup, gives it. */
+  readonly unprotected: readonly string[];
+}
+
+export interface VerifyOptions {
+  /** Of 100 packs, so many are read (default 0: only what is where). */
+  readonly readPercent?: number;
+  readonly progress?: (progress: { readonly doneBytes: number; readonly totalBytes: number }) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** What is wrong with a pack: the whole of it, or these entries. */
+export type BadPacks = ReadonlyMap<string, 'all' | ReadonlySet<number>>;
+
+export async function verifyRepository(site: Site, options: VerifyOptions): Promise<VerifyReport | null> {
+  const records = await readRecords(site);
+  const catalog = await Catalog.load(site);
+  const roles = rolesFor(site.settings.redundancy);
+  const whys = new Map<string, string>();
+  const badPacks = new Map<string, 'all' | ReadonlySet<number>>();
+  const badParity = new Set<string>();
+  for (const pack of catalog.packs) {
+    if (pack.state === 'there' && pack.table !== null) continue;
+    badPacks.set(pack.name, 'all');
+    whys.set(pack.name, pack.state === 'missing' ? 'is missing' : 'is not as it was written');
+  }
+  for (const { members } of catalog.groups) {
+    for (const { name } of members) {
+      if (catalog.byName.has(name)) continue;
+      badPacks.set(name, 'all');
+      whys.set(name, 'is missing');
+    }
+  }
+  const read = await readPacks(site, catalog, options, async (pack, bytes) => {
+    const bad = await badEntries(site, catalog, pack, bytes);
+    if (bad === null) return;
+    badPacks.set(pack.name, bad);
+    whys.set(pack.name, bytes === null ? 'cannot be read' : 'is not as it was written');
+  });
+  if (read === null) return null;
+  if ((options.readPercent ?? 0) > 0) {
+    for (const { name, roles: present } of catalog.groups) {
+      for (const role of present) {
+        const bytes = await getOrNull(site.store, parityPath(name, role));
+        if (bytes === null || decodeParity(name, role, bytes, site.sum) === null)
+          badParity.add(parityPath(name, role));
+      }
+    }
+  }
+  const hopeless = beyondParity(catalog, badPacks, badParity);
+  const damaged: Damage[] = [
+    ...records.badCopies.map((name) => {
+      const id = /([0-9a-f]{16})/.exec(name)?.[1] ?? '';
+      return { name, why: 'is not as it was written', repairable: records.copies.has(id) };
+    }),
+    ...[...badPacks.keys()].map((name) => ({
+      name: packPath(name),
+      why: whys.get(name) ?? '',
+      repairable: !hopeless.has(name),
+    })),
+    ...catalog.bad
+      .filter(({ name }) => !name.startsWith('packs/'))
+      .map(({ name, why }) => ({ name, why, repairable: true })),
+    ...[...badParity].map((name) => ({ name, why: 'is not as it was written', repairable: true })),
+  ];
+  return {
+    backups: records.records.length + records.unreadable.length,
+    packs: catalog.packs.length,
+    packsRead: read,
+    storedBytes: catalog.packs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    damaged,
+    lost: await lostBackups(site, catalog, records, hopeless, badPacks),
+    unprotected: [
+      ...records.missingCopies,
+      ...(roles.length === 0 ? [] : unprotected(catalog, roles).map(({ name }) => packPath(name))),
+    ],
+  };
+}
+
+/** Reads a share of the packs; how many, or null where it was asked to stop. */
+async function readPacks(
+  site: Site,
+  catalog: Catalog,
+  { readPercent = 0, progress, signal }: VerifyOptions,
+  look: (pack: Pack, bytes: Uint8Array | null) => Promise<void>,
+): Promise<number | null> {
+  const present = catalog.packs.filter(({ state }) => state !== 'missing');
+  const count = Math.ceil((present.length * readPercent) / 100);
+  // A different share each time: in the long run, everything is read.
+  for (let index = 0; index < count; index += 1) {
+    const other = index + site.host.random(present.length - index);
+    [present[index], present[other]] = [present[other]!, present[index]!];
+  }
+  const chosen = present.slice(0, count);
+  const totalBytes = chosen.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  let doneBytes = 0;
+  for (const pack of chosen) {
+    if (signal?.aborted === true) return null;
+    await look(pack, await getOrNull(site.store, packPath(pack.name)));
+    doneBytes += pack.sizeBytes;
+    progress?.({ doneBytes, totalBytes });
+  }
+  return count;
+}
+
+/** Which chunks of a pack are not what they should be: null where all is well, also with what surrounds them. */
+export async function badEntries(
+  site: Site,
+  catalog: Catalog,
+  { name, table }: Pack,
+  bytes: Uint8Array | null,
+): Promise<'all' | ReadonlySet<number> | null> {
+  if (bytes === null || table === null) return 'all';
+  const bad = new Set<number>();
+  for (let index = 0; index < table.count; index += 1) {
+    const entry = table.entry(index);
+    const { offsetBytes, lengthBytes } = entry.range;
+    const sealed = bytes.subarray(offsetBytes, offsetBytes + lengthBytes);
+    if ((await decodeChunk(site, name, table.id(index), entry, sealed)) === null) bad.add(index);
+  }
+  const isMember = catalog.groups
+    .flatMap(({ members }) => members)
+    .filter((member) => member.name === name)
+    .every((member) => isMemberFile(member, bytes, site.sum));
+  return bad.size === 0 && isMember && isWholePack(bytes, site.sum) ? null : bad;
+}
+
+/** The bad packs that no group can bring back, as far as is known. */
+export function beyondParity(
+  catalog: Catalog,
+  badPacks: BadPacks,
+  badParity: ReadonlySet<string>,
+): ReadonlySet<string> {
+  const hopeless = new Set(badPacks.keys());
+  const roles = (group: Group): number =>
+    [...group.roles].filter((role: ParityRole) => !badParity.has(parityPath(group.name, role))).length;
+  for (let before = -1; before !== hopeless.size; ) {
+    before = hopeless.size;
+    for (const group of catalog.groups) {
+      const lost = group.members.filter(({ name }) => hopeless.has(name));
+      if (lost.length <= roles(group)) for (const { name } of lost) hopeless.delete(name);
+    }
+  }
+  return hopeless;
+}
+
+/** Which bytes of which backup are lost with the packs that are. */
+export async function lostBackups(
+  site: Site,
+  catalog: Catalog,
+  { records, unreadable }: Records,
+  hopeless: ReadonlySet<string>,
+  badPacks: BadPacks,
+): Promise<readonly LostBackup[]> {
+  const isLost = (place: Place | null): boolean => {
+    if (place === null) return true;
+    const { name } = catalog.pack(place);
+    const bad = hopeless.has(name) ? badPacks.get(name) : undefined;
+    return bad === 'all' || bad?.has(place.entry) === true;
+  };
+  const reader = new ChunkReader(site, catalog);
+  const found: LostBackup[] = unreadable.map((id) => ({ backup: null, id, lost: [] }));
+  const goodPages = new Set<string>();
+  for (const record of records) {
+    const lost = await lostOf(reader, record, (id) => isLost(catalog.findAnywhere(id)), goodPages);
+    if (lost.length > 0) found.push({ backup: withoutPages(record), id: record.id, lost });
+  }
+  return found;
+}
+
+async function lostOf(
+  reader: ChunkReader,
+  record: BackupRecord,
+  isLost: (id: Uint8Array) => boolean,
+  goodPages: Set<string>,
+): Promise<readonly LostRange[]> {
+  const { settings } = reader.site;
+  const { chunkBytes, pageChunks } = settings;
+  const lost: LostRange[] = [];
+  for (let page = 0; page < pageCount(record, settings); page += 1) {
+    const count = idsOnPage(page, record, settings);
+    // Backups share most of their pages. A page of another length is another page.
+    const key = `${hexOf(pageId(record, page))} ${count}`;
+    if (goodPages.has(key)) continue;
+    const ids = await reader.readPage(record, page);
+    let isGood = true;
+    for (let index = 0; index < count; index += 1) {
+      const chunk = page * pageChunks + index;
+      const id = ids === null ? null : idAt(ids, index);
+      if (id !== null && (isZeroId(id) || !isLost(id))) continue;
+      isGood = false;
+      addLost(lost, {
+        offsetBytes: chunk * chunkBytes,
+        lengthBytes: bytesOfChunk(chunk, record, settings),
+      });
+    }
+    if (isGood) goodPages.add(key);
+  }
+  return lost;
+}

@@ -1,0 +1,123 @@
+/** `backup` and `export` as a user calls them. */
+import { execFile } from 'node:child_process';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { expect, test } from 'vitest';
+import { raidsim, Scratch, sampleBytes } from '../cli/raidsim.ts';
+import { expectSame } from './world.ts';
+
+type Json = Record<string, unknown>;
+
+test('an array is backed up, lost, and brought back; and the repository repairs itself', async () => {
+  await using scratch = await Scratch.make();
+  const data = sampleBytes(3_000_000);
+  await writeFile(scratch.path('data.bin'), data);
+  await scratch.done('create demo -l 5 -n 3 -z 8M -c 64K -q');
+  await scratch.done('write demo --from data.bin -q');
+  const before = JSON.parse(await scratch.done('status demo --json')) as Json;
+
+  const made = JSON.parse(await scratch.done('backup create demo --repo repo --redundancy 2 --json')) as Json;
+  expect(made).toMatchObject({
+    array: 'demo',
+    uuid: before['uuid'],
+    sizeBytes: before['sizeBytes'],
+    number: 1,
+  });
+  await scratch.done('backup create demo --repo repo -q');
+  const { backups } = JSON.parse(await scratch.done('backup list --repo repo --json')) as { backups: Json[] };
+  expect(backups).toHaveLength(2);
+  expect(backups[0]).toMatchObject({
+    id: made['id'],
+    array: 'demo',
+    createdAt: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/),
+    sizeBytes: before['sizeBytes'],
+  });
+  expect(backups[1]).toMatchObject({ number: 2, addedBytes: 0 });
+
+  // A pack rots, and is read through, named, and made again.
+  const [pack = ''] = await readdir(scratch.path('repo', 'packs'));
+  const bytes = await readFile(scratch.path('repo', 'packs', pack));
+  await writeFile(
+    scratch.path('repo', 'packs', pack),
+    bytes.map((byte, index) => (index === 5000 ? byte ^ 1 : byte)),
+  );
+  await scratch.done(`backup restore ${String(made['id'])} --repo repo --to copy.img -q`);
+  expectSame(
+    (await readFile(scratch.path('copy.img'))).subarray(0, data.byteLength),
+    data,
+    'the restored file',
+  );
+  const damaged = await scratch.type('backup verify --repo repo --read-data');
+  expect(damaged).toMatchObject({ code: 12, stdout: expect.stringContaining(`packs/${pack}`) });
+  expect(await scratch.done('backup repair --repo repo')).toContain(`made again: packs/${pack}`);
+  expectSame(await readFile(scratch.path('repo', 'packs', pack)), bytes, 'the repaired pack');
+  await scratch.done('backup verify --repo repo --read-data');
+
+  // Onto an array that holds something else.
+  await scratch.done('create other -l 1 -n 2 -z 24M -q');
+  await writeFile(scratch.path('junk.bin'), new Uint8Array(5_000_000).fill(0xee));
+  await scratch.done('write other --from junk.bin -q');
+  await scratch.done('backup restore latest --repo repo --to other -q');
+  await scratch.done(`read other --length ${String(before['sizeBytes'])} --to back.img -q`);
+  expectSame(
+    await readFile(scratch.path('back.img')),
+    await readFile(scratch.path('copy.img')),
+    'the other array',
+  );
+
+  expect(await scratch.done('backup prune --repo repo --keep-last 1 --dry-run')).toContain(
+    'would be removed',
+  );
+  await scratch.done('backup prune --repo repo --keep-last 1');
+  expect(JSON.parse(await scratch.done('backup list --repo repo --json'))).toMatchObject({
+    backups: [{ number: 2 }],
+  });
+});
+
+test('an encrypted repository wants its passphrase', async () => {
+  await using scratch = await Scratch.make();
+  await writeFile(scratch.path('disk.img'), sampleBytes(100_000));
+  await writeFile(scratch.path('secret'), 'open sesame\n');
+  const cwd = scratch.folder;
+  const made = await raidsim(
+    ['backup', 'create', 'disk.img', '--repo', 'repo'],
+    { RAIDSIM_PASSPHRASE: 'open sesame' },
+    { cwd },
+  );
+  expect(made).toMatchObject({ code: 0, stderr: expect.stringContaining('encrypted') });
+  const none = await scratch.type('backup list --repo repo');
+  expect(none).toMatchObject({ code: 2, stderr: expect.stringContaining('--passphrase-file') });
+  await scratch.done('backup restore latest --repo repo --passphrase-file secret --to out.img -q');
+  expectSame(await readFile(scratch.path('out.img')), sampleBytes(100_000), 'the restored file');
+});
+
+test('images of arrays and backups are what the array holds, incremental ones too', async () => {
+  await using scratch = await Scratch.make();
+  const run = (program: string, ...args: string[]) =>
+    promisify(execFile)(program, args, { cwd: scratch.folder });
+  await writeFile(scratch.path('data.bin'), sampleBytes(3_000_000));
+  await scratch.done('create demo -l 1 -n 2 -z 8M -q');
+  await scratch.done('write demo --from data.bin -q');
+  await scratch.done('backup create demo --repo repo --chunk 64K -q');
+  await scratch.done('export latest --repo repo --to mon.qcow2 -q');
+  const [first] = (JSON.parse(await scratch.done('backup list --repo repo --json')) as { backups: Json[] })
+    .backups;
+  await scratch.done('write demo --from data.bin --offset 1M --length 100K -q');
+  await scratch.done('backup create demo --repo repo -q');
+  await scratch.done(
+    `export latest --repo repo --to tue.qcow2 --since ${String(first?.['id'])} --backing mon.qcow2 -q`,
+  );
+  await scratch.done('export demo --to demo.img -q');
+  await scratch.done('export demo --to demo.qcow2 -q');
+  await scratch.done('read demo --to read.img -q');
+  expectSame(
+    await readFile(scratch.path('demo.img')),
+    await readFile(scratch.path('read.img')),
+    'the raw image',
+  );
+  for (const image of ['tue.qcow2', 'demo.qcow2']) {
+    await run('qemu-img', 'check', image);
+    await run('qemu-img', 'compare', '-f', 'qcow2', '-F', 'raw', image, 'read.img');
+  }
+  expect((await readFile(scratch.path('tue.qcow2'))).byteLength).toBeLessThan(600_000);
+});

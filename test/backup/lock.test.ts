@@ -1,0 +1,252 @@
+/** One writer at a time, and never none because of one that is gone. */
+import { describe, expect, test } from 'vitest';
+import {
+  type Holder,
+  judgeHolder,
+  Lock,
+  processWitness,
+  STALE_MS,
+  type Witness,
+} from '../../lib/backup/lock.ts';
+import { Repository } from '../../lib/backup/repository.ts';
+import type { Range, Store, StoredFile } from '../../lib/backup/store.ts';
+import { MemoryDevice } from '../../lib/device/memory.ts';
+import { RaidError } from '../../lib/errors.ts';
+import { seededRandom } from '../../lib/host.ts';
+import { runSeed, withSeed } from '../conformance/seed.ts';
+import { deviceOf, expectSame, imageOf, MemoryStore, newRepository, restored, TestHost } from './world.ts';
+
+const here: Holder = { host: 'here', pid: 7, startTime: '100', bootId: 'b', pidNamespace: 'n' };
+
+/** A process of its own: `alive` says which others are. */
+function witness(
+  self: Partial<Holder>,
+  alive: (holder: Holder) => boolean | 'unknown' = () => true,
+): Witness {
+  return { self: () => Promise.resolve({ ...here, ...self }), isAlive: async (holder) => alive(holder) };
+}
+
+async function codeOf(work: Promise<unknown>): Promise<string | null> {
+  return await work.then(
+    () => null,
+    (error: unknown) => (error instanceof RaidError ? error.code : String(error)),
+  );
+}
+
+test('the verdict on a holder is the table in lock.ts, in every combination', () => {
+  const table: readonly (readonly [Partial<Holder>, Partial<Holder>, string | null, boolean | 'unknown'])[] =
+    [
+      [{}, {}, '100', true],
+      [{ host: 'other' }, {}, '100', true],
+      [{}, {}, '101', false],
+      [{}, {}, null, false],
+      [{ startTime: null }, {}, '101', true],
+      [{ pidNamespace: 'm' }, {}, null, 'unknown'],
+      [{ pidNamespace: 'm' }, {}, '100', 'unknown'],
+      [{ bootId: 'a' }, {}, '100', false],
+      [{ bootId: 'a', host: 'other' }, {}, '100', 'unknown'],
+      [{ bootId: null }, {}, 'some', true],
+      [{}, { bootId: null }, 'some', true],
+      [{ bootId: null }, {}, null, false],
+      [{ bootId: null, host: 'other' }, {}, 'some', 'unknown'],
+      [{ bootId: null, host: 'other' }, {}, null, 'unknown'],
+    ];
+  for (const [holder, self, started, wanted] of table) {
+    const found = judgeHolder({ ...here, ...holder }, { ...here, ...self }, started);
+    expect(found, JSON.stringify({ holder, self, started })).toBe(wanted);
+  }
+});
+
+test('this process is alive, and one that is gone is not', async () => {
+  const self = await processWitness.self();
+  expect(await processWitness.isAlive(self)).toBe(true);
+  expect(await processWitness.isAlive({ ...self, pid: 2 ** 22 + 1 })).toBe(false);
+  if (self.startTime !== null) expect(await processWitness.isAlive({ ...self, startTime: '1' })).toBe(false);
+});
+
+describe('a lock', () => {
+  const host = new TestHost(1);
+
+  test('is held by one, and free when that releases it', async () => {
+    const store = new MemoryStore();
+    const lock = await Lock.take(store, host, witness({ pid: 1 }));
+    expect(await codeOf(Lock.take(store, host, witness({ pid: 2 })))).toBe('BUSY');
+    expect(await codeOf(Lock.take(store, host, witness({ pid: 1 })))).toBe('BUSY');
+    await lock.release();
+    const next = await Lock.take(store, host, witness({ pid: 2 }));
+    await next.check();
+    expect(await codeOf(lock.check())).toBe('BUSY');
+    // Releasing what one has not got takes nothing from who has it.
+    await lock.release();
+    await next.check();
+  });
+
+  test('of a process that is gone is taken over, and that one notices if it was not', async () => {
+    const store = new MemoryStore();
+    const lock = await Lock.take(store, host, witness({ pid: 1 }));
+    const next = await Lock.take(
+      store,
+      host,
+      witness({ pid: 2 }, ({ pid }) => pid !== 1),
+    );
+    await next.check();
+    expect(await codeOf(lock.check())).toBe('BUSY');
+  });
+
+  test('of another machine is taken over when nothing was heard of it for half an hour, and not before', async () => {
+    const store = new MemoryStore();
+    const clock = new TestHost(2);
+    const lock = await Lock.take(store, clock, witness({ host: 'far', pid: 1 }));
+    const other = witness({ pid: 2 }, () => 'unknown');
+    clock.ms += STALE_MS - 1000;
+    expect(await codeOf(Lock.take(store, clock, other))).toBe('BUSY');
+    await lock.touch();
+    clock.ms += STALE_MS - 1000;
+    expect(await codeOf(Lock.take(store, clock, other))).toBe('BUSY');
+    clock.ms += 2000;
+    await (await Lock.take(store, clock, other)).check();
+    expect(await codeOf(lock.touch())).toBe('BUSY');
+  });
+
+  test('is not held by what nobody can read', async () => {
+    const store = new MemoryStore();
+    for (const text of ['', '{', '{}', 'null', '{"holder":7,"nonce":"x","heardMs":1}']) {
+      store.files.set('locks/000000000005', Buffer.from(text));
+      const lock = await Lock.take(store, host, witness({ pid: 1 }));
+      await lock.release();
+      store.files.clear();
+    }
+  });
+
+  test('is never held by two, however their steps are mixed', () =>
+    withSeed(runSeed, async (random) => {
+      for (let round = 0; round < 150; round += 1) {
+        const store = new MemoryStore();
+        // Some lock is there already, and everybody but the taker seems to be gone: the hardest case.
+        if (random(2) === 0) await Lock.take(store, host, witness({ pid: 99 }));
+        const slow = new SlowStore(store, random);
+        let holders = 0;
+        let most = 0;
+        const work = async (pid: number): Promise<void> => {
+          const alive = (holder: Holder): boolean => holder.pid !== 99;
+          const lock = await Lock.take(slow, host, witness({ pid }, alive)).catch((error: unknown) => {
+            expect(error).toMatchObject({ code: 'BUSY' });
+            return null;
+          });
+          if (lock === null) return;
+          holders += 1;
+          most = Math.max(most, holders);
+          for (let turn = random(4); turn > 0; turn -= 1) await lock.check();
+          holders -= 1;
+          await lock.release();
+          if (pid < 10) await work(pid + 10);
+        };
+        await Promise.all([1, 2, 3, 4].map(work));
+        expect(most).toBe(1);
+      }
+    }));
+});
+
+/** Any operation may be overtaken by others before it happens. */
+class SlowStore implements Store {
+  readonly name = 'slow';
+  readonly #below: Store;
+  readonly #random: (below: number) => number;
+
+  constructor(below: Store, random: (below: number) => number) {
+    this.#below = below;
+    this.#random = random;
+  }
+
+  async get(name: string, range?: Range): Promise<Uint8Array | null> {
+    await this.#pause();
+    return await this.#below.get(name, range);
+  }
+
+  async put(name: string, bytes: Uint8Array): Promise<boolean> {
+    await this.#pause();
+    return await this.#below.put(name, bytes);
+  }
+
+  async replace(name: string, bytes: Uint8Array): Promise<void> {
+    await this.#pause();
+    await this.#below.replace(name, bytes);
+  }
+
+  async list(prefix: string): Promise<readonly StoredFile[]> {
+    await this.#pause();
+    return await this.#below.list(prefix);
+  }
+
+  async delete(name: string): Promise<void> {
+    await this.#pause();
+    await this.#below.delete(name);
+  }
+
+  async #pause(): Promise<void> {
+    // Now and then for as long as others take to take the lock, release it, and take it again.
+    const turns = this.#random(6) === 0 ? this.#random(150) : this.#random(4);
+    for (let turn = turns; turn > 0; turn -= 1) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}
+
+test('of two writers at once one is refused, and loses nothing', async () => {
+  const store = new MemoryStore();
+  await newRepository(store);
+  const random = seededRandom(4);
+  const images = [imageOf(random, 9000), imageOf(random, 9000)];
+  const outcomes = await Promise.allSettled(
+    images.map(async (image, index) => {
+      const repository = await Repository.open(store);
+      return await repository.createBackup({ source: deviceOf(image), array: String(index) });
+    }),
+  );
+  const refused = outcomes.filter(({ status }) => status === 'rejected');
+  expect(refused).toHaveLength(1);
+  expect(refused[0]).toMatchObject({ reason: { code: 'BUSY' } });
+  const repository = await Repository.open(store);
+  for (const [index, image] of images.entries()) {
+    if (outcomes[index]?.status === 'rejected')
+      await repository.createBackup({ source: deviceOf(image), array: String(index) });
+  }
+  for (const backup of await repository.list())
+    expectSame(await restored(repository, backup), images[Number(backup.array)]!, backup.array);
+});
+
+test('who lost the lock while it slept makes no backup appear', async () => {
+  const store = new MemoryStore();
+  const clock = new TestHost(3);
+  const sleeper = await newRepository(store, { host: clock, witness: witness({ host: 'far', pid: 1 }) });
+  const other = await Repository.open(store, { host: clock, witness: witness({ pid: 2 }, () => 'unknown') });
+  const image = imageOf(seededRandom(5), 20_000).fill(1, 0, 100);
+  const asleep = sleeper.createBackup({
+    source: new Sleepy(image, async () => {
+      clock.ms += 2 * STALE_MS;
+      await other.prune();
+    }),
+    array: 'late',
+  });
+  await expect(asleep).rejects.toMatchObject({ code: 'BUSY' });
+  expect(await other.list()).toEqual([]);
+  expect(await other.createBackup({ source: deviceOf(image), array: 'next' })).not.toBeNull();
+});
+
+/** Something happens while it is read for the first time. */
+class Sleepy extends MemoryDevice {
+  #sleep: (() => Promise<void>) | null;
+
+  constructor(bytes: Uint8Array, sleep: () => Promise<void>) {
+    super({ sizeBytes: bytes.byteLength });
+    new Uint8Array(this.memory).set(bytes);
+    this.#sleep = sleep;
+  }
+
+  protected override async doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    const sleep = this.#sleep;
+    this.#sleep = null;
+    await sleep?.();
+    await super.doRead(offsetBytes, targets);
+  }
+}
