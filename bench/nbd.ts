@@ -117,6 +117,7 @@ async function fio(work: Work, uri: string, seconds: number): Promise<number> {
   const { stdout } = await promisify(execFile)('fio', [
     '--name=row',
     '--ioengine=nbd',
+    '--verify_state_save=0',
     `--uri=${uri}`,
     `--rw=${work.rw}`,
     `--bs=${work.blockBytes}`,

@@ -5,10 +5,15 @@ import {
   type Device,
   FileDevice,
   formatSize,
+  isThere,
+  isUri,
   memberNames,
   OverlayDevice,
+  openNamed,
   RaidError,
+  sourceIn,
   whatIsOn,
+  wholeSource,
 } from '../lib/index.ts';
 import {
   checkFile,
@@ -19,7 +24,6 @@ import {
   type Opened,
   putInManifest,
   slotsOf,
-  sourceIn,
   statOf,
   usualDiskBytes,
 } from './array.ts';
@@ -51,8 +55,8 @@ export async function addDisk(
       );
     }
   }
-  const bytes = await usualDiskBytes(folder, manifest);
-  const file = found.isThere ? await FileDevice.open(path) : await FileDevice.create(path, bytes);
+  const bytes = await usualDiskBytes(folder, manifest, array);
+  const file = found.isThere ? await openNamed(path) : await FileDevice.create(path, bytes);
   let device: Device = file;
   try {
     device = await overlaid(opened, file, name);
@@ -79,6 +83,13 @@ export async function reAddDisk(opened: Opened, text: string): Promise<string> {
   const found = await findFile(opened, text);
   if (!found.isThere)
     throw new RaidError('BAD_ARGUMENT', `there is no file ${found.path}`, { device: found.path });
+  if (!(await isFormer(opened, found.path))) {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      `${found.path} was never in ${opened.array.name}; as a new disk it can come:${commandLine('add', folder, text)}`,
+      { device: found.path },
+    );
+  }
   try {
     return await bringBack(opened, found);
   } catch (error) {
@@ -103,7 +114,7 @@ async function tryReAdd(opened: Opened, found: Found): Promise<string | null> {
 }
 
 async function bringBack(opened: Opened, { name, path }: Found): Promise<string> {
-  const file = await FileDevice.open(path);
+  const file = await openNamed(path);
   let device: Device = file;
   try {
     device = await overlaid(opened, file, name);
@@ -133,7 +144,7 @@ async function findFile(opened: Opened, text: string): Promise<Found> {
       );
     }
     const path = opened.pathOf(known.source);
-    return { name: known.name, path, isThere: (await statOf(path)) !== null };
+    return { name: known.name, path, isThere: await isThere(path) };
   }
   const path = await existingPath(folder, text);
   // A name without a folder and without an ending, of nothing that is there, is rather a slip than a new file.
@@ -155,6 +166,7 @@ async function findFile(opened: Opened, text: string): Promise<Found> {
 
 /** As it is typed; else a file in the array's folder, such as a disk that was removed: `disk1` is `demo/disk1.img`. */
 async function existingPath(folder: string, text: string): Promise<string | null> {
+  if (isUri(text)) return wholeSource(text);
   const inFolder = text.includes('/') ? [] : [join(folder, text), join(folder, `${text}.img`)];
   for (const path of [text, ...inFolder]) if ((await statOf(path)) !== null) return path;
   return null;
@@ -173,7 +185,7 @@ async function isFormer({ array }: Opened, path: string): Promise<boolean> {
 }
 
 async function holdings(path: string): Promise<readonly string[]> {
-  const file = await FileDevice.open(path, { readOnly: true });
+  const file = await openNamed(path, { readOnly: true });
   try {
     return await whatIsOn(file);
   } finally {
@@ -181,7 +193,7 @@ async function holdings(path: string): Promise<readonly string[]> {
   }
 }
 
-async function overlaid({ manifest, folder }: Opened, file: FileDevice, name: string): Promise<Device> {
+async function overlaid({ manifest, folder }: Opened, file: Device, name: string): Promise<Device> {
   if (manifest.overlay !== true) return file;
   return await OverlayDevice.open(file, join(folder, `${name}.overlay`), { create: true });
 }

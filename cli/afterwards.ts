@@ -1,7 +1,8 @@
 /** How verbs that change an array end: closed, looked at as anybody else would find it, and told. */
 import type { Inspection } from '../lib/index.ts';
-import { inspect, newDiskPath, type Opened, shellWord } from './array.ts';
+import { newDiskPath, shellWord } from './array.ts';
 import { printJson } from './progress.ts';
+import { inspect, type Reached } from './reach.ts';
 import { paint, paintState, slotMap } from './render.ts';
 
 export interface TellHow {
@@ -10,13 +11,17 @@ export interface TellHow {
 }
 
 /** What was done, then in one line what the array is now, then what to do next. */
-export async function tell(opened: Opened, how: TellHow, done: readonly string[]): Promise<void> {
-  const { folder } = opened;
+export async function tell(
+  reached: Pick<Reached, 'folder' | 'manifest'>,
+  how: TellHow,
+  done: readonly string[],
+): Promise<void> {
+  const { folder, manifest } = reached;
   const inspection = await inspect(folder);
   if (how.json === true) return printJson(inspection.status);
   if (how.quiet === true) return;
   const lines = [...done, summaryOf(inspection)];
-  const next = nextOf(inspection, folder, newDiskPath(folder, opened.manifest));
+  const next = nextOf(inspection, folder, newDiskPath(folder, manifest));
   if (next !== null) lines.push(next);
   process.stdout.write(`${lines.join('\n')}\n`);
 }
@@ -31,11 +36,12 @@ function summaryOf({ status, memberCount }: Inspection): string {
 function nextOf({ status, refusal }: Inspection, folder: string, newDisk: string): string | null {
   if (refusal !== null) return null;
   const array = shellWord(folder);
-  const { state, members, consistencyPolicy, sync } = status;
+  const { state, members, consistencyPolicy, sync, served } = status;
   if (sync !== null) {
     const growing = members.find((member) => member.state === 'recovering' || member.state === 'replacement');
     const onto = growing === undefined ? '' : ` on ${growing.name}`;
-    return `to finish the rebuild${onto}: ${paint('bold', `raidsim rebuild ${array}`)}`;
+    const what = served === null ? `to finish the rebuild${onto}` : `it is being rebuilt${onto}; to watch`;
+    return `${what}: ${paint('bold', `raidsim rebuild ${array}`)}`;
   }
   if (state !== 'degraded' || consistencyPolicy === 'none') return null;
   const hasSpare = members.some((member) => member.state === 'spare');

@@ -1,19 +1,24 @@
 /** How verbs come by an array and its disks: what a person types becomes a folder, a member, a file. */
 import { constants, type Stats } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
-import { basename, isAbsolute, join, relative, resolve } from 'node:path';
+import { basename, isAbsolute, join, resolve } from 'node:path';
 import {
   type ErrorCode,
   type Inspection,
   inspectArray,
+  isUri,
   MANIFEST_NAME,
   type Manifest,
   memberNames,
   openArray,
+  parseNbdUri,
   type RaidArray,
   RaidError,
   readManifest,
-  writeManifest,
+  realHost,
+  sourceIn,
+  updateManifest,
+  wholeSource,
 } from '../lib/index.ts';
 import { COMMAND_MARK } from './render.ts';
 
@@ -124,7 +129,7 @@ export async function open(folder: string, how: OpenHow = {}): Promise<Opened> {
     );
   }
   try {
-    const { array } = await openArray(folder, {
+    const array = await openArray(folder, {
       autoSync: false,
       run: true,
       ...(how.readOnly === true ? { readOnly: true } : {}),
@@ -152,9 +157,7 @@ async function openUnowned(folder: string, how: OpenHow): Promise<Opened> {
 
 function isForbidden(error: unknown): boolean {
   const cause = error instanceof RaidError ? error.cause : null;
-  return (
-    cause instanceof Error && 'code' in cause && ['EACCES', 'EPERM', 'EROFS'].includes(String(cause.code))
-  );
+  return cause instanceof Error && 'code' in cause && isForbiddenCode(cause.code);
 }
 
 const nextSteps: Partial<Record<ErrorCode, readonly string[]>> = {
@@ -165,7 +168,7 @@ const nextSteps: Partial<Record<ErrorCode, readonly string[]>> = {
 };
 
 /** An assembly that was refused says which option would do: here, the whole command. */
-function withNextStep(error: unknown, folder: string): unknown {
+export function withNextStep(error: unknown, folder: string): unknown {
   if (!(error instanceof RaidError)) return error;
   if (error.code === 'NOT_ENOUGH_MEMBERS') {
     return new RaidError(
@@ -186,12 +189,29 @@ function withNextStep(error: unknown, folder: string): unknown {
   });
 }
 
+/** Data that is lost, and why each disk is out that went out while this process had the array. */
+export function withReasons(error: unknown, array: RaidArray): unknown {
+  if (!(error instanceof RaidError) || error.code !== 'REDUNDANCY_LOST') return error;
+  const reasons = array.members.flatMap(({ name, state }) =>
+    state.state === 'faulty' ? [`  ${name} is out: ${state.because.message}`] : [],
+  );
+  return new RaidError(error.code, [error.message, ...reasons].join('\n'), {
+    ...error.place,
+    cause: error.cause,
+  });
+}
+
+/** A path from here, or the URI. */
 export function pathIn(folder: string, source: string): string {
-  return isAbsolute(source) ? source : join(folder, source);
+  return isUri(source) || isAbsolute(source) ? source : join(folder, source);
 }
 
 /** Refuses what is no file or device, and says what it looks like instead. */
 export async function checkFile(path: string, wanted = 'a disk'): Promise<void> {
+  if (isUri(path)) {
+    parseNbdUri(path);
+    return;
+  }
   const found = await statOf(path);
   if (found === null) throw new RaidError('BAD_ARGUMENT', `there is no file ${path}`, { device: path });
   if (!found.isDirectory()) return;
@@ -257,8 +277,8 @@ export function findDiskOrNull(
   if (byName !== undefined) return byName;
   const name = /^\d+$/.test(text) ? inSlot(Number(text)) : null;
   if (name !== null) return disks.find((disk) => disk.name === name) ?? null;
-  const path = resolve(text);
-  return disks.find(({ source }) => source === text || resolve(pathIn(folder, source)) === path) ?? null;
+  const whole = wholeSource(text);
+  return disks.find(({ source }) => source === text || wholeSource(pathIn(folder, source)) === whole) ?? null;
 }
 
 /** For `findDisk`, of an array that is open. */
@@ -268,23 +288,31 @@ export function slotsOf(array: RaidArray): (slot: number) => string | null {
 
 /** The manifest with one disk more, or one fewer. */
 export async function putInManifest(folder: string, path: string): Promise<void> {
-  const manifest = await readManifest(folder);
   const source = sourceIn(folder, path);
-  if (manifest.members.includes(source)) return;
-  await writeManifest(folder, { ...manifest, members: [...manifest.members, source] });
+  await updateManifest(folder, (manifest) =>
+    manifest.members.includes(source) ? manifest : { ...manifest, members: [...manifest.members, source] },
+  );
 }
 
 export async function dropFromManifest(folder: string, source: string): Promise<void> {
-  const manifest = await readManifest(folder);
-  await writeManifest(folder, {
+  await updateManifest(folder, (manifest) => ({
     ...manifest,
     members: manifest.members.filter((member) => member !== source),
-  });
+  }));
 }
 
-export function sourceIn(folder: string, path: string): string {
-  const inside = relative(resolve(folder), resolve(path));
-  return inside.startsWith('..') || isAbsolute(inside) ? resolve(path) : inside;
+/** Where the folder may be written: who only may read the array can still scrub it. */
+export async function noteScrub(folder: string, mismatches: number): Promise<void> {
+  const at = `${new Date(realHost.wallClock()).toISOString().slice(0, 19)}Z`;
+  try {
+    await updateManifest(folder, (manifest) => ({ ...manifest, scrubbed: { mismatches, at } }));
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && isForbiddenCode(error.code))) throw error;
+  }
+}
+
+function isForbiddenCode(code: unknown): boolean {
+  return ['EACCES', 'EPERM', 'EROFS'].includes(String(code));
 }
 
 /** A path for one disk more, that nothing has yet: `demo/disk4.img`. */
@@ -295,16 +323,19 @@ export function newDiskPath(folder: string, manifest: Manifest): string {
   return join(folder, `disk${number}.img`);
 }
 
-/** As large as the largest disk that is there. */
-export async function usualDiskBytes(folder: string, manifest: Manifest): Promise<number> {
+/** As large as the largest disk that is there: the largest file, or where all are remote, the largest export. */
+export async function usualDiskBytes(folder: string, manifest: Manifest, array: RaidArray): Promise<number> {
+  const files = manifest.members.filter((source) => !isUri(source));
   const sizes = await Promise.all(
-    manifest.members.map(async (source) => (await statOf(pathIn(folder, source)))?.size ?? 0),
+    files.map(async (source) => (await statOf(pathIn(folder, source)))?.size ?? 0),
   );
-  return Math.max(0, ...sizes);
+  if (files.length > 0) return Math.max(0, ...sizes);
+  const devices = array.members.map(({ descriptor }) => array.metadata?.deviceOf(descriptor));
+  return Math.max(0, ...devices.map((device) => device?.limits.sizeBytes ?? 0));
 }
 
-/** What the array is after a verb has closed it, as any other verb would find it. */
-export async function inspect(folder: string): Promise<Inspection> {
+/** What the array's disks say, whoever has it open. */
+export async function inspectFolder(folder: string): Promise<Inspection> {
   await checkFolder(folder);
   return await inspectArray(folder);
 }

@@ -13,6 +13,7 @@ export interface Failure {
 }
 
 const UNEXPECTED = 1;
+const NEEDS_A_PERSON = 4;
 
 const words: Readonly<Record<string, string>> = {
   EACCES: 'permission denied',
@@ -24,7 +25,7 @@ const words: Readonly<Record<string, string>> = {
   EEXIST: 'it is there already',
   ENAMETOOLONG: 'the name is too long',
   ELOOP: 'its links lead in a circle',
-  ENOSPC: 'the file system is full',
+  ENOSPC: 'the file system is full; make room and try again',
   EDQUOT: 'the quota is used up',
   EFBIG: 'the file system takes no file of this size',
 };
@@ -41,16 +42,22 @@ export async function failure(error: unknown): Promise<Failure> {
     const message = isNews ? `${said}\n  because: ${cause.message}` : said;
     return {
       code,
-      message: message.replace(
-        /\b(E[A-Z]+): [^,\n]*(?:, \w+(?: '[^'\n]*')?)?/g,
-        (text, name: string) => words[name] ?? text,
-      ),
-      exitCode: exitCodeOf(code),
+      message: inWords(message),
+      // No data is lost for want of room: an array's own write that finds none is told as what it has cost (5).
+      exitCode: code === 'NO_SPACE' ? NEEDS_A_PERSON : exitCodeOf(code),
       details: { reaction: found.reaction, ...details },
     };
   }
   const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
   return { code: null, message, exitCode: UNEXPECTED, details: {} };
+}
+
+/** What the system says, `EACCES: permission denied, open 'x'`, as a person would. */
+export function inWords(text: string): string {
+  return text.replace(
+    /\b(E[A-Z]+): [^,\n]*(?:, \w+(?: '[^'\n]*')?)?/g,
+    (said, name: string) => words[name] ?? said,
+  );
 }
 
 type RaidErrorClass = typeof import('../lib/index.ts').RaidError;

@@ -1,8 +1,6 @@
 /** The command line: finds the verb, lets it work, and says what went wrong. The exit code is left in `process.exitCode`. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
-import { failure } from './failure.ts';
-import { reportError } from './render.ts';
 import { verbs } from './verbs.ts';
 
 const WRONG_CALL = 2;
@@ -19,6 +17,7 @@ export async function runCommandLine(args: readonly string[]): Promise<void> {
         const hint = misplacedVerb(args);
         if (hint !== null && !json) process.stderr.write(`${hint}\n`);
         if (json) {
+          const { reportError } = await import('./render.ts');
           const message = [error.message.replace(/^error: /, ''), hint]
             .filter((text) => text !== null)
             .join('; ');
@@ -26,6 +25,8 @@ export async function runCommandLine(args: readonly string[]): Promise<void> {
         }
       }
     } else {
+      const { failure } = await import('./failure.ts');
+      const { reportError } = await import('./render.ts');
       const found = await failure(error);
       process.exitCode = found.exitCode;
       reportError(found, { json });

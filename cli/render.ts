@@ -80,9 +80,14 @@ export function paintState(state: string, text = state): string {
   return paint(stateStyles[state] ?? 'reset', text);
 }
 
-/** md's `[4/3] [UU_U]`. */
+const SLOTS_SHOWN = 64;
+
+/** md's `[4/3] [UU_U]`, of many slots the first. */
 export function slotMap(isUp: readonly boolean[]): string {
-  const letters = isUp.map((up) => (up ? paint('green', 'U') : paint(['bold', 'red'], '_'))).join('');
+  const shown = isUp
+    .slice(0, SLOTS_SHOWN)
+    .map((up) => (up ? paint('green', 'U') : paint(['bold', 'red'], '_')));
+  const letters = `${shown.join('')}${isUp.length > SLOTS_SHOWN ? '...' : ''}`;
   return `[${isUp.length}/${isUp.filter(Boolean).length}] [${letters}]`;
 }
 

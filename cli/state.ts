@@ -1,6 +1,7 @@
 /** What a person wants to know of an array at a glance: is my data safe, what is wrong, what to do now. */
 import { type ArrayStatus, formatSize, type Inspection, type MemberStatus } from '../lib/index.ts';
 import { shellWord } from './array.ts';
+import { inWords } from './failure.ts';
 import type { Pace } from './progress.ts';
 import { bar, keyed, paint, paintState, percent, slotMap, table } from './render.ts';
 
@@ -8,6 +9,7 @@ const HEALTHY = 0;
 const DEGRADED = 10;
 const FAILED = 11;
 const BAR_WIDTH = 24;
+const SLOTS_NAMED = 16;
 
 export function exitCodeOfState(state: string): number {
   if (state === 'clean' || state === 'active') return HEALTHY;
@@ -89,7 +91,7 @@ function dataLine(inspection: Inspection): string {
   }
 }
 
-function problemsOf({ status, refusal }: Inspection): readonly string[] {
+function problemsOf({ status, refusal, scrubbed }: Inspection): readonly string[] {
   const lines: string[] = [];
   if (refusal !== null) lines.push(refusal.message.split('\n')[0] ?? '');
   for (const { name, state, because, slot } of status.members) {
@@ -101,12 +103,18 @@ function problemsOf({ status, refusal }: Inspection): readonly string[] {
     ({ name, slot, state }) => name !== '-' && slot === null && state !== 'spare',
   );
   if (unnamed.length > explained.length) {
-    const slots = unnamed.map(({ slot }) => slot).join(', ');
+    const shown = unnamed.slice(0, SLOTS_NAMED).map(({ slot }) => slot);
+    const more = unnamed.length - shown.length;
+    const slots = `${shown.join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
     lines.push(`slot${unnamed.length === 1 ? '' : 's'} ${slots}: no disk`);
   }
   if (status.state === 'resyncing') lines.push('it was not stopped cleanly: redundancy may be out of date');
-  if (status.mismatches > 0) lines.push(`the last scrub found ${status.mismatches} mismatches`);
-  return lines.length <= 6 ? lines : [...lines.slice(0, 5), `and ${lines.length - 5} more`];
+  if (status.mismatches > 0) {
+    const count = status.mismatches === 1 ? '1 mismatch' : `${status.mismatches} mismatches`;
+    lines.push(`the last scrub found ${count}${scrubbed === null ? '' : `, on ${scrubbed.at}`}`);
+  }
+  const said = lines.map(inWords);
+  return said.length <= 6 ? said : [...said.slice(0, 5), `and ${said.length - 5} more`];
 }
 
 /** The one command that gets on. */
@@ -154,11 +162,15 @@ function syncLine(sync: NonNullable<ArrayStatus['sync']>, { owner }: Inspection,
   return parts.join('  ');
 }
 
-/** Slots without a disk are not told again where disks without a slot are listed that were in them. */
+/**
+ * Slots without a disk are not told again where disks without a slot are listed that were in them. Of errors only those
+ * that superblocks count are shown: the others are known to nobody but the process that has the array open.
+ */
 function membersTable(members: readonly MemberStatus[]): string {
   const unnamed = members.filter(({ name }) => name === '-').length;
   const out = members.filter(({ name, slot, state }) => name !== '-' && slot === null && isOut(state)).length;
-  const listed = out >= unnamed ? members.filter(({ name }) => name !== '-') : members;
+  const empty = out >= unnamed ? [] : members.filter(({ name }) => name === '-').slice(0, SLOTS_NAMED);
+  const listed = members.filter((member) => member.name !== '-' || empty.includes(member));
   const rows = listed.map(({ name, slot, state, errors, source }) => {
     const count = (value: number): string => {
       if (state === 'missing') return '-';
@@ -168,8 +180,6 @@ function membersTable(members: readonly MemberStatus[]): string {
       `  ${name}`,
       slot === null ? '-' : String(slot),
       paintState(state),
-      count(errors.read),
-      count(errors.write),
       count(errors.corrected),
       source ?? '',
     ];
@@ -179,8 +189,6 @@ function membersTable(members: readonly MemberStatus[]): string {
       { title: '  DISK' },
       { title: 'SLOT', align: 'right' },
       { title: 'STATE' },
-      { title: 'READ', align: 'right' },
-      { title: 'WRITE', align: 'right' },
       { title: 'FIXED', align: 'right' },
       { title: 'SOURCE' },
     ],

@@ -4,7 +4,7 @@
  * computed from what is written, with nothing to be read first.
  */
 import { open as openFile } from 'node:fs/promises';
-import type { RaidArray } from '../lib/index.ts';
+import type { Bytes } from './reach.ts';
 
 const PIECE_BYTES = 4 * 1024 * 1024;
 const UNDER_WAY = 2;
@@ -49,7 +49,7 @@ export async function* piecesOf(
 
 /** Writes pieces one behind the other. `done` is told how far all of it has been taken. */
 export async function writePieces(
-  array: RaidArray,
+  array: Bytes,
   pieces: AsyncIterable<Uint8Array>,
   offsetBytes: number,
   done: (bytes: number) => void,
@@ -90,11 +90,60 @@ export async function writePieces(
   return at - offsetBytes;
 }
 
-/** Reads a range piece by piece; the next is on its way while one is taken. */
+export interface ByteRange {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/** What is lost is listed in pages, as arrays list it. */
+const LOST_BYTES = 4096;
+
+/** Reads what can be read; zeros stand for the rest, which is told, page by page. */
+async function readAround(
+  array: Bytes,
+  offsetBytes: number,
+  target: Uint8Array,
+  lose: (range: ByteRange) => void,
+): Promise<void> {
+  try {
+    await array.read(offsetBytes, target);
+  } catch (error) {
+    const { RaidError } = await import('../lib/index.ts');
+    const isLost =
+      error instanceof RaidError && ['REDUNDANCY_LOST', 'MEDIUM_ERROR', 'SHORT_READ'].includes(error.code);
+    if (!isLost) throw error;
+    const lengthBytes = target.byteLength;
+    const middle = Math.ceil((offsetBytes + lengthBytes / 2) / LOST_BYTES) * LOST_BYTES - offsetBytes;
+    if (middle <= 0 || middle >= lengthBytes) {
+      target.fill(0);
+      return lose({ offsetBytes, lengthBytes });
+    }
+    await readAround(array, offsetBytes, target.subarray(0, middle), lose);
+    await readAround(array, offsetBytes + middle, target.subarray(middle), lose);
+  }
+}
+
+/** In order, neighbours joined. */
+export function joined(ranges: readonly ByteRange[]): readonly ByteRange[] {
+  const found: ByteRange[] = [];
+  for (const { offsetBytes, lengthBytes } of ranges.toSorted((a, b) => a.offsetBytes - b.offsetBytes)) {
+    const last = found.at(-1);
+    if (last !== undefined && last.offsetBytes + last.lengthBytes === offsetBytes)
+      found[found.length - 1] = { ...last, lengthBytes: last.lengthBytes + lengthBytes };
+    else found.push({ offsetBytes, lengthBytes });
+  }
+  return found;
+}
+
+/**
+ * Reads a range piece by piece; the next is on its way while one is taken. With `lose`, what is lost does not end it: zeros
+ * come instead.
+ */
 export async function* readPieces(
-  array: RaidArray,
+  array: Bytes,
   offsetBytes: number,
   lengthBytes: number,
+  lose: ((range: ByteRange) => void) | null = null,
 ): AsyncGenerator<Uint8Array> {
   const { preferredBytes } = array.limits;
   const end = offsetBytes + lengthBytes;
@@ -105,7 +154,8 @@ export async function* readPieces(
     const length = Math.min(pieceLength(preferredBytes, at), end - at);
     const target = (buffers[turn % buffers.length] ?? new Uint8Array(length)).subarray(0, length);
     turn += 1;
-    const promise = array.read(at, target).then(() => target);
+    const read = lose === null ? array.read(at, target) : readAround(array, at, target, lose);
+    const promise = read.then(() => target);
     promise.catch(() => undefined);
     return { length, promise };
   };
@@ -142,7 +192,12 @@ export async function fileSink(path: string): Promise<Sink> {
   return {
     async write(piece) {
       for (let done = 0; done < piece.byteLength; ) {
-        const { bytesWritten } = await file.write(piece, done, piece.byteLength - done, at);
+        const { bytesWritten } = await file
+          .write(piece, done, piece.byteLength - done, at)
+          // Node says which file it was only where it was opened.
+          .catch((error: Error) => {
+            throw Object.assign(error, { path });
+          });
         done += bytesWritten;
         at += bytesWritten;
       }

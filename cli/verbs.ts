@@ -21,6 +21,7 @@ const start = 'Start here:';
 const arrays = 'Arrays:';
 const disks = 'Disks of an array:';
 const bytes = 'Bytes of an array:';
+const backups = 'Backups:';
 const observe = 'Observe:';
 
 export const verbs: readonly VerbRow[] = [
@@ -109,6 +110,12 @@ export const verbs: readonly VerbRow[] = [
     load: () => import('./commands/scrub.ts'),
   },
   {
+    name: 'fault',
+    summary: 'break disks of an array that is served, on cue',
+    group: disks,
+    load: () => import('./commands/fault.ts'),
+  },
+  {
     name: 'write',
     summary: 'put bytes into an array, from a file or a pipe',
     group: bytes,
@@ -121,10 +128,34 @@ export const verbs: readonly VerbRow[] = [
     load: () => import('./commands/read.ts'),
   },
   {
+    name: 'serve',
+    summary: 'export an array over NBD, to be mounted and worked on',
+    group: bytes,
+    load: () => import('./commands/serve.ts'),
+  },
+  {
     name: 'explain',
     summary: 'what a read or write does step by step, and where chunks live',
     group: bytes,
     load: () => import('./commands/explain.ts'),
+  },
+  {
+    name: 'simulate',
+    summary: 'arrays on simulated disks: faults and power cuts by seed',
+    group: observe,
+    load: () => import('./commands/simulate.ts'),
+  },
+  {
+    name: 'backup',
+    summary: 'what survives the array: create, list, restore, verify',
+    group: backups,
+    load: () => import('./commands/backup.ts'),
+  },
+  {
+    name: 'export',
+    summary: 'an array or a backup as a raw or qcow2 image',
+    group: backups,
+    load: () => import('./commands/export.ts'),
   },
   {
     name: 'bench',

@@ -11,7 +11,10 @@ interface Options {
 export function define(command: Command): void {
   command
     .argument('<array>', 'folder of the array')
-    .argument('<file...>', 'files or block devices; a file that is not there is made, as large as the others')
+    .argument(
+      '<file...>',
+      'files, block devices or nbd:// URIs; a file that is not there is made, as large as the others',
+    )
     .option('-f, --force', 'take a disk that holds something; what it holds is lost')
     .addOption(jsonOption())
     .addOption(quietOption())
@@ -27,19 +30,17 @@ not missed too much comes back with what it has missed, as with re-add.`,
 }
 
 async function run(folder: string, files: readonly string[], options: Options): Promise<void> {
-  const { addDisk } = await import('../adding.ts');
   const { tell } = await import('../afterwards.ts');
-  const { letSpareIn, open } = await import('../array.ts');
+  const { reach } = await import('../reach.ts');
 
-  const opened = await open(folder, { light: true, writes: true, others: files });
-  const { array } = opened;
+  const reached = await reach(folder, { light: true, writes: true, others: files });
   const done: string[] = [];
   try {
-    for (const file of files) done.push(await addDisk(opened, file, { force: options.force === true }));
-    const spare = await letSpareIn(array);
-    if (spare !== null) done.push(`${spare} takes the empty slot`);
+    const words = await Promise.all(files.map(reached.word));
+    const steps = reached.run('add', { files: words, force: options.force === true });
+    for await (const said of steps) done.push(said);
   } finally {
-    await array.close();
+    await reached.close();
   }
-  await tell(opened, options, done);
+  await tell(reached, options, done);
 }

@@ -2,6 +2,9 @@
 import type { Command } from 'commander';
 import { examples, jsonOption, quietOption } from '../options.ts';
 
+/** Of ranges at risk. */
+const RANGES_SHOWN = 8;
+
 interface Options {
   readonly readonly?: boolean;
   readonly force?: boolean;
@@ -36,8 +39,8 @@ export function define(command: Command): void {
 }
 
 async function run(folder: string, given: readonly string[], options: Options): Promise<void> {
-  const { assembleArray, RaidError } = await import('../../lib/index.ts');
-  const { checkFile, checkNewFolder, commandLine, dropFromManifest, inspect, sourceIn } = await import(
+  const { assembleArray, formatSize, RaidError, sourceIn } = await import('../../lib/index.ts');
+  const { checkFile, checkNewFolder, commandLine, dropFromManifest, inspectFolder } = await import(
     '../array.ts'
   );
   const { printJson } = await import('../progress.ts');
@@ -48,7 +51,7 @@ async function run(folder: string, given: readonly string[], options: Options): 
   const files = given.length > 0 ? given : await disksOf(folder);
   const words = [folder, ...given];
   try {
-    const { array, report } = await assembleArray(folder, files, {
+    const array = await assembleArray(folder, files, {
       readOnly: options.readonly,
       overlay: options.overlay,
       force: options.force,
@@ -56,6 +59,7 @@ async function run(folder: string, given: readonly string[], options: Options): 
       autoSync: false,
       cores: 1,
     });
+    const report = array.assembly!;
     await array.close();
     if (given.length > 0) {
       for (const [index, { row }] of report.members.entries()) {
@@ -63,14 +67,30 @@ async function run(folder: string, given: readonly string[], options: Options): 
         if (file !== undefined && isStranger(row)) await dropFromManifest(folder, sourceIn(folder, file));
       }
     }
-    const inspection = await inspect(folder);
+    const inspection = await inspectFolder(folder);
     const { status } = inspection;
-    if (options.json === true) printJson(status);
+    const atRisk = [...report.atRisk()];
+    if (options.json === true) printJson(atRisk.length === 0 ? status : { ...status, atRisk });
     else if (options.quiet !== true) {
       const out = report.members
         .filter(({ because }) => because !== '')
         .map(({ name, row, because }) => `  ${name}${isStranger(row) ? ' is left out' : ''}: ${because}`);
       const forced = report.forced.map((text) => `  ${paint('yellow', 'forced')}: ${text}`);
+      if (atRisk.length > 0) {
+        const bytes = atRisk.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+        const some = atRisk
+          .slice(0, RANGES_SHOWN)
+          .map(({ offsetBytes, lengthBytes }) => `    ${lengthBytes} bytes at ${offsetBytes}`);
+        const rest =
+          atRisk.length > RANGES_SHOWN
+            ? [`    and ${atRisk.length - RANGES_SHOWN} ranges more: --json lists all`]
+            : [];
+        forced.push(
+          `  ${paint('yellow', 'at risk')}: what was being written when it stopped may have changed anything in ${formatSize(bytes)} of the missing disk:`,
+          ...some,
+          ...rest,
+        );
+      }
       const how =
         options.overlay === true
           ? ', writes go to an overlay'
@@ -83,6 +103,10 @@ async function run(folder: string, given: readonly string[], options: Options): 
     }
   } catch (error) {
     if (!(error instanceof RaidError)) throw error;
+    if (error.code === 'NOT_ENOUGH_MEMBERS' && error.message.includes('too few')) {
+      const said = error.message.replace('too few to start', 'too few to start; give the other disks too');
+      throw new RaidError(error.code, said, { ...error.place, cause: error });
+    }
     const hint = / {2}--(run|force) starts it all the same$/.exec(error.message);
     if (hint === null) throw error;
     const said = error.message.slice(0, hint.index).trimEnd();

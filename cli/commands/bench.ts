@@ -1,16 +1,14 @@
 /** Compares RAID levels on this machine: a table here, JSON and a page for elsewhere. */
-import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
-import { type Comparison, compare } from '../../bench/compare.ts';
-import { comparisonHtml } from '../../bench/html.ts';
-import { comparisonText, type Ink } from '../../bench/text.ts';
+import type { Comparison } from '../../bench/compare.ts';
+import type { Ink } from '../../bench/text.ts';
 import { type BenchLevel, benchLevels, parseBenchLevel } from '../../bench/works.ts';
-import { formatSize, parseSize, RaidError } from '../../lib/index.ts';
+import { count } from '../options.ts';
 import { paint, progressLine } from '../render.ts';
 
 interface Options {
   readonly level?: readonly string[];
-  readonly members: string;
+  readonly members: number;
   readonly chunk: string;
   readonly quick?: boolean;
   readonly dir?: string;
@@ -25,7 +23,7 @@ export function define(command: Command): void {
   const names = benchLevels.map(({ label }) => label.replace(' ', '-')).join(', ');
   command
     .option('-l, --level <level...>', `only these: ${names}, or as mdadm writes them`)
-    .option('-n, --members <count>', 'members of each array', '4')
+    .option('-n, --members <count>', 'members of each array', count, 4)
     .option('-c, --chunk <size>', 'chunk size', '64K')
     .option('--quick', 'few repetitions: under half a minute, and less certain')
     .option('--dir <directory>', 'where the members are made (default: /dev/shm where it will do)')
@@ -49,6 +47,9 @@ Examples:
 }
 
 async function run(options: Options): Promise<void> {
+  const { compare } = await import('../../bench/compare.ts');
+  const { parseSize } = await import('../../lib/index.ts');
+
   const interrupt = new AbortController();
   const onInterrupt = (): void => interrupt.abort();
   process.once('SIGINT', onInterrupt);
@@ -56,7 +57,7 @@ async function run(options: Options): Promise<void> {
   try {
     const comparison = await compare({
       levels: wantedLevels(options.level),
-      members: parseCount(options.members),
+      members: options.members,
       chunkBytes: parseSize(options.chunk),
       quick: options.quick === true,
       signal: interrupt.signal,
@@ -72,6 +73,11 @@ async function run(options: Options): Promise<void> {
 }
 
 async function show(comparison: Comparison, options: Options): Promise<void> {
+  const { writeFile } = await import('node:fs/promises');
+  const { comparisonHtml } = await import('../../bench/html.ts');
+  const { comparisonText } = await import('../../bench/text.ts');
+  const { formatSize } = await import('../../lib/index.ts');
+
   const says: string[] = [];
   const json = `${JSON.stringify(comparison, null, 2)}\n`;
   if (options.json === '-') process.stdout.write(json);
@@ -101,9 +107,4 @@ function wantedLevels(texts: readonly string[] | undefined): readonly BenchLevel
   if (texts === undefined) return benchLevels;
   const wanted = texts.flatMap((text) => text.split(',')).flatMap(parseBenchLevel);
   return benchLevels.filter((level) => wanted.includes(level));
-}
-
-function parseCount(text: string): number {
-  if (/^\d+$/.test(text)) return Number(text);
-  throw new RaidError('BAD_ARGUMENT', `"${text}" is not a number of members; write for example 4`);
 }

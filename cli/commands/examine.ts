@@ -4,7 +4,7 @@ import { examples, jsonOption } from '../options.ts';
 
 export function define(command: Command): void {
   command
-    .argument('<file...>', 'files or block devices')
+    .argument('<file...>', 'files, block devices or nbd:// URIs')
     .addOption(jsonOption('one JSON document: a list with one entry for each file'))
     .action(async (files: readonly string[], options: { json?: boolean }) => {
       await run(files, options.json === true);

@@ -33,7 +33,7 @@ export function define(command: Command): void {
 async function run(folder: string, options: Options): Promise<void> {
   const { formatSize, growArray, RaidError, readManifest } = await import('../../lib/index.ts');
   const { tell } = await import('../afterwards.ts');
-  const { checkFolder, commandLine, inspect, pathIn } = await import('../array.ts');
+  const { checkFolder, commandLine, inspectFolder, pathIn } = await import('../array.ts');
 
   if (options.level !== undefined || options.chunk !== undefined) {
     throw new RaidError(
@@ -46,8 +46,8 @@ async function run(folder: string, options: Options): Promise<void> {
     throw new RaidError('BAD_ARGUMENT', `say what grows:${commandLine('grow', folder, '--size', '512M')}`);
   }
   await checkFolder(folder);
-  const before = (await inspect(folder)).status.sizeBytes;
-  const { array } = await growArray(folder, { size, disks }, { autoSync: false, cores: 1 });
+  const before = (await inspectFolder(folder)).status.sizeBytes;
+  const array = await growArray(folder, { size, disks }, { autoSync: false, cores: 1 });
   const after = array.limits.sizeBytes;
   await array.close();
   const manifest = await readManifest(folder);

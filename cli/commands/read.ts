@@ -1,11 +1,17 @@
 /** Bytes out of an array. */
 import type { Command } from 'commander';
 import { examples, jsonOption, quietOption, SIZES } from '../options.ts';
+import type { ByteRange } from '../transfer.ts';
+
+const DATA_LOST = 5;
+/** More with --json. */
+const LISTED = 100;
 
 interface Options {
   readonly offset: string;
   readonly length?: string;
   readonly to?: string;
+  readonly keepGoing?: boolean;
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
@@ -16,6 +22,7 @@ export function define(command: Command): void {
     .option('--to <file>', 'where the bytes go; - for standard output (default: -, where it is a pipe)')
     .option('--offset <size>', 'the first byte', '0')
     .option('--length <size>', 'so many bytes (default: to the end)')
+    .option('--keep-going', 'where data is lost, write zeros, list the place and go on')
     .addOption(
       jsonOption(
         'what was read as one JSON document; on standard error where the bytes go to standard output',
@@ -31,9 +38,11 @@ export function define(command: Command): void {
       'raidsim read demo --to copy.img',
       'raidsim read demo | sha256sum',
       'raidsim read demo --offset 1M --length 4K --to - | xxd | head',
+      'raidsim read demo --to rescued.img --keep-going',
     ],
     `A degraded array is read as any other: what is missing is computed. Where that cannot be, nothing is made up: exit 5,
-and exactly the lost range is named.
+and exactly the lost range is named. --keep-going reads the rest as well: zeros stand for what is lost, which is listed on
+standard error, and still exit 5.
 
 ${SIZES}`,
   );
@@ -41,9 +50,10 @@ ${SIZES}`,
 
 async function run(folder: string, options: Options): Promise<void> {
   const { formatSize, parseSize, RaidError } = await import('../../lib/index.ts');
-  const { commandLine, open, pathIn, statOf } = await import('../array.ts');
+  const { commandLine, pathIn, statOf } = await import('../array.ts');
+  const { reach } = await import('../reach.ts');
   const { Interrupt, INTERRUPTED, Progress, untilAsked } = await import('../progress.ts');
-  const { fileSink, readPieces, standardOutput } = await import('../transfer.ts');
+  const { fileSink, joined, readPieces, standardOutput } = await import('../transfer.ts');
   const { duration } = await import('../render.ts');
 
   const offsetBytes = parseSize(options.offset);
@@ -57,11 +67,14 @@ async function run(folder: string, options: Options): Promise<void> {
     );
   }
   using interrupt = new Interrupt();
-  const { array, manifest } = await open(folder);
+  const reached = await reach(folder);
+  const { bytes: array, manifest } = reached;
   const progress = new Progress({ json: false, quiet: options.quiet === true || options.json === true });
   let doneBytes = 0;
   let totalBytes = 0;
   let seconds = 0;
+  const lost: ByteRange[] = [];
+  const lose = options.keepGoing === true ? (range: ByteRange) => void lost.push(range) : null;
   try {
     const { sizeBytes } = array.limits;
     totalBytes = wantedBytes ?? sizeBytes - offsetBytes;
@@ -84,7 +97,10 @@ async function run(folder: string, options: Options): Promise<void> {
     }
     const sink = to === '-' ? standardOutput() : await fileSink(to);
     try {
-      for await (const piece of untilAsked(readPieces(array, offsetBytes, totalBytes), interrupt.signal)) {
+      for await (const piece of untilAsked(
+        readPieces(array, offsetBytes, totalBytes, lose),
+        interrupt.signal,
+      )) {
         await sink.write(piece);
         doneBytes += piece.byteLength;
         progress.show({ action: 'read', doneBytes, totalBytes });
@@ -95,10 +111,12 @@ async function run(folder: string, options: Options): Promise<void> {
   } finally {
     progress.clear();
     seconds = progress.seconds;
-    await array.close();
+    await reached.close();
   }
   const isInterrupted = interrupt.isAsked && doneBytes < totalBytes;
-  if (isInterrupted) process.exitCode = INTERRUPTED;
+  // Of what has been read: a piece that was on its way when it was interrupted does not count.
+  const places = joined(lost).filter((range) => range.offsetBytes < offsetBytes + doneBytes);
+  process.exitCode = isInterrupted ? INTERRUPTED : places.length > 0 ? DATA_LOST : 0;
   const out = to === '-' ? process.stderr : process.stdout;
   if (options.json === true) {
     const document = {
@@ -106,10 +124,15 @@ async function run(folder: string, options: Options): Promise<void> {
       lengthBytes: doneBytes,
       seconds: Math.round(seconds * 1000) / 1000,
       interrupted: isInterrupted,
+      ...(lose === null ? {} : { lost: places }),
     };
     out.write(`${JSON.stringify(document, null, 2)}\n`);
     return;
   }
+  for (const place of places.slice(0, LISTED))
+    process.stderr.write(`lost: ${place.lengthBytes} bytes at ${place.offsetBytes}\n`);
+  if (places.length > LISTED)
+    process.stderr.write(`and ${places.length - LISTED} places more; --json lists all\n`);
   const rate = seconds < 0.05 ? '' : ` (${formatSize(Math.round(doneBytes / seconds))}/s)`;
   const range = `${formatSize(doneBytes)} at ${offsetBytes}`;
   if (isInterrupted) process.stderr.write(`interrupted: ${range} were read (${doneBytes} bytes)\n`);

@@ -38,9 +38,9 @@ Exit codes: 0 all redundancy is there, 10 a disk is still missing, 130 interrupt
 
 async function run(folder: string, options: Options): Promise<void> {
   const { formatSize, parseSize, RaidError } = await import('../../lib/index.ts');
-  const { addDisk } = await import('../adding.ts');
-  const { commandLine, inspect, newDiskPath, open, shellWord } = await import('../array.ts');
+  const { commandLine, newDiskPath, shellWord } = await import('../array.ts');
   const { Interrupt, INTERRUPTED, printJsonLine, Progress, untilAsked } = await import('../progress.ts');
+  const { inspect, reach } = await import('../reach.ts');
   const { duration, paint } = await import('../render.ts');
   const { exitCodeOfState } = await import('../state.ts');
 
@@ -51,23 +51,30 @@ async function run(folder: string, options: Options): Promise<void> {
   const say = (text: string): void => {
     if (options.json !== true && options.quiet !== true) process.stdout.write(`${text}\n`);
   };
-  const opened = await open(folder, { writes: true });
-  const { array, manifest } = opened;
+  const reached = await reach(folder, { writes: true });
+  const { manifest } = reached;
   const progress = new Progress({ json: options.json === true, quiet: options.quiet === true });
   let doneBytes = 0;
   let startBytes: number | null = null;
   try {
-    if (options.onto !== undefined)
-      say(await addDisk(opened, options.onto, { force: options.force === true }));
-    const steps = array.rebuild(limit === null ? {} : { limitBytesPerSecond: limit });
+    const steps = reached.run('rebuild', {
+      onto: options.onto === undefined ? null : await reached.word(options.onto),
+      force: options.force === true,
+      limitBytesPerSecond: limit,
+    });
     for await (const step of untilAsked(steps, interrupt.signal)) {
+      if (step.said !== null) {
+        say(step.said);
+        continue;
+      }
+      const { action, totalBytes } = step;
       startBytes ??= step.doneBytes;
       doneBytes = Math.max(doneBytes, step.doneBytes);
-      progress.show(step);
+      progress.show({ action, doneBytes: step.doneBytes, totalBytes });
     }
   } finally {
     progress.clear();
-    await array.close();
+    await reached.close();
   }
 
   const inspection = await inspect(folder);
@@ -87,7 +94,10 @@ async function run(folder: string, options: Options): Promise<void> {
   if (isInterrupted) {
     const sync = status.sync;
     const at = sync === null ? '' : ` at ${formatSize(sync.doneBytes)} of ${formatSize(sync.totalBytes)}`;
-    process.stderr.write(`interrupted${at}; it goes on there with: raidsim rebuild ${array_}\n`);
+    const goesOn = reached.isLive
+      ? `it goes on in the process that serves ${status.name}; to watch again: raidsim rebuild ${array_}`
+      : `it goes on there with: raidsim rebuild ${array_}`;
+    process.stderr.write(`${reached.isLive ? 'detached' : 'interrupted'}${at}; ${goesOn}\n`);
   } else if (status.state === 'degraded') {
     if (status.consistencyPolicy === 'none') return;
     const slots = status.degraded === 1 ? 'a disk is' : `${status.degraded} disks are`;

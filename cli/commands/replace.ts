@@ -31,30 +31,17 @@ export function define(command: Command): void {
 }
 
 async function run(folder: string, disk: string, options: Options): Promise<void> {
-  const { addDisk } = await import('../adding.ts');
   const { tell } = await import('../afterwards.ts');
-  const { findDisk, findDiskOrNull, open, slotsOf } = await import('../array.ts');
+  const { reach } = await import('../reach.ts');
 
-  const opened = await open(folder, { light: true, writes: true, others: [disk] });
-  const { array } = opened;
+  const reached = await reach(folder, { light: true, writes: true, others: [disk] });
   const done: string[] = [];
   try {
-    const { name } = findDisk(disk, opened, slotsOf(array));
-    let spare: string | undefined;
-    if (options.with !== undefined) {
-      const known = findDiskOrNull(options.with, opened, slotsOf(array));
-      const member = array.members.find((each) => each.name === known?.name);
-      if (member === undefined) {
-        const before = new Set(array.members.map((each) => each.name));
-        done.push(await addDisk(opened, options.with, { force: options.force === true }));
-        spare = array.members.find((each) => !before.has(each.name))?.name;
-      } else spare = member.name;
-    }
-    await array.replace(name, spare);
-    const copy = array.members.find(({ state }) => state.state === 'replacement')?.name ?? 'the spare';
-    done.push(`${copy} becomes a copy of ${name}, and then takes its place`);
+    const onto = options.with === undefined ? null : await reached.word(options.with);
+    const input = { disk: await reached.word(disk), onto, force: options.force === true };
+    for await (const said of reached.run('replace', input)) done.push(said);
   } finally {
-    await array.close();
+    await reached.close();
   }
-  await tell(opened, options, done);
+  await tell(reached, options, done);
 }

@@ -30,15 +30,19 @@ export function define(command: Command): void {
     ],
     `Nothing is written, so it may be asked at any time, also while another process works on the array.
 
+FIXED: sectors that could not be read and were rewritten, since the disk came into the array, as md counts them.
+
 Exit codes: 0 healthy, 10 degraded or recovering, 11 failed.`,
   );
 }
 
 async function run(folder: string, options: Options): Promise<void> {
-  const { inspect } = await import('../array.ts');
+  const { checkFolder } = await import('../array.ts');
+  const { inspect } = await import('../reach.ts');
   const { printJson, printJsonLine } = await import('../progress.ts');
   const { exitCodeOfState } = await import('../state.ts');
 
+  await checkFolder(folder);
   if (options.watch === true) return await watch(folder, options, printJsonLine);
   const inspection = await inspect(folder);
   if (options.json === true) printJson(inspection.status);
@@ -51,7 +55,7 @@ async function watch(
   options: Options,
   printJsonLine: (value: unknown) => void,
 ): Promise<void> {
-  const { inspect } = await import('../array.ts');
+  const { inspect } = await import('../reach.ts');
   const { Interrupt, INTERRUPTED, Pace } = await import('../progress.ts');
   const { clearScreen, redraw } = await import('../render.ts');
   const { setTimeout: sleep } = await import('node:timers/promises');

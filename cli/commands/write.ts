@@ -42,7 +42,8 @@ ${SIZES}`,
 
 async function run(folder: string, options: Options): Promise<void> {
   const { formatSize, parseSize, RaidError } = await import('../../lib/index.ts');
-  const { checkFile, commandLine, open, statOf } = await import('../array.ts');
+  const { checkFile, commandLine, statOf } = await import('../array.ts');
+  const { reach } = await import('../reach.ts');
   const { Interrupt, INTERRUPTED, printJson, Progress, untilAsked } = await import('../progress.ts');
   const { piecesOf, writePieces } = await import('../transfer.ts');
   const { duration } = await import('../render.ts');
@@ -69,7 +70,8 @@ async function run(folder: string, options: Options): Promise<void> {
   if (knownBytes === 0) nothing();
 
   using interrupt = new Interrupt();
-  const { array } = await open(folder, { writes: true });
+  const reached = await reach(folder, { writes: true });
+  const { bytes: array } = reached;
   const progress = new Progress({ json: false, quiet: options.quiet === true || options.json === true });
   let written = 0;
   let seconds = 0;
@@ -98,7 +100,7 @@ async function run(folder: string, options: Options): Promise<void> {
   } finally {
     progress.clear();
     seconds = progress.seconds;
-    await array.close();
+    await reached.close();
     if (from === '-') process.stdin.destroy();
   }
   const isInterrupted = interrupt.isAsked && (knownBytes === null || written < knownBytes);

@@ -40,7 +40,7 @@ test('kernels refuses a choice that is none, and says what there is', async () =
 test.each([
   [['--level', 'raid7'], 'raid7'],
   [['--level', 'raid6', '--members', '2'], 'raid6'],
-  [['--members', 'many'], '"many"'],
+  [['--members', 'many'], "'many'"],
   [['--chunk', 'large'], '"large"'],
   [['--chunk', '5K'], 'power of two'],
   [['--dir', '/nowhere/at/all'], '/nowhere/at/all'],

@@ -17,12 +17,17 @@ const table: Readonly<Record<ErrorCode, number>> = {
   NO_SUCH_ARRAY: 2,
   NO_SUCH_MEMBER: 2,
   NOT_SUPPORTED: 2,
+  NO_SUCH_REPOSITORY: 2,
+  NO_SUCH_BACKUP: 2,
+  WRONG_PASSPHRASE: 2,
   MEDIUM_ERROR: 5,
   SHORT_READ: 5,
   WRITE_FAILED: 5,
   FLUSH_FAILED: 5,
-  NO_SPACE: 5,
+  // A file that finds no room; an array's own write that finds none is REDUNDANCY_LOST.
+  NO_SPACE: 4,
   MEMBER_GONE: 5,
+  PROTOCOL_VIOLATION: 5,
   REDUNDANCY_LOST: 5,
   ARRAY_FAILED: 5,
   READ_ABANDONED: 5,
@@ -30,6 +35,7 @@ const table: Readonly<Record<ErrorCode, number>> = {
   BAD_MAGIC: 3,
   SUPERBLOCK_BROKEN: 3,
   UNSUPPORTED_FEATURE: 3,
+  BAD_REPOSITORY: 3,
   RESHAPE_IN_PROGRESS: 3,
   LAST_COPY: 4,
   BUSY: 4,
@@ -40,6 +46,7 @@ const table: Readonly<Record<ErrorCode, number>> = {
   FORKED_HISTORY: 4,
   MEMBERS_MISSING: 4,
   EVENTS_DISAGREE: 4,
+  STORE_FAILED: 4,
   NOT_ENOUGH_MEMBERS: 4,
   DIRTY_DEGRADED: 4,
   WRITE_MAYBE_APPLIED: 6,
@@ -67,7 +74,7 @@ test('what the system refuses is told in words', async () => {
     code: 'ENOSPC',
     path: '/x',
   });
-  expect(await failure(full)).toMatchObject({ code: 'NO_SPACE', exitCode: 5 });
+  expect(await failure(full)).toMatchObject({ code: 'NO_SPACE', exitCode: 4 });
 });
 
 test('what lies behind an error is told, too', async () => {
@@ -160,5 +167,28 @@ describe.concurrent('as a user comes by them', () => {
     };
     expect(after.sync.doneBytes).toBeGreaterThan(0);
     expect((await scratch.type('rebuild demo')).stdout).toContain('demo is clean again');
+  });
+
+  test('130 interrupted: a scrub says where it stopped and how to go on, and there it goes on', async () => {
+    await using scratch = await Scratch.make();
+    // Sparse, and long enough to be met in the middle.
+    await scratch.done('create demo -l 1 -n 2 -z 64G -q');
+    const slow = startRaidsim(['scrub', 'demo', '--json'], scratch.folder);
+    slow.stdout?.setEncoding('utf8');
+    let said = '';
+    slow.stdout?.on('data', (text: string) => {
+      said += text;
+    });
+    await once(slow.stdout ?? process.stdin, 'data');
+    slow.kill('SIGINT');
+    const [code] = await once(slow, 'close');
+    expect(code).toBe(130);
+    const summary = JSON.parse(said.trimEnd().split('\n').at(-1) ?? '') as { doneBytes: number };
+    expect(summary).toMatchObject({ type: 'summary', interrupted: true });
+    expect(summary.doneBytes).toBeGreaterThan(0);
+    const almost = 68_600_000_000;
+    expect(summary.doneBytes).toBeLessThan(almost);
+    const lines = (await scratch.done(`scrub demo --from ${almost} --json`)).trimEnd().split('\n');
+    expect(JSON.parse(lines.at(-1) ?? '')).toMatchObject({ fromBytes: almost, mismatches: 0 });
   });
 });

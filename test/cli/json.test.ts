@@ -1,5 +1,5 @@
 /** What programs read: the keys of interface.md, one by one, in their order. */
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { Scratch, sampleBytes } from './raidsim.ts';
 
@@ -72,8 +72,11 @@ test('one document where one is asked for, lines where it goes on, and errors on
     interrupted: false,
   });
   const read = await scratch.run('read demo --offset 4K --length 1000 --json --to -');
-  expect(Buffer.from(read.stdout, 'utf8').length).toBeGreaterThan(0);
+  expect(read.stdout).toBe(Buffer.from(sampleBytes(1000)).toString('utf8'));
   expect(Object.keys(parsed(read.stderr))).toEqual(['offsetBytes', 'lengthBytes', 'seconds', 'interrupted']);
+  await scratch.done('read demo --offset 4K --length 2000000 --to copy.bin --json');
+  const copy = await readFile(scratch.path('copy.bin'));
+  expect(Buffer.compare(copy, sampleBytes(2_000_000))).toBe(0);
 
   const failed = parsed(await scratch.done('fail demo disk2 --json'));
   expect(Object.keys(failed)).toEqual(statusKeys);
@@ -118,6 +121,10 @@ test('one document where one is asked for, lines where it goes on, and errors on
   expect(scrubbed.at(-1)).toEqual({
     type: 'summary',
     action: 'check',
+    fromBytes: 0,
+    doneBytes: 15 * 1024 * 1024,
+    totalBytes: 15 * 1024 * 1024,
+    comparedBytes: 15 * 1024 * 1024,
     mismatches: 0,
     remaining: 0,
     interrupted: false,

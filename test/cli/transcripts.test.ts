@@ -20,6 +20,17 @@ function deleted(name: string): Line {
   return [`# rm ${name}`, (scratch) => rm(scratch.path(name))];
 }
 
+function changed(name: string, at: number): Line {
+  return [
+    `# a byte of ${name} is changed`,
+    async (scratch) => {
+      const bytes = await readFile(scratch.path(name));
+      bytes[at] = (bytes[at] ?? 0) ^ 1;
+      await writeFile(scratch.path(name), bytes);
+    },
+  ];
+}
+
 const sessions: Readonly<Record<string, readonly Line[]>> = {
   life: [
     'create demo --level 5 --disks 4 --spares 1 --size 16M --chunk 64K --seed 1',
@@ -51,18 +62,15 @@ const sessions: Readonly<Record<string, readonly Line[]>> = {
     'explain demo write --offset 256K',
     'explain demo layout --stripes 3',
     'explain demo layout --svg map.svg',
-    [
-      '# a byte of disk2.img is changed',
-      async (scratch) => {
-        const bytes = await readFile(scratch.path('demo/disk2.img'));
-        const at = 1024 * 1024 + 200_000;
-        bytes[at] = (bytes[at] ?? 0) ^ 1;
-        await writeFile(scratch.path('demo/disk2.img'), bytes);
-      },
-    ],
+    changed('demo/disk2.img', 1024 * 1024 + 200_000),
     'scrub demo',
     'scrub demo --repair',
     'scrub demo',
+    changed('demo/disk0.img', 1024 * 1024 + 70_000),
+    'scrub demo',
+    'scrub demo --from 4M',
+    'scrub demo --from 1G',
+    'scrub demo --repair',
     'fail demo disk0 disk4',
     'explain demo read --offset 0 --length 64K',
     'explain demo layout --stripes 2',
@@ -115,6 +123,15 @@ const sessions: Readonly<Record<string, readonly Line[]>> = {
     'stauts demo',
     'status demo --jsno',
     'create other -n four',
+    'create other -l 5 -n 4 --size 1M',
+    'create other -l 1 data.bin nothing.img',
+    'create other -l 1 data.bin demo',
+    ['# an empty file, empty.bin', (scratch) => writeFile(scratch.path('empty.bin'), '')],
+    'create other -l 1 data.bin empty.bin',
+    'add demo empty.bin',
+    'assemble other demo/disk0.img',
+    're-add demo data.bin',
+    'replace demo disk1',
   ],
 };
 

@@ -2,10 +2,11 @@
  * The rules of the house, checked on the sources themselves: imports point down, the world comes in through one door,
  * and some mistakes are refused by name. Each message says what to do instead.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { filesBelow } from './files.ts';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
 
@@ -15,6 +16,7 @@ const ranks: Readonly<Record<string, number>> = {
   'lib/errors.ts': 0,
   'lib/host.ts': 0,
   'lib/device': 1,
+  'lib/socket': 1,
   'lib/layout': 1,
   'lib/parity': 1,
   'lib/md': 1,
@@ -23,6 +25,7 @@ const ranks: Readonly<Record<string, number>> = {
   'lib/snapshot': 2,
   'lib/backup': 2,
   'lib/nbd': 2,
+  'lib/control': 2,
   'lib/engine': 3,
   'lib/array': 4,
   'lib/sim': 5,
@@ -39,14 +42,6 @@ const allowedSiblings = new Set(['lib/units.ts -> lib/errors.ts', 'lib/md -> lib
 const pureRooms = ['lib/layout', 'lib/plan', 'lib/md', 'lib/units.ts', 'lib/errors.ts'];
 
 const sources = ['lib', 'cli', 'bench', 'test'].flatMap((folder) => filesBelow(join(root, folder)));
-
-function filesBelow(folder: string): string[] {
-  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
-    const path = join(folder, entry.name);
-    if (entry.isDirectory()) return entry.name === 'assembly' ? [] : filesBelow(path);
-    return /\.ts$/.test(entry.name) && !entry.name.endsWith('.d.ts') ? [path] : [];
-  });
-}
 
 function roomOf(path: string): string {
   const parts = relative(root, path).split('/');

@@ -392,6 +392,7 @@ describe('fio, which verifies what it reads, while a disk fails, a spare is rebu
     const job = [
       '--name=mixed',
       '--ioengine=nbd',
+      '--verify_state_save=0',
       `--uri=${served.uri}`,
       '--rw=randrw',
       '--rwmixread=30',

@@ -1,0 +1,287 @@
+/**
+ * What verbs do to an array, each said once. A verb calls an operation by its name and does not know where it is carried
+ * out: here, where it has opened the array itself, or in the process that serves it (reach.ts). So an operation knows
+ * nothing of terminals: what it takes, yields and returns is plain data.
+ */
+import {
+  type ArrayStatus,
+  type Inspection,
+  inspectArray,
+  type MemberStatus,
+  type RaidArray,
+  RaidError,
+  type ScrubProgress,
+} from '../lib/index.ts';
+import { addDisk, reAddDisk } from './adding.ts';
+import {
+  commandLine,
+  dropFromManifest,
+  findDisk,
+  findDiskOrNull,
+  letSpareIn,
+  newDiskPath,
+  noteScrub,
+  type Opened,
+  slotsOf,
+  withReasons,
+} from './array.ts';
+
+/** One place where redundancy and data do not agree. */
+export interface Place {
+  /** Null where it is one of a stripe's members, and nobody can say which. */
+  readonly member: string | null;
+  /** What is wrong on that member; null where it may as well be another that is wrong. */
+  readonly wrong: 'data' | 'redundancy' | null;
+  readonly sector: number;
+  readonly sectors: number;
+  readonly stripe: number | null;
+}
+
+export interface Range {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/** What does not change while an array is open. */
+export interface Facts {
+  readonly name: string;
+  readonly layoutKind: 'copies' | 'parity';
+  readonly sizeBytes: number;
+  readonly preferredBytes: number;
+}
+
+/** Steps that are texts say, for people, what was done. */
+export const operations = {
+  async *fail(opened: Opened, { disks }: { readonly disks: readonly string[] }): AsyncGenerator<string> {
+    const { array } = opened;
+    const found = disks.map((text) => findDisk(text, opened, slotsOf(array)));
+    let failure: unknown = null;
+    try {
+      for (const { name } of found) yield await failDisk(array, name);
+    } catch (error) {
+      failure = error;
+    }
+    const spare = await letSpareIn(array);
+    if (spare !== null) yield `${spare}, a spare, takes over`;
+    if (failure !== null) throw failure;
+  },
+
+  async *remove(opened: Opened, { disks }: { readonly disks: readonly string[] }): AsyncGenerator<string> {
+    const { array, folder } = opened;
+    for (const { name, source } of disks.map((text) => findDisk(text, opened, slotsOf(array)))) {
+      const member = array.members.find((each) => each.name === name);
+      if (member !== undefined) {
+        const { state } = member.state;
+        if (state !== 'faulty' && state !== 'spare') {
+          throw new RaidError(
+            'BUSY',
+            `${name} is in use (${state}); fail it first:${commandLine('fail', folder, name)}`,
+            { device: source },
+          );
+        }
+        const device = await array.remove(name);
+        await device.close();
+      }
+      await dropFromManifest(folder, source);
+      yield `${name} is removed; its file ${opened.pathOf(source)} stays as it is`;
+    }
+  },
+
+  async *add(
+    opened: Opened,
+    { files, force }: { readonly files: readonly string[]; readonly force: boolean },
+  ): AsyncGenerator<string> {
+    for (const file of files) yield await addDisk(opened, file, { force });
+    const spare = await letSpareIn(opened.array);
+    if (spare !== null) yield `${spare} takes the empty slot`;
+  },
+
+  async *reAdd(opened: Opened, { disks }: { readonly disks: readonly string[] }): AsyncGenerator<string> {
+    for (const disk of disks) yield await reAddDisk(opened, disk);
+  },
+
+  async *replace(
+    opened: Opened,
+    { disk, onto, force }: { readonly disk: string; readonly onto: string | null; readonly force: boolean },
+  ): AsyncGenerator<string> {
+    const { array, folder } = opened;
+    const { name } = findDisk(disk, opened, slotsOf(array));
+    let spare: string | undefined;
+    if (onto !== null) {
+      const known = findDiskOrNull(onto, opened, slotsOf(array));
+      const member = array.members.find((each) => each.name === known?.name);
+      if (member === undefined) {
+        const before = new Set(array.members.map((each) => each.name));
+        yield await addDisk(opened, onto, { force });
+        spare = array.members.find((each) => !before.has(each.name))?.name;
+      } else spare = member.name;
+    }
+    if (spare === undefined && !array.members.some(({ state }) => state.state === 'spare')) {
+      const file = newDiskPath(folder, opened.manifest);
+      throw new RaidError(
+        'NO_SUCH_MEMBER',
+        `${array.name} has no spare to replace ${name} with; with a new disk:${commandLine('replace', folder, disk, '--with', file)}`,
+      );
+    }
+    await array.replace(name, spare);
+    const copy = array.members.find(({ state }) => state.state === 'replacement')?.name ?? 'the spare';
+    yield `${copy} becomes a copy of ${name}, and then takes its place`;
+  },
+
+  async *rebuild(
+    opened: Opened,
+    how: {
+      readonly onto: string | null;
+      readonly force: boolean;
+      readonly limitBytesPerSecond: number | null;
+    },
+  ): AsyncGenerator<
+    | { readonly said: string }
+    | {
+        readonly said: null;
+        readonly action: string;
+        readonly doneBytes: number;
+        readonly totalBytes: number;
+      }
+  > {
+    const { onto, force, limitBytesPerSecond } = how;
+    if (onto !== null) yield { said: await addDisk(opened, onto, { force }) };
+    const steps = opened.array.rebuild(limitBytesPerSecond === null ? {} : { limitBytesPerSecond });
+    for await (const step of steps) yield { said: null, ...step };
+  },
+
+  async *scrub(
+    { array, folder }: Opened,
+    how: { readonly repair: boolean; readonly fromBytes: number },
+  ): AsyncGenerator<{
+    readonly action: 'check' | 'repair';
+    readonly doneBytes: number;
+    readonly totalBytes: number;
+    readonly comparedBytes: number;
+    readonly mismatchCount: number;
+    readonly places: readonly Place[];
+  }> {
+    let last: ScrubProgress | null = null;
+    for await (const { mismatches, ...step } of array.scrub(how)) {
+      last = { mismatches, ...step };
+      yield { ...step, places: mismatches.map((mismatch) => placeOf(array, mismatch)) };
+    }
+    const isWhole = how.fromBytes === 0 && last !== null && last.comparedBytes > 0;
+    if (isWhole && last !== null) await noteScrub(folder, how.repair ? 0 : last.mismatchCount);
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *facts({ array }: Opened): AsyncGenerator<never, Facts> {
+    const { sizeBytes, preferredBytes } = array.limits;
+    return { name: array.name, layoutKind: array.layout.kind, sizeBytes, preferredBytes };
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *read({ array }: Opened, { offsetBytes, lengthBytes }: Range): AsyncGenerator<never, string> {
+    const target = new Uint8Array(lengthBytes);
+    await telling(array, array.read(offsetBytes, target));
+    return Buffer.from(target.buffer).toString('base64');
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *write(
+    { array }: Opened,
+    { offsetBytes, data }: { readonly offsetBytes: number; readonly data: string },
+  ): AsyncGenerator<never, void> {
+    await telling(array, array.write(offsetBytes, Buffer.from(data, 'base64')));
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *flush({ array }: Opened): AsyncGenerator<never, void> {
+    await telling(array, array.flush());
+  },
+};
+
+export type OperationName = keyof typeof operations;
+export type InputOf<Name extends OperationName> = Parameters<(typeof operations)[Name]>[1];
+type StepsOf<Name extends OperationName> = ReturnType<(typeof operations)[Name]>;
+export type StepOf<Name extends OperationName> =
+  StepsOf<Name> extends AsyncGenerator<infer Step> ? Step : never;
+export type ResultOf<Name extends OperationName> =
+  StepsOf<Name> extends AsyncGenerator<unknown, infer Result> ? Result : never;
+
+/** With data that is lost, why each disk is out. */
+export async function telling<Result>(array: RaidArray, work: Promise<Result>): Promise<Result> {
+  try {
+    return await work;
+  } catch (error) {
+    throw withReasons(error, array);
+  }
+}
+
+/**
+ * An array that is open in this process, as `status` tells it: what its superblocks say, and on top what only whoever has
+ * it open knows: why a disk failed, how fast a rebuild is, what it met.
+ */
+export async function inspectLive({ array, folder }: Opened, served: string | null): Promise<Inspection> {
+  const found = await inspectArray(folder);
+  const live = array.status();
+  const source = (name: string): string | null =>
+    found.status.members.find((member) => member.name === name)?.source ?? null;
+  const here = live.members
+    .filter(({ name }) => name !== '-')
+    .map((member): MemberStatus => ({ ...member, source: source(member.name) ?? member.source }));
+  const isHere = new Set(here.map(({ name }) => name));
+  const isFilled = new Set(here.filter(({ state }) => state !== 'faulty').map(({ slot }) => slot));
+  const away = found.status.members.filter(
+    ({ name, slot }) => !isHere.has(name) && (slot === null || !isFilled.has(slot)),
+  );
+  const rank = ({ slot, state }: MemberStatus): number =>
+    slot === null || state === 'faulty'
+      ? 1e6 + Number(state !== 'spare')
+      : slot + Number(state === 'replacement') / 2;
+  const status: ArrayStatus = {
+    ...found.status,
+    state: live.state,
+    events: live.events,
+    degraded: live.degraded,
+    sync: live.sync,
+    // A slot is what a disk has: one that failed has none any more.
+    members: [
+      ...here.map((member) => (member.state === 'faulty' ? { ...member, slot: null } : member)),
+      ...away,
+    ].toSorted((left, right) => rank(left) - rank(right)),
+    served,
+  };
+  return { ...found, status, refusal: null, needs: null };
+}
+
+async function failDisk(array: RaidArray, name: string): Promise<string> {
+  const member = array.members.find((each) => each.name === name);
+  if (member === undefined || member.state.state === 'faulty') return `${name} is out of use already`;
+  if (array.status().consistencyPolicy === 'none') {
+    throw new RaidError(
+      'LAST_COPY',
+      `${array.name} is a ${array.layout.geometry.level}, which keeps nothing twice: without ${name} its data is lost`,
+      { device: name },
+    );
+  }
+  await array.fail(name);
+  return `${name} is failed`;
+}
+
+function placeOf(
+  { layout, members }: RaidArray,
+  {
+    member: slot,
+    wrong,
+    offsetBytes,
+    lengthBytes,
+  }: Pick<Place, 'wrong'> & { member: number | null; offsetBytes: number; lengthBytes: number },
+): Place {
+  const { geometry } = layout;
+  const chunkBytes = 'chunkBytes' in geometry ? geometry.chunkBytes : 0;
+  const named = members.find(({ state }) => 'slot' in state && state.slot === slot);
+  return {
+    member: slot === null ? null : (named?.name ?? `slot ${slot}`),
+    wrong,
+    sector: offsetBytes / 512,
+    sectors: lengthBytes / 512,
+    stripe: chunkBytes === 0 ? null : Math.floor(offsetBytes / chunkBytes),
+  };
+}
