@@ -1,9 +1,6 @@
 /** The public names; nothing else is importable. */
 export {
   type ArrayState,
-  type ErrorCounts,
-  type Member,
-  type MemberState,
   RaidArray,
   type RaidArrayOptions,
   type ScrubProgress,
@@ -33,6 +30,7 @@ export {
   inspectArray,
   type MemberExamination,
 } from './array/inspect.ts';
+export type { ErrorCounts, Member, MemberState } from './array/members.ts';
 export { whatIsOn } from './array/signatures.ts';
 export {
   isThere,

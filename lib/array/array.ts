@@ -1,18 +1,6 @@
 /**
- * An array over devices: who is a member in which state, and what follows from a failure. A `RaidArray` is a `Device`.
- *
- *                       takeSlot                 finishRecovery
- *           spare ──────────────▶ recovering ───────────────────▶ in_sync
- *             │                       │                              │
- *             │ expel                 │ expel                        │ expel: failed by hand, or by an error of
- *             ▼                       ▼                              ▼        write or flush
- *           faulty ◀──────────────────────────────────────────────────
- *             │ remove
- *             ▼
- *         (the caller's device again)
- *
- * A spare may also become the *replacement* of a member that still works: it gets every write of that slot and, in the
- * background, a copy of the rest; then the two change places, and redundancy was whole all the time.
+ * An array over devices: what is asked of it, and what follows from a failure. A `RaidArray` is a `Device`.
+ * members.ts has the states that a device goes through; here is what makes it go.
  *
  * The engine finds out about failures and stops trusting a member at once; the array decides what it means, and until
  * it has recorded that, nothing that relies on it is acknowledged (I5).
@@ -29,7 +17,6 @@
  * sync runs in the background (sync.ts), and `rebuild` watches it.
  */
 import { Device, type Extent, type Limits } from '../device/device.ts';
-import { FileDevice } from '../device/file.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { canReach, type DriverKind, Engine, unreachableBy } from '../engine/engine.ts';
 import type { Death } from '../engine/message.ts';
@@ -40,53 +27,16 @@ import { type Host, realHost } from '../host.ts';
 import { compileLayout } from '../layout/compile.ts';
 import type { Geometry } from '../layout/geometry.ts';
 import type { Layout } from '../layout/layout.ts';
-import { survives } from '../layout/survives.ts';
 import { compileHealth } from '../plan/health.ts';
-import { type ErasedRange, type Health, isLost, type MemberHealth, replacementOf } from '../plan/plan.ts';
+import { type ErasedRange, type Health, isLost, replacementOf } from '../plan/plan.ts';
 import { comparedBytes, planWrite, syncBytes } from '../plan/planner.ts';
 import { divCeil, KIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import type { AssemblyReport } from './form.ts';
 import { type GrowOptions, recordGrowth } from './grow.ts';
+import { type Member, type MemberState, Members } from './members.ts';
 import type { Metadata } from './metadata.ts';
 import { type ArrayStatus, statusOf } from './status.ts';
 import { Sync, type SyncProgress } from './sync.ts';
-
-export interface ErrorCounts {
-  read: number;
-  write: number;
-  /**
-   * Sectors that could not be read, were recomputed from the others and rewritten. The only count that outlives the
-   * process: md keeps it in the member's superblock.
-   */
-  corrected: number;
-}
-
-export type MemberState =
-  | { readonly state: 'in_sync'; readonly slot: number }
-  /** True content below `recoveredBytes`. `viaBitmap`: beyond it too, except where the bitmap has a bit. */
-  | {
-      readonly state: 'recovering';
-      readonly slot: number;
-      readonly recoveredBytes: number;
-      readonly viaBitmap: boolean;
-    }
-  /** Becomes a copy of the member in its slot, which still works; then takes its place. */
-  | { readonly state: 'replacement'; readonly slot: number; readonly recoveredBytes: number }
-  | { readonly state: 'spare' }
-  | { readonly state: 'faulty'; readonly formerSlot: number | null; readonly because: RaidError };
-
-/** A device in the array. */
-export interface Member {
-  readonly name: string;
-  /** Its data: what the layout speaks of. */
-  readonly device: Device;
-  /** Its partial parity log; null where the array keeps none. */
-  readonly log?: Device | null;
-  /** md's device number; -1 without metadata. */
-  readonly descriptor: number;
-  readonly errors: ErrorCounts;
-  state: MemberState;
-}
 
 export interface ScrubProgress {
   readonly action: 'check' | 'repair';
@@ -162,7 +112,7 @@ export class RaidArray extends Device {
   readonly assembly: AssemblyReport | null;
   readonly #engine: Engine;
   readonly #host: Host;
-  readonly #members: Member[] = [];
+  readonly #members: Members;
   readonly #metadata: Metadata | null;
   readonly #sync: Sync;
   readonly #autoSync: boolean;
@@ -170,9 +120,7 @@ export class RaidArray extends Device {
   readonly #changes = new InFlight();
   /** Resolves when the last of the turns asked for has ended. */
   #lastTurn: Promise<unknown> = Promise.resolve();
-  #names = 0;
   #unsyncedFromBytes: number;
-  #erased: readonly ErasedRange[];
   #lastMismatchCount = 0;
   /** Of the scrub that is under way. */
   #scrub: ScrubProgress | null = null;
@@ -186,19 +134,15 @@ export class RaidArray extends Device {
     this.assembly = ('assembly' in options ? options.assembly : null) ?? null;
     this.#host = options.host ?? realHost;
     this.#autoSync = options.autoSync !== false;
-    if ('seeds' in options) {
+    const isAssembled = 'seeds' in options;
+    this.#members = new Members(this.layout, this.name, isAssembled ? options.erased : []);
+    this.#metadata = isAssembled ? options.metadata : null;
+    this.#unsyncedFromBytes = isAssembled ? options.unsyncedFromBytes : Number.POSITIVE_INFINITY;
+    if (isAssembled) {
       for (const { correctedSectors = 0, ...seed } of options.seeds)
-        this.#members.push({ ...seed, errors: { read: 0, write: 0, corrected: correctedSectors } });
-      this.#metadata = options.metadata;
-      this.#unsyncedFromBytes = options.unsyncedFromBytes;
-      this.#erased = options.erased;
-    } else {
-      this.#adoptAll(options);
-      this.#metadata = null;
-      this.#unsyncedFromBytes = Number.POSITIVE_INFINITY;
-      this.#erased = [];
-    }
-    const devices = this.#members.map((member) => member.device);
+        this.#members.join({ ...seed, errors: { read: 0, write: 0, corrected: correctedSectors } });
+    } else this.#adoptAll(options);
+    const devices = this.#members.list.map((member) => member.device);
     this.limits = {
       sizeBytes: this.layout.arrayBytes,
       blockBytes: Math.max(1, ...devices.map((device) => device.limits.blockBytes)),
@@ -210,12 +154,12 @@ export class RaidArray extends Device {
     const isDirect = devices.every((device) => device.direct !== null);
     const driver = options.driver ?? (isDirect ? undefined : 'event-loop');
     if (driver !== undefined) for (const device of devices) checkReach(driver, device);
-    if (!survives(this.layout, (slot) => this.#trusted(slot) === null)) {
+    if (!this.#members.surviveWithout()) {
       throw new RaidError('ARRAY_FAILED', `${this.name}: so many members are missing that data is too`);
     }
     this.#engine = new Engine({
       layout: this.layout,
-      members: this.#devicesInUse(),
+      members: this.#members.devicesInUse((this.#metadata?.logShape ?? null) !== null),
       health: this.#health(),
       host: this.#host,
       driver,
@@ -259,12 +203,12 @@ export class RaidArray extends Device {
   }
 
   get members(): readonly Readonly<Member>[] {
-    return this.#members;
+    return this.#members.list;
   }
 
   get state(): ArrayState {
-    if (!survives(this.layout, (slot) => this.#trusted(slot) === null)) return 'failed';
-    if (this.#members.some((member) => member.state.state === 'recovering')) return 'recovering';
+    if (!this.#members.surviveWithout()) return 'failed';
+    if (this.#members.list.some((member) => member.state.state === 'recovering')) return 'recovering';
     if (this.degraded > 0) return 'degraded';
     if (this.#unsyncedFromBytes !== Number.POSITIVE_INFINITY) return 'resyncing';
     return this.#metadata?.isActive === true ? 'active' : 'clean';
@@ -272,10 +216,7 @@ export class RaidArray extends Device {
 
   /** Slots without a member in sync. */
   get degraded(): number {
-    let count = 0;
-    for (let slot = 0; slot < this.layout.memberCount; slot += 1)
-      if (this.#trusted(slot) === null) count += 1;
-    return count;
+    return this.#members.degraded;
   }
 
   get health(): Health {
@@ -315,7 +256,7 @@ export class RaidArray extends Device {
    */
   fail(which: string | number, because?: RaidError): Promise<void> {
     return this.#verb(async () => {
-      const member = this.#find(which);
+      const member = this.#members.named(which);
       const { state } = member;
       if (state.state === 'faulty') return;
       if (state.state === 'in_sync' && !this.#canMiss([state.slot])) {
@@ -325,7 +266,10 @@ export class RaidArray extends Device {
           { device: member.name, member: state.slot },
         );
       }
-      this.#expel(member, because ?? new RaidError('MEMBER_GONE', `${member.name} was failed by hand`));
+      this.#members.expel(
+        member,
+        because ?? new RaidError('MEMBER_GONE', `${member.name} was failed by hand`),
+      );
       // No job that relied on it is under way when its failure is recorded, and none that needs the record is answered.
       await this.#recorded(async () => {
         await this.#engine.setHealth(this.#health());
@@ -338,7 +282,7 @@ export class RaidArray extends Device {
   /** A faulty member or a spare leaves. Its device, the whole of it, is the caller's again. */
   remove(which: string | number): Promise<Device> {
     return this.#verb(async () => {
-      const member = this.#find(which);
+      const member = this.#members.named(which);
       if (member.state.state !== 'faulty' && member.state.state !== 'spare') {
         throw new RaidError('BUSY', `${member.name} is ${member.state.state}; fail it before removing it`, {
           device: member.name,
@@ -347,7 +291,7 @@ export class RaidArray extends Device {
       // That it failed may still be on its way into the record.
       await this.#untilRecorded();
       const whole = this.#metadata?.deviceOf(member.descriptor) ?? member.device;
-      this.#members.splice(this.#members.indexOf(member), 1);
+      this.#members.leave(member);
       await this.#metadata?.remove(member.descriptor);
       return whole;
     });
@@ -375,7 +319,7 @@ export class RaidArray extends Device {
       }
       if (this.#metadata === null) this.#checkSpare(device);
       else ({ data, log, descriptor } = await this.#metadata.add(device));
-      const member = this.#adopt(data, { state: 'spare' }, descriptor, name, log);
+      const member = this.#members.adopt(data, { state: 'spare' }, descriptor, name, log);
       this.#startSync();
       return member;
     });
@@ -396,14 +340,14 @@ export class RaidArray extends Device {
         );
       }
       const { data, log, descriptor, slot } = await metadata.judgeReAdd(device);
-      const former = this.#members.find((member) => member.descriptor === descriptor);
+      const former = this.#members.list.find((member) => member.descriptor === descriptor);
       this.#checkStranger(device, former);
       await this.#engine.setHealth(this.#health());
       await this.#engine.setMember(slot, data, log);
-      if (former !== undefined) this.#members.splice(this.#members.indexOf(former), 1);
+      if (former !== undefined) this.#members.leave(former);
       // Every write goes there before it is judged what it has missed: nothing can be missed in between.
       const state: MemberState = { state: 'recovering', slot, recoveredBytes: 0, viaBitmap: false };
-      const member = this.#adopt(data, state, descriptor, name, log);
+      const member = this.#members.adopt(data, state, descriptor, name, log);
       await this.#engine.setHealth(this.#health());
       try {
         const how = await metadata.reAdd(device);
@@ -412,7 +356,8 @@ export class RaidArray extends Device {
         if (stateOf(member).state === 'recovering')
           member.state = { state: 'recovering', slot, recoveredBytes, viaBitmap: how === 'via-bitmap' };
       } catch (error) {
-        this.#members.splice(this.#members.indexOf(member), 1, ...(former === undefined ? [] : [former]));
+        this.#members.leave(member);
+        if (former !== undefined) this.#members.join(former);
         await this.#engine.setHealth(this.#health());
         await this.#engine.setMember(slot, null);
         throw error;
@@ -431,7 +376,7 @@ export class RaidArray extends Device {
    */
   replace(which: string | number, spareName?: string): Promise<void> {
     return this.#verb(async () => {
-      const member = this.#find(which);
+      const member = this.#members.named(which);
       const { state } = member;
       if (state.state !== 'in_sync') {
         throw new RaidError(
@@ -441,10 +386,10 @@ export class RaidArray extends Device {
         );
       }
       const { slot } = state;
-      if (this.#replacementOf(slot) !== null) {
+      if (this.#members.replacementOf(slot) !== null) {
         throw new RaidError('BUSY', `${member.name} is being replaced already`, { device: member.name });
       }
-      const spares = this.#members.filter((other) => other.state.state === 'spare');
+      const spares = this.#members.list.filter((other) => other.state.state === 'spare');
       const spare = spareName === undefined ? spares[0] : spares.find((other) => other.name === spareName);
       if (spare === undefined) {
         throw new RaidError(
@@ -613,8 +558,8 @@ export class RaidArray extends Device {
       }
     } finally {
       await this.#engine.close();
-      await Promise.all(this.#members.map((member) => member.log?.close()));
-      await Promise.all(this.#members.map((member) => member.device.close()));
+      await Promise.all(this.#members.list.map((member) => member.log?.close()));
+      await Promise.all(this.#members.list.map((member) => member.device.close()));
       await this.#metadata?.close();
     }
   }
@@ -631,10 +576,10 @@ export class RaidArray extends Device {
     fua: boolean,
   ): Promise<void> {
     const metadata = this.#metadata;
-    if (metadata === null && this.#erased.length === 0) {
+    if (metadata === null && this.#members.erased.length === 0) {
       return fua ? write(sources).then(() => this.doFlush()) : write(sources);
     }
-    const erased = this.#erased;
+    const erased = this.#members.erased;
     this.#changes.begin();
     const ready = metadata?.enter(offsetBytes, lengthBytes) ?? null;
     const kept = ready === null ? sources : sources.map((source) => source.slice());
@@ -664,12 +609,11 @@ export class RaidArray extends Device {
 
   /** No byte is lost without these slots, whatever else fails just now. If so, the caller expels their members at once. */
   #canMiss(slots: readonly number[]): boolean {
-    const isLost = (slot: number): boolean => slots.includes(slot) || this.#trusted(slot) === null;
-    return survives(this.layout, isLost) && this.#engine.canMiss(slots);
+    return this.#members.surviveWithout(slots) && this.#engine.canMiss(slots);
   }
 
   #mayMiss(descriptor: number): boolean {
-    const state = this.#members.find((member) => member.descriptor === descriptor)?.state;
+    const state = this.#members.list.find((member) => member.descriptor === descriptor)?.state;
     return state?.state !== 'in_sync' || this.#canMiss([state.slot]);
   }
 
@@ -707,7 +651,7 @@ export class RaidArray extends Device {
 
   /** Every member's own flush; one that fails is a member that fails, and the others' flush is what counts. */
   async #flushMembers(): Promise<void> {
-    const used = this.#members.filter(({ state }) => takesWrites(state));
+    const used = this.#members.list.filter(({ state }) => takesWrites(state));
     const answers = await Promise.allSettled(used.map((member) => member.device.flush()));
     const exclusions: Exclusion[] = [];
     for (const [index, answer] of answers.entries()) {
@@ -735,18 +679,6 @@ export class RaidArray extends Device {
     await recorded;
   }
 
-  /** By slot, then the replacements by theirs; where the array keeps logs, then those in the same order. */
-  #devicesInUse(): (Device | null)[] {
-    const slots = Array.from({ length: this.layout.memberCount }, (_, slot) => slot);
-    const members = [
-      ...slots.map((slot) => this.#memberIn(slot)),
-      ...slots.map((slot) => this.#replacementOf(slot)),
-    ];
-    const devices = members.map((member) => member?.device ?? null);
-    if ((this.#metadata?.logShape ?? null) === null) return devices;
-    return [...devices, ...members.map((member) => member?.log ?? null)];
-  }
-
   #adoptAll(options: RaidArrayOptions): void {
     if (options.members.length !== this.layout.memberCount) {
       throw new RaidError(
@@ -758,12 +690,12 @@ export class RaidArray extends Device {
       if (device === null) continue;
       this.#checkStranger(device);
       this.#checkSize(device, this.layout.memberBytes[slot]);
-      this.#adopt(device, { state: 'in_sync', slot });
+      this.#members.adopt(device, { state: 'in_sync', slot });
     }
     for (const device of options.spares ?? []) {
       this.#checkStranger(device);
       this.#checkSpare(device);
-      this.#adopt(device, { state: 'spare' });
+      this.#members.adopt(device, { state: 'spare' });
     }
   }
 
@@ -808,114 +740,17 @@ export class RaidArray extends Device {
     throw new RaidError('READ_ONLY', `${this.name} is open for reading only`, { device: this.name });
   }
 
-  #adopt(
-    device: Device,
-    state: MemberState,
-    descriptor = -1,
-    name?: string,
-    log: Device | null = null,
-  ): Member {
-    if (device.isClosed) throw new RaidError('CLOSED', `${device.name} is closed`, { device: device.name });
-    const taken = new Set(this.#members.map((member) => member.name));
-    while (taken.has(`disk${this.#names}`)) this.#names += 1;
-    const member: Member = {
-      name: name ?? `disk${this.#names}`,
-      device,
-      log,
-      descriptor,
-      errors: { read: 0, write: 0, corrected: 0 },
-      state,
-    };
-    this.#members.push(member);
-    return member;
-  }
-
-  /** Refuses a device that is a member, other than the one that it comes back as. */
-  #checkStranger(device: Device, former?: Member): void {
-    const known = this.#members.find(
-      (member) =>
-        member !== former &&
-        (isSameDevice(member.device, device) ||
-          isSameDevice(this.#metadata?.deviceOf(member.descriptor) ?? member.device, device)),
-    );
-    if (known === undefined) return;
-    throw new RaidError('BAD_ARGUMENT', `${device.name} is in ${this.name} already, as ${known.name}`, {
-      device: device.name,
-    });
-  }
-
-  #find(which: string | number): Member {
-    const found =
-      typeof which === 'number'
-        ? this.#memberIn(which)
-        : this.#members.find((member) => member.name === which || member.device.name === which);
-    if (found === null || found === undefined) {
-      const names = this.#members.map((member) => member.name).join(', ');
-      throw new RaidError('NO_SUCH_MEMBER', `${this.name} has no member ${which}; it has ${names}`);
-    }
-    return found;
-  }
-
-  /** Who takes part in I/O in this slot. */
-  #memberIn(slot: number): Member | null {
-    return (
-      this.#members.find(
-        ({ state }) => (state.state === 'in_sync' || state.state === 'recovering') && state.slot === slot,
-      ) ?? null
-    );
-  }
-
-  #replacementOf(slot: number): Member | null {
-    return this.#members.find(({ state }) => state.state === 'replacement' && state.slot === slot) ?? null;
-  }
-
-  #trusted(slot: number): Member | null {
-    const member = this.#memberIn(slot);
-    return member?.state.state === 'in_sync' ? member : null;
-  }
-
-  #health(): Health {
-    const members = Array.from({ length: this.layout.memberCount }, (_, slot): MemberHealth => {
-      const state = this.#memberIn(slot)?.state;
-      if (state?.state === 'in_sync') return { state: 'in_sync' };
-      if (state?.state === 'recovering') return { state: 'recovering', recoveredBytes: state.recoveredBytes };
-      return { state: 'missing' };
-    });
-    const unsynced = this.#unsyncedFromBytes;
-    const replacing = this.#members.flatMap(({ state }) =>
-      state.state === 'replacement' ? [state.slot] : [],
-    );
-    return {
-      members,
-      erased: this.#erased,
-      replacing,
-      ...(unsynced === Number.POSITIVE_INFINITY ? {} : { unsyncedFromBytes: unsynced }),
-    };
-  }
-
-  #expel(member: Member, because: RaidError): void {
-    const { state } = member;
-    if (state.state === 'faulty') return;
-    const formerSlot = state.state === 'spare' ? null : state.slot;
-    member.state = { state: 'faulty', formerSlot, because };
-    if (formerSlot === null || state.state === 'replacement') return;
-    this.#erased = this.#erased.filter((range) => range.member !== formerSlot);
-    // It may already have missed writes that its original did not take either: what it has counts for nothing.
-    const replacement = this.#replacementOf(formerSlot);
-    if (replacement !== null) replacement.state = { state: 'spare' };
-  }
-
   /** The engine met failures; it goes on without these members already, and waits with its answers until we are done. */
   async #excluded(exclusions: readonly Exclusion[]): Promise<void> {
     const expelled: Member[] = [];
     const { memberCount } = this.layout;
     for (const { member: number, error } of exclusions) {
       const member =
-        number < memberCount ? this.#memberIn(number) : this.#replacementOf(number - memberCount);
+        number < memberCount ? this.#members.in(number) : this.#members.replacementOf(number - memberCount);
       if (member === null) continue;
       if (error.code === 'MEDIUM_ERROR' || error.code === 'SHORT_READ') member.errors.read += 1;
       else member.errors.write += 1;
-      this.#expel(member, error);
+      this.#members.expel(member, error);
       expelled.push(member);
     }
     if (expelled.length > 0) {
@@ -928,10 +763,10 @@ export class RaidArray extends Device {
 
   /** A member did not take its superblock, or its bitmap: that it failed is being recorded already. */
   #failedWhileRecording(descriptor: number, error: RaidError): void {
-    const member = this.#members.find((each) => each.descriptor === descriptor);
+    const member = this.#members.list.find((each) => each.descriptor === descriptor);
     if (member === undefined || member.state.state === 'faulty') return;
     member.errors.write += 1;
-    this.#expel(member, error);
+    this.#members.expel(member, error);
     void this.#engine.setHealth(this.#health());
     // Not awaited: what is being recorded may wait for us.
     this.#recorded(async () => {
@@ -941,15 +776,15 @@ export class RaidArray extends Device {
   }
 
   #damaged(ranges: readonly ErasedRange[]): void {
-    const before = this.#erased;
-    this.#erased = [...before, ...ranges];
+    const before = this.#members.erased;
+    this.#members.damage(ranges);
     void this.#engine.setHealth(this.#health());
     this.#recordBadBlocks(before).catch(() => undefined);
   }
 
   #corrected(corrections: readonly Correction[]): void {
     for (const { member: slot, offsetBytes, lengthBytes } of corrections) {
-      const member = this.#memberIn(slot);
+      const member = this.#members.in(slot);
       if (member === null) continue;
       member.errors.read += 1;
       member.errors.corrected += divCeil(lengthBytes, SECTOR_BYTES);
@@ -958,7 +793,7 @@ export class RaidArray extends Device {
       const block = (this.#metadata?.logShape ?? null) === null ? 1 : SECTOR_BYTES;
       const from = roundUp(offsetBytes, block);
       const to = roundDown(offsetBytes + lengthBytes, block);
-      if (to > from) this.#dropErased(slot, from, to - from);
+      if (to > from) this.#members.mend(slot, from, to - from);
     }
   }
 
@@ -968,43 +803,45 @@ export class RaidArray extends Device {
    */
   async #clearErased(known: readonly ErasedRange[], offsetBytes: number, lengthBytes: number): Promise<void> {
     if (known.length === 0) return;
-    const before = this.#erased;
+    const before = this.#members.erased;
     // What is logged is written in whole sectors.
     const block = (this.#metadata?.logShape ?? null) === null ? 1 : SECTOR_BYTES;
     const from = roundDown(offsetBytes, block);
     const to = roundUp(offsetBytes + lengthBytes, block);
     for (const place of writtenPlaces(this.layout, this.#health(), from, to - from)) {
-      this.#dropErased(place.member, place.offsetBytes, place.lengthBytes, known);
+      this.#members.mend(place.member, place.offsetBytes, place.lengthBytes, known);
     }
-    if (this.#erased === before) return;
+    if (this.#members.erased === before) return;
     await this.#engine.setHealth(this.#health());
     await this.#recordBadBlocks(before);
   }
 
-  #dropErased(slot: number, offsetBytes: number, lengthBytes: number, among = this.#erased): void {
-    const end = offsetBytes + lengthBytes;
-    const kept = this.#erased.flatMap((range) => {
-      const rangeEnd = range.offsetBytes + range.lengthBytes;
-      const overlaps = range.member === slot && range.offsetBytes < end && offsetBytes < rangeEnd;
-      if (!overlaps || !among.includes(range)) return [range];
-      const left = { ...range, lengthBytes: offsetBytes - range.offsetBytes };
-      const right = { ...range, offsetBytes: end, lengthBytes: rangeEnd - end };
-      return [left, right].filter((part) => part.lengthBytes > 0);
-    });
-    const isSame =
-      kept.length === this.#erased.length && kept.every((range, at) => range === this.#erased[at]);
-    if (!isSame) this.#erased = kept;
-  }
-
   /** The bad-block logs of the members whose list has changed. */
   async #recordBadBlocks(before: readonly ErasedRange[]): Promise<void> {
-    const slots = new Set([...before, ...this.#erased].map((range) => range.member));
+    const slots = new Set([...before, ...this.#members.erased].map((range) => range.member));
     for (const slot of slots) {
-      const member = this.#memberIn(slot);
+      const member = this.#members.in(slot);
       if (member === null) continue;
-      const ranges = this.#erased.filter((range) => range.member === slot);
+      const ranges = this.#members.erased.filter((range) => range.member === slot);
       await this.#metadata?.setBadBlocks(member.descriptor, ranges);
     }
+  }
+
+  #health(): Health {
+    return this.#members.health(this.#unsyncedFromBytes);
+  }
+
+  /** Refuses a device that is a member, other than the one that it comes back as. */
+  #checkStranger(device: Device, former?: Member): void {
+    const known = this.#members.thatIs(
+      device,
+      (member) => this.#metadata?.deviceOf(member.descriptor) ?? member.device,
+      former,
+    );
+    if (known === null) return;
+    throw new RaidError('BAD_ARGUMENT', `${device.name} is in ${this.name} already, as ${known.name}`, {
+      device: device.name,
+    });
   }
 
   #startSync(): void {
@@ -1014,22 +851,18 @@ export class RaidArray extends Device {
   #syncIsDue(): boolean {
     if (this.layout.kind === 'copies' && this.layout.copyCount === 1) return false;
     if (this.#unsyncedFromBytes !== Number.POSITIVE_INFINITY) return true;
-    if (this.#members.some(({ state }) => state.state === 'recovering' || state.state === 'replacement'))
+    if (this.#members.list.some(({ state }) => state.state === 'recovering' || state.state === 'replacement'))
       return true;
-    return this.#emptySlot() !== null && this.#members.some(({ state }) => state.state === 'spare');
-  }
-
-  #emptySlot(): number | null {
-    for (let slot = 0; slot < this.layout.memberCount; slot += 1)
-      if (this.#memberIn(slot) === null) return slot;
-    return null;
+    return (
+      this.#members.emptySlot !== null && this.#members.list.some(({ state }) => state.state === 'spare')
+    );
   }
 
   /** What the sync does next, for Sync: one window, or null when there is nothing left to do. */
   async #nextSyncStep(): Promise<SyncProgress | null> {
     if (!this.#syncIsDue()) return null;
     await this.#metadata?.begin();
-    const member = this.#members.find(({ state }) => state.state === 'recovering');
+    const member = this.#members.list.find(({ state }) => state.state === 'recovering');
     // A resync needs all redundancy to be there; what is missing is recomputed anyway when its slot is recovered.
     if (member !== undefined) return await this.#recoverStep(member);
     if (this.#unsyncedFromBytes !== Number.POSITIVE_INFINITY) return await this.#resyncStep();
@@ -1037,7 +870,7 @@ export class RaidArray extends Device {
     if (taken !== null) {
       return { action: 'recover', doneBytes: 0, totalBytes: this.layout.memberBytes[taken] ?? 0 };
     }
-    const replacement = this.#members.find(({ state }) => state.state === 'replacement');
+    const replacement = this.#members.list.find(({ state }) => state.state === 'replacement');
     return replacement === undefined ? null : await this.#replaceStep(replacement);
   }
 
@@ -1067,14 +900,14 @@ export class RaidArray extends Device {
   async #finishReplacement(member: Member): Promise<void> {
     if (member.state.state !== 'replacement') return;
     const { slot } = member.state;
-    const original = this.#memberIn(slot);
+    const original = this.#members.in(slot);
     assert(original !== null, 'a replacement has an original');
     const because = new RaidError('MEMBER_GONE', `${original.name} was replaced by ${member.name}`);
     original.state = { state: 'faulty', formerSlot: slot, because };
     member.state = { state: 'in_sync', slot };
     await this.#recorded(async () => {
       await this.#engine.promote(slot, member.device, this.#health(), member.log ?? null);
-      const bad = this.#erased.filter((range) => range.member === slot);
+      const bad = this.#members.erased.filter((range) => range.member === slot);
       if (bad.length > 0) await this.#metadata?.setBadBlocks(member.descriptor, bad);
       await this.#metadata?.finishReplacement(member.descriptor);
       await this.#metadata?.fail(original.descriptor);
@@ -1083,9 +916,9 @@ export class RaidArray extends Device {
 
   /** A spare enters an empty slot: from now on it gets every write. The slot, or null where there is none for any. */
   async #takeSlot(): Promise<number | null> {
-    const slot = this.#emptySlot();
+    const slot = this.#members.emptySlot;
     if (slot === null) return null;
-    const spares = this.#members.filter(({ state }) => state.state === 'spare');
+    const spares = this.#members.list.filter(({ state }) => state.state === 'spare');
     // On record, the replacement of a member that failed has its slot already.
     const recorded = this.#metadata?.recoveringIn(slot) ?? null;
     const spare = spares.find(({ descriptor }) => descriptor === recorded) ?? spares[0];
@@ -1158,8 +991,8 @@ export class RaidArray extends Device {
         await this.#fillWindow(member, op, slot, offsetBytes + half, lengthBytes - half);
         return;
       }
-      const before = this.#erased;
-      this.#erased = [...before, { member: slot, offsetBytes, lengthBytes }];
+      const before = this.#members.erased;
+      this.#members.damage([{ member: slot, offsetBytes, lengthBytes }]);
       await this.#engine.setHealth(this.#health());
       await this.#recordBadBlocks(before);
     }
@@ -1213,11 +1046,6 @@ function takesWrites(
 
 function checkReach(driver: DriverKind, device: Device): void {
   if (!canReach(driver, device)) throw unreachableBy(driver, device);
-}
-
-/** One object, or two that have opened one file. */
-function isSameDevice(a: Device, b: Device): boolean {
-  return a === b || (a instanceof FileDevice && b instanceof FileDevice && a.identity === b.identity);
 }
 
 /** Read anew: states change while one waits, which the compiler's narrowing does not know. */

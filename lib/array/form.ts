@@ -55,7 +55,8 @@ import {
 import { confirm, type MdArray, type MdMember } from '../md/update.ts';
 import type { ArrayRange, ErasedRange } from '../plan/plan.ts';
 import { parseSize, SECTOR_BYTES } from '../units.ts';
-import { type EngineChoice, type MemberState, RaidArray, type Seed } from './array.ts';
+import { type EngineChoice, RaidArray, type Seed } from './array.ts';
+import type { MemberState } from './members.ts';
 import { dataDevice, type Hold, type LoadedBitmap, Metadata } from './metadata.ts';
 import { parityPatches, writePatches } from './replay.ts';
 import { type RowRange, rangesAtRisk } from './risk.ts';

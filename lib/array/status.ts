@@ -1,6 +1,7 @@
 /** What `status --json` prints: the array as a plain object with stable keys. */
 import { layoutName } from '../layout/levels.ts';
-import type { ErrorCounts, Member, RaidArray } from './array.ts';
+import type { RaidArray } from './array.ts';
+import type { ErrorCounts, Member } from './members.ts';
 
 export interface MemberStatus {
   readonly name: string;

@@ -141,8 +141,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'flush leaves one member out',
     file: array,
-    find: 'const used = this.#members.filter(({ state }) => takesWrites(state));',
-    replace: 'const used = this.#members.filter(({ state }) => takesWrites(state)).slice(1);',
+    find: 'const used = this.#members.list.filter(({ state }) => takesWrites(state));',
+    replace: 'const used = this.#members.list.filter(({ state }) => takesWrites(state)).slice(1);',
     breaks: 'I2, I7',
     hunts: raid1(1),
   },
