@@ -254,7 +254,7 @@ async function verify(options: Options): Promise<void> {
   if (options.quiet === true && report.damaged.length + report.lost.length === 0) return;
   const read = readPercent === 0 ? 'not read' : `${report.packsRead} read`;
   process.stdout.write(
-    `${report.backups} backups, ${report.packs} packs (${read}), ${formatSize(report.storedBytes)} stored\n`,
+    `backups: ${report.backups}, packs: ${report.packs} (${read}), ${formatSize(report.storedBytes)} stored\n`,
   );
   for (const { name, why, repairable } of report.damaged) {
     process.stdout.write(`damaged: ${name} ${why}${repairable ? '; repair can make it again' : ''}\n`);

@@ -2,6 +2,9 @@
  * Every world of the explorer of crash points, two at a time, each in a process of its own; the figures are printed. A
  * violation names its world and script: `node dist/test/sim/crash-child.js '{"world":"…","options":{"script":n}}'`
  * finds it again.
+ *
+ * One crash, and fewer choices of what survives of superblocks than `thorough` has: that one crashes again in the recovery, and takes
+ * more than an hour of two cores.
  */
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
@@ -12,8 +15,10 @@ import type { CrashTask } from './crash-child.ts';
 
 const program = resolve(import.meta.dirname, '../../dist/test/sim/crash-child.js');
 /** Distinct states in all. */
-const WANTED = 1_000_000;
+const WANTED = 300_000;
 const PROCESSES = 2;
+const options = { nested: [0], metadataChoices: 24, metadataChoicesDegraded: 6, dataChoices: 512 };
+const PATIENCE_MS = 1_500_000;
 
 interface Result {
   readonly findings: Findings | null;
@@ -48,10 +53,10 @@ beforeAll(async () => {
   await Promise.all(
     Array.from({ length: PROCESSES }, async () => {
       for (let world = waiting.shift(); world !== undefined; world = waiting.shift())
-        results.set(world.title, await run({ world: world.title, options: {} }));
+        results.set(world.title, await run({ world: world.title, options }));
     }),
   );
-});
+}, PATIENCE_MS);
 
 describe('at every moment of every script, whatever survived of the unflushed writes', () => {
   test.each(worlds.map(({ title }) => title))('%s starts, holds what it promised, and agrees', (title) => {
@@ -60,7 +65,7 @@ describe('at every moment of every script, whatever survived of the unflushed wr
     expect(result?.findings?.violations).toEqual([]);
   });
 
-  test('more than a million distinct states were judged', () => {
+  test('hundreds of thousands of distinct states were judged', () => {
     const all = [...results.values()].flatMap(({ findings }) => (findings === null ? [] : [findings]));
     const sum = (of: (findings: Findings) => number): number =>
       all.reduce((total, each) => total + of(each), 0);
