@@ -92,6 +92,39 @@ export { type ErrorCode, errorCodes, exitCodeOf, RaidError, type Reaction } from
 export { type Host, realHost, seededRandom } from './host.ts';
 export type { Geometry, Level } from './layout/geometry.ts';
 export { drawLayout, formatMap, type LayoutMap, type MapCell, type MapRow } from './layout/map.ts';
+export {
+  type Conf,
+  type Diagnostic,
+  describeDiagnostic,
+  type LunFacts,
+  parseConf,
+  readConf,
+  type Settings,
+  settingsFor,
+} from './multipath/conf.ts';
+export {
+  MultipathDevice,
+  type MultipathOptions,
+  type MultipathStatus,
+  type Path,
+  type PathConnection,
+  type PathState,
+  type PathStatus,
+  pathOver,
+} from './multipath/device.ts';
+export type { AluaState, PathFacts } from './multipath/select.ts';
+export {
+  checkedTopology,
+  defaultTopology,
+  type FabricPath,
+  failuresSurvived,
+  type LunReport,
+  longestStallMs,
+  pathsTo,
+  reportOn,
+  singlePointsOfFailure,
+  type Topology,
+} from './multipath/topology.ts';
 export { NbdDevice, type NbdOptions } from './nbd/client.ts';
 export type { ExportOptions } from './nbd/export.ts';
 export {
@@ -130,4 +163,13 @@ export {
   pickCase,
 } from './sim/swarm.ts';
 export type { Failure as SimFailure, Outcome as SimOutcome, Tally as SimTally } from './sim/world.ts';
+export { SnapshotDevice } from './snapshot/device.ts';
+export {
+  type ChangedRange,
+  type RollbackProgress,
+  type SnapshotInfo,
+  SnapshotOrigin,
+  type SnapshotStoreOptions,
+  type SnapshotUsage,
+} from './snapshot/origin.ts';
 export { formatSize, parseSize } from './units.ts';

@@ -3,7 +3,7 @@ import { describe, test } from 'vitest';
 import { runSeed, withSeed } from '../conformance/seed.ts';
 import { forgeEach, kinds, mutateEach, mutations } from './fuzz-world.ts';
 
-const ROUNDS = 5;
+const ROUNDS = 2;
 
 describe.each(kinds)('$title', (kind) => {
   test.each(mutations)('any one file is $title: what is restored is right', (mutation) =>

@@ -8,7 +8,9 @@ import { MemoryDevice } from '../../lib/device/memory.ts';
 import { OverlayDevice } from '../../lib/device/overlay.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
 import { SliceDevice } from '../../lib/device/slice.ts';
-import { seededRandom } from '../../lib/host.ts';
+import { realHost, seededRandom } from '../../lib/host.ts';
+import { parseConf, settingsFor } from '../../lib/multipath/conf.ts';
+import { MultipathDevice, pathOver } from '../../lib/multipath/device.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { directFolder, scratchFolder } from '../device/scratch.ts';
 import { randomBytes, runSeed } from './seed.ts';
@@ -143,3 +145,35 @@ conformance('an overlay over memory in blocks of 512', async () => {
   const below = await holding(new MemoryDevice({ sizeBytes: size, blockBytes: 512 }));
   return { device: await OverlayDevice.open(below, nextPath(), { create: true }) };
 });
+
+const multipath = {
+  ...settingsFor(parseConf('defaults {\n path_grouping_policy multibus\n no_path_retry queue\n}'), {
+    wwid: 'lun',
+  }),
+  pollingMs: 2,
+  maxPollingMs: 4,
+};
+
+conformance('three paths to one memory, two of which fail every few requests', async () => {
+  const lun = new MemoryDevice({ sizeBytes: size, blockBytes: 512 });
+  const slice = () => new SliceDevice(lun, { offsetBytes: 0, lengthBytes: size, shared: true });
+  const gone = { kind: 'error', code: 'MEMBER_GONE', applied: 'prefix' } as const;
+  const flaky = async () =>
+    new FaultDevice(slice(), { rules: [{ on: 'any', when: { nth: 7 }, fault: gone }] });
+  const paths = [
+    pathOver('sda', 'lun', flaky),
+    pathOver('sdb', 'lun', flaky),
+    pathOver('sdc', 'lun', async () => slice()),
+  ];
+  return { device: await MultipathDevice.open(paths, { host: realHost, settings: multipath, tickMs: 1 }) };
+});
+conformance(
+  'two paths to a read-only memory',
+  async () => {
+    const { memory } = await holding(new MemoryDevice({ sizeBytes: content.byteLength }));
+    const open = async () => new MemoryDevice({ sizeBytes: content.byteLength, memory, readOnly: true });
+    const paths = [pathOver('sda', 'lun', open), pathOver('sdb', 'lun', open)];
+    return { device: await MultipathDevice.open(paths, { host: realHost, settings: multipath }) };
+  },
+  { readOnly: true, content },
+);

@@ -1,0 +1,1003 @@
+/**
+ * Several paths to the same data as one device: what fails on one path is done on another.
+ *
+ *   request ──▶ group in use ──selector──▶ path ──▶ answer
+ *      ▲                                    │ path error, silence, or a checker that says down
+ *      └── another path ◀── fence ◀─────────┘
+ *
+ * Which errors are the path's. MEMBER_GONE, CLOSED, PROTOCOL_VIOLATION, WRITE_MAYBE_APPLIED, and silence. Everything else
+ * (a sector that cannot be read, a full disk, a failed flush) is the word of what is behind all paths, and another
+ * path would say the same: it goes to the caller.
+ *
+ * Why nothing is done twice in a harmful way. A request that was given to a path that failed may have happened, or may
+ * yet happen: its frames lie in some queue. Done again with the same bytes it does no harm, but a *late* first attempt could
+ * land on top of something newer. So the path is fenced: its connection is destroyed, until nothing that was handed to it
+ * can take effect any more, neither on the data nor, for a read, in the caller's buffers. Only then is the request sent by
+ * another path, and only then may it fail. A request is at no time under way on two paths. Hence: when a
+ * request settles, no attempt of it is left anywhere, and a later request cannot be overtaken by it.
+ * A path that cannot be fenced ends the device: going on would be a guess (lib/nbd/client.ts says why silence is no fence).
+ *
+ * What the paths must share. What one of them has acknowledged is read by all of them, and a flush on one covers what
+ * was acknowledged by any: one array with one cache behind them, as a LUN is. Two servers that each cache one file are not.
+ *
+ * Time. Once in a tick (a second, as multipathd) everything is looked at: paths due for a check, requests and checks
+ * without an answer, requests that wait for a path, failback. Ages are counted in ticks, so that a process that was
+ * stopped does not take its own sleep for the silence of others. `longestStallMs`
+ * (topology.ts) says what all of this comes to for one request.
+ */
+import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '../device/device.ts';
+import { InFlight } from '../device/in-flight.ts';
+import { assert, type ErrorCode, RaidError } from '../errors.ts';
+import type { Host } from '../host.ts';
+import { KIB, MIB, roundUp } from '../units.ts';
+import type { Settings } from './conf.ts';
+import {
+  bestGroup,
+  groupPaths,
+  makeSelector,
+  type PathFacts,
+  type PathGroup,
+  prioOfPath,
+  type RankedPath,
+  type Selector,
+} from './select.ts';
+
+/** One way to the data. */
+export interface Path {
+  readonly name: string;
+  /** Asked with every check, since ALUA states change. */
+  facts?(): Omit<PathFacts, 'name' | 'latenciesMs'>;
+  /** Fails while there is no way through. */
+  connect(): Promise<PathConnection>;
+}
+
+export interface PathConnection {
+  readonly device: Device;
+  /** Of the data, and the same by whichever path one comes: a WWID. */
+  readonly identity: string;
+  /** What the other end says of itself without touching data (TEST UNIT READY); `ghost`: there, but standby. */
+  ready?(): Promise<'up' | 'ghost' | 'down'>;
+  /**
+   * Ends the connection for good, and resolves when nothing that was handed to it can take effect any more, on the data
+   * or in the buffers of requests. It must end. Rejects where that cannot be had for the data; the buffers are free even so.
+   */
+  fence(): Promise<void>;
+}
+
+/**
+ * `pending`: the first verdict is still to come. `ghost`: standby. `shaky`: it keeps failing, and is used when nothing
+ * else is there. `delayed`: it keeps failing, and is kept out for a while although it seems to work.
+ */
+export type PathState = 'up' | 'down' | 'ghost' | 'shaky' | 'pending' | 'delayed';
+
+export interface PathStatus {
+  readonly name: string;
+  readonly state: PathState;
+  readonly prio: number;
+  /** Why it is not up, if something is known. */
+  readonly why: string | null;
+  readonly inFlight: number;
+  readonly requests: number;
+  readonly errors: number;
+  /** Times that it went from working to not working. */
+  readonly failures: number;
+}
+
+export interface MultipathStatus {
+  readonly groups: readonly {
+    readonly paths: readonly PathStatus[];
+    readonly isActive: boolean;
+    readonly isMarginal: boolean;
+  }[];
+  /** Requests that wait for a path. */
+  readonly queued: number;
+}
+
+export interface MultipathOptions {
+  readonly host: Host;
+  readonly settings: Settings;
+  readonly name?: string;
+  /** Silence after which a request's path has failed (default 30 s, as SCSI commands have). */
+  readonly ioTimeoutMs?: number;
+  readonly tickMs?: number;
+  /** Of the requests that wait for a path; those beyond it fail even with `queue` (default 64 MiB). */
+  readonly maxQueuedBytes?: number;
+}
+
+/**
+ * A device as a path: its `close` is the fence, which every device's is for what it does itself (the contract: everything
+ * in flight has settled). Where requests go on to somebody else, a server say, closing does not call them back, and
+ * such a path needs a fence of its own. It cannot be asked how it is: for the checker `tur` it is up as long as it can be
+ * opened, and `directio` reads.
+ */
+export function pathOver(
+  name: string,
+  identity: string,
+  open: () => Promise<Device>,
+  facts: Omit<PathFacts, 'name' | 'latenciesMs'> = {},
+): Path {
+  return {
+    name,
+    facts: () => facts,
+    connect: async () => {
+      const device = await open();
+      return { device, identity, fence: () => device.close() };
+    },
+  };
+}
+
+const pathErrors: ReadonlySet<ErrorCode> = new Set([
+  'MEMBER_GONE',
+  'CLOSED',
+  'PROTOCOL_VIOLATION',
+  'WRITE_MAYBE_APPLIED',
+]);
+
+function isPathError(failure: unknown): boolean {
+  return failure instanceof RaidError && pathErrors.has(failure.code);
+}
+
+/** One connection from its beginning to its fence. */
+class Nexus {
+  readonly connection: PathConnection;
+  /** Called when it is fenced, for attempts that were not answered. */
+  readonly abandon = new Set<() => void>();
+  #fenced: Promise<void> | null = null;
+
+  constructor(connection: PathConnection) {
+    this.connection = connection;
+  }
+
+  /** Any number of times, and is done once. */
+  fence(): Promise<void> {
+    if (this.#fenced === null) {
+      this.#fenced = (async () => this.connection.fence())();
+      const end = (): void => {
+        for (const abandon of this.abandon) abandon();
+      };
+      this.#fenced.then(end, end);
+    }
+    return this.#fenced;
+  }
+}
+
+interface Attempt {
+  readonly sinceTick: number;
+}
+
+interface PathLife {
+  readonly index: number;
+  readonly path: Path;
+  nexus: Nexus | null;
+  state: PathState;
+  why: string | null;
+  prio: number;
+  readonly attempts: Set<Attempt>;
+  /** A check or an attempt to connect that is under way. */
+  check: { readonly sinceTick: number } | null;
+  checkEveryMs: number;
+  nextCheckMs: number;
+  requests: number;
+  errors: number;
+  failures: number;
+  /** san_path_err: failures not yet forgotten, and good checks until the next one is. */
+  remembered: number;
+  checksToForget: number;
+  /** marginal_path: when it failed last. */
+  failedAtMs: number;
+  /** Kept out, or in the marginal group, until then; null: it is not marginal. */
+  marginalUntilMs: number | null;
+  /** marginal_path: reads of the sample under way, and how many of them failed. */
+  sample: { readonly untilMs: number; reads: number; errors: number } | null;
+  latenciesMs: number[];
+}
+
+interface Waiter {
+  readonly queuedBytes: number;
+  readonly expiresMs: number;
+  readonly goOn: () => void;
+  readonly fail: (error: RaidError) => void;
+}
+
+interface Request<T> {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+  readonly run: (device: Device) => Promise<T>;
+}
+
+/** What a request without data counts for in the queue, and the least that any does. */
+const QUEUED_MIN_BYTES = 4 * KIB;
+
+/** Reads per second while a marginal path is watched. */
+const SAMPLE_HZ = 10;
+
+export class MultipathDevice extends Device {
+  override readonly name: string;
+  override readonly limits: Limits;
+  override readonly direct = null;
+  readonly #host: Host;
+  readonly #settings: Settings;
+  readonly #identity: string;
+  readonly #ioTimeoutTicks: number;
+  readonly #checkerTimeoutTicks: number;
+  readonly #tickMs: number;
+  readonly #maxQueuedBytes: number;
+  readonly #lives: readonly PathLife[];
+  readonly #inFlight = new InFlight();
+  readonly #stop = new AbortController();
+  /** Under way. */
+  readonly #fences = new Set<Promise<void>>();
+  #groups: readonly PathGroup[] = [];
+  #ranked: readonly RankedPath[] = [];
+  #ranking = '';
+  #selector: Selector;
+  /** A path of the group in use; -1: none is. Groups are made anew, paths stay. */
+  #activePath = -1;
+  #failbackAtMs: number | null = null;
+  #waiters: Waiter[] = [];
+  #queuedBytes = 0;
+  #noPathSinceMs: number | null = null;
+  #tick = 0;
+  /** A path could not be fenced. */
+  #failure: RaidError | null = null;
+
+  /**
+   * Connects every path. Those that cannot be reached are down and tried again; at least one must be reached, and all that
+   * are must lead to the same data.
+   */
+  static async open(paths: readonly Path[], options: MultipathOptions): Promise<MultipathDevice> {
+    const { name = 'multipath' } = options;
+    if (paths.length === 0)
+      throw new RaidError('BAD_ARGUMENT', `${name} has no path at all`, { device: name });
+    const twice = paths.find((path, index) => paths.findIndex((other) => other.name === path.name) < index);
+    if (twice !== undefined)
+      throw new RaidError('BAD_ARGUMENT', `${name} has two paths named ${twice.name}`, { device: name });
+    const probes = await Promise.all(paths.map((path) => probe(path, options)));
+    try {
+      checkSameData(name, paths, probes);
+      const first = probes.find(({ connection }) => connection !== null)?.connection ?? null;
+      if (first === null) {
+        throw new RaidError(
+          'MEMBER_GONE',
+          `${name}: none of its ${paths.length} paths works: ${probes[0]?.why}`,
+          {
+            device: name,
+          },
+        );
+      }
+      return new MultipathDevice(paths, probes, first, options);
+    } catch (refusal) {
+      await Promise.allSettled(probes.map(({ connection }) => connection?.device.close()));
+      throw refusal;
+    }
+  }
+
+  private constructor(
+    paths: readonly Path[],
+    probes: readonly Probe[],
+    first: PathConnection,
+    options: MultipathOptions,
+  ) {
+    super();
+    const { host, settings, name = 'multipath', ioTimeoutMs = 30_000, tickMs = 1000 } = options;
+    this.name = name;
+    this.limits = first.device.limits;
+    this.#identity = first.identity;
+    this.#host = host;
+    this.#settings = settings;
+    this.#tickMs = tickMs;
+    this.#ioTimeoutTicks = Math.ceil(ioTimeoutMs / tickMs);
+    this.#checkerTimeoutTicks = Math.ceil(settings.checkerTimeoutMs / tickMs);
+    this.#maxQueuedBytes = options.maxQueuedBytes ?? 64 * MIB;
+    const now = host.now();
+    this.#lives = paths.map((path, index) => {
+      const { connection, state, why } = probes[index] as Probe;
+      return {
+        index,
+        path,
+        nexus: connection === null ? null : new Nexus(connection),
+        state,
+        why,
+        prio: 0,
+        attempts: new Set(),
+        check: null,
+        checkEveryMs: settings.pollingMs,
+        nextCheckMs: now + settings.pollingMs,
+        requests: 0,
+        errors: 0,
+        failures: 0,
+        remembered: 0,
+        checksToForget: settings.sanPathErr?.forgetChecks ?? 0,
+        failedAtMs: Number.NEGATIVE_INFINITY,
+        marginalUntilMs: null,
+        sample: null,
+        latenciesMs: [],
+      };
+    });
+    this.#selector = this.#newSelector();
+    this.#regroup();
+    void this.#keepTime();
+  }
+
+  status(): MultipathStatus {
+    const active = this.#activeGroup();
+    return {
+      queued: this.#waiters.length,
+      groups: this.#groups.map((group) => ({
+        isActive: group === active,
+        isMarginal: group.isMarginal,
+        paths: group.paths.map((index) => {
+          const { path, state, prio, why, attempts, requests, errors, failures } = this.#life(index);
+          return { name: path.name, state, prio, why, inFlight: attempts.size, requests, errors, failures };
+        }),
+      })),
+    };
+  }
+
+  /** By hand, as `multipathd fail path`: the next check may take it back. */
+  failPath(name: string): void {
+    this.#fail(this.#named(name), 'it was failed by hand');
+  }
+
+  /** By hand: checked now, and no longer kept out for having failed before. */
+  reinstatePath(name: string): void {
+    const life = this.#named(name);
+    life.marginalUntilMs = null;
+    life.sample = null;
+    life.remembered = 0;
+    life.nextCheckMs = this.#host.now();
+    this.#check(life);
+  }
+
+  /** The group of this path is used from now on; the next failback may move on. */
+  switchGroup(name: string): void {
+    const life = this.#named(name);
+    const group = this.#groups.find(({ paths }) => paths.includes(life.index));
+    if (group?.paths.some((index) => this.#works(index)) !== true) {
+      throw new RaidError('BAD_ARGUMENT', `${this.name}: no path of the group of ${name} works`, {
+        device: this.name,
+      });
+    }
+    this.#activePath = life.index;
+    this.#failbackAtMs = null;
+  }
+
+  protected override doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    return this.#perform(offsetBytes, totalBytes(targets), (device) => device.read(offsetBytes, targets));
+  }
+
+  protected override doWrite(
+    offsetBytes: number,
+    sources: readonly Uint8Array[],
+    fua: boolean,
+  ): Promise<void> {
+    return this.#perform(offsetBytes, totalBytes(sources), (device) =>
+      device.write(offsetBytes, sources, { fua }),
+    );
+  }
+
+  protected override doFlush(): Promise<void> {
+    return this.#perform(0, 0, (device) => device.flush());
+  }
+
+  protected override doDiscard(offsetBytes: number, lengthBytes: number): Promise<void> {
+    return this.#perform(offsetBytes, 0, (device) => device.discard(offsetBytes, lengthBytes));
+  }
+
+  protected override doWriteZeroes(
+    offsetBytes: number,
+    lengthBytes: number,
+    options: Required<ZeroOptions>,
+  ): Promise<void> {
+    return this.#perform(offsetBytes, 0, (device) => device.writeZeroes(offsetBytes, lengthBytes, options));
+  }
+
+  protected override doBlockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
+    return this.#perform(offsetBytes, 0, (device) => device.blockStatus(offsetBytes, lengthBytes));
+  }
+
+  protected override doResize(): Promise<void> {
+    throw new RaidError('NOT_SUPPORTED', `${this.name} has the size of what its paths lead to`, {
+      device: this.name,
+    });
+  }
+
+  protected override async doClose(): Promise<void> {
+    this.#stop.abort();
+    this.#expire(Number.POSITIVE_INFINITY, () => this.#closedError());
+    const closed = this.#lives.map((life) => life.nexus?.connection.device.close());
+    await this.#inFlight.whenIdle();
+    await Promise.allSettled(closed);
+    await Promise.all(this.#fences);
+  }
+
+  // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #perform<T>(offsetBytes: number, lengthBytes: number, run: (device: Device) => Promise<T>): Promise<T> {
+    return this.#inFlight.run(() => this.#untilDone({ offsetBytes, lengthBytes, run }));
+  }
+
+  async #untilDone<T>(request: Request<T>): Promise<T> {
+    const tried = new Set<number>();
+    /** When it first failed or had to wait: its patience counts from there, however often a path comes back. */
+    let troubleSinceMs = Number.POSITIVE_INFINITY;
+    for (;;) {
+      if (this.isClosed && tried.size > 0) throw this.#closedError();
+      if (this.#failure !== null) throw this.#failure;
+      const candidates = this.#candidates();
+      const { noPathRetry } = this.#settings;
+      if (candidates.length === 0) {
+        troubleSinceMs = Math.min(troubleSinceMs, this.#host.now());
+        await this.#waitForPath(request.lengthBytes, troubleSinceMs);
+        continue;
+      }
+      // A checker that lies brings a path back again and again: that must not keep a request for ever.
+      const patienceMs = noPathRetry.kind === 'retries' ? noPathRetry.count * this.#settings.pollingMs : 0;
+      const fresh = this.#untried(candidates, tried);
+      if (
+        fresh.length === 0 &&
+        noPathRetry.kind !== 'queue' &&
+        this.#host.now() - troubleSinceMs >= patienceMs
+      ) {
+        throw this.#noPathError();
+      }
+      const outcome = await this.#attempt(request, fresh.length > 0 ? fresh : candidates);
+      if (outcome.kind === 'done') return outcome.value;
+      tried.add(outcome.path);
+      troubleSinceMs = Math.min(troubleSinceMs, this.#host.now());
+    }
+  }
+
+  /** Resolves with `failed` when the path is fenced; rejects with what the data's side says. */
+  async #attempt<T>(
+    request: Request<T>,
+    candidates: readonly number[],
+  ): Promise<
+    { readonly kind: 'done'; readonly value: T } | { readonly kind: 'failed'; readonly path: number }
+  > {
+    const { offsetBytes, lengthBytes, run } = request;
+    const startedMs = this.#host.now();
+    const selector = this.#selector;
+    const path = selector.select({ candidates, offsetBytes, lengthBytes, nowMs: startedMs });
+    const life = this.#life(path);
+    const { nexus } = life;
+    assert(nexus !== null, 'a path that works has a connection');
+    const attempt: Attempt = { sinceTick: this.#tick };
+    life.attempts.add(attempt);
+    life.requests += 1;
+    let abandon = (): void => undefined;
+    let failed = true;
+    try {
+      const value = await new Promise<T>((resolve, reject) => {
+        abandon = () =>
+          reject(new RaidError('MEMBER_GONE', `${life.path.name} was fenced`, { device: this.name }));
+        nexus.abandon.add(abandon);
+        run(nexus.connection.device).then(resolve, reject);
+      });
+      failed = false;
+      return { kind: 'done', value };
+    } catch (failure) {
+      if (!isPathError(failure)) throw failure;
+      life.errors += 1;
+      if (life.nexus === nexus) this.#fail(life, (failure as RaidError).message);
+      try {
+        await nexus.fence();
+      } catch {
+        // #fence has made the device end, and said why.
+      }
+      if (this.isClosed) throw this.#closedError();
+      return { kind: 'failed', path };
+    } finally {
+      nexus.abandon.delete(abandon);
+      life.attempts.delete(attempt);
+      selector.end(path, { lengthBytes, startedMs, nowMs: this.#host.now(), failed });
+    }
+  }
+
+  /** Of the group in use; where it has none, of the first group that has: the one in use may have come back meanwhile. */
+  #untried(candidates: readonly number[], tried: ReadonlySet<number>): readonly number[] {
+    const fresh = candidates.filter((index) => !tried.has(index));
+    if (fresh.length > 0) return fresh;
+    for (const { paths } of this.#groups) {
+      const others = paths.filter((index) => this.#works(index) && !tried.has(index));
+      if (others.length > 0) return others;
+    }
+    return [];
+  }
+
+  #waitForPath(lengthBytes: number, troubleSinceMs: number): Promise<void> {
+    const { noPathRetry, pollingMs } = this.#settings;
+    if (this.isClosed) throw this.#closedError();
+    const now = this.#host.now();
+    this.#noPathSinceMs ??= now;
+    const sinceMs = Math.min(this.#noPathSinceMs, troubleSinceMs);
+    const expiresMs =
+      noPathRetry.kind === 'queue'
+        ? Number.POSITIVE_INFINITY
+        : sinceMs + (noPathRetry.kind === 'retries' ? noPathRetry.count * pollingMs : 0);
+    if (expiresMs <= now) throw this.#noPathError();
+    const queuedBytes = Math.max(lengthBytes, QUEUED_MIN_BYTES);
+    if (this.#queuedBytes + queuedBytes > this.#maxQueuedBytes) {
+      throw this.#noPathError(`, and ${this.#waiters.length} requests wait for one already`);
+    }
+    this.#queuedBytes += queuedBytes;
+    return new Promise((goOn, fail) => this.#waiters.push({ queuedBytes, expiresMs, goOn, fail }));
+  }
+
+  /** In the order in which they came. */
+  #release(): void {
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    this.#queuedBytes = 0;
+    for (const { goOn } of waiters) goOn();
+  }
+
+  #expire(nowMs: number, error: () => RaidError): void {
+    const isOver = ({ expiresMs }: Waiter): boolean =>
+      nowMs === Number.POSITIVE_INFINITY || expiresMs <= nowMs;
+    const over = this.#waiters.filter(isOver);
+    if (over.length === 0) return;
+    this.#waiters = this.#waiters.filter((waiter) => !isOver(waiter));
+    for (const { queuedBytes, fail } of over) {
+      this.#queuedBytes -= queuedBytes;
+      fail(error());
+    }
+  }
+
+  #noPathError(more = ''): RaidError {
+    return new RaidError('MEMBER_GONE', `${this.name}: no path works${more}`, { device: this.name });
+  }
+
+  #closedError(): RaidError {
+    return new RaidError('CLOSED', `${this.name} is closed`, { device: this.name });
+  }
+
+  // ── Groups ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #life(index: number): PathLife {
+    return this.#lives[index] as PathLife;
+  }
+
+  #named(name: string): PathLife {
+    const life = this.#lives.find(({ path }) => path.name === name);
+    if (life === undefined)
+      throw new RaidError('BAD_ARGUMENT', `${this.name} has no path ${name}`, { device: this.name });
+    return life;
+  }
+
+  #works(index: number): boolean {
+    const { state, nexus } = this.#life(index);
+    return (state === 'up' || state === 'shaky') && nexus !== null;
+  }
+
+  #activeGroup(): PathGroup | undefined {
+    return this.#groups.find(({ paths }) => paths.includes(this.#activePath));
+  }
+
+  /** The working paths of the group in use; another group comes into use where it has none. */
+  #candidates(): readonly number[] {
+    const inUse = this.#activeGroup()?.paths.filter((index) => this.#works(index)) ?? [];
+    if (inUse.length > 0) return inUse;
+    const best = this.#groups[this.#bestGroup()];
+    if (best === undefined) return [];
+    this.#activePath = best.paths[0] ?? -1;
+    this.#failbackAtMs = null;
+    return best.paths.filter((index) => this.#works(index));
+  }
+
+  #bestGroup(): number {
+    return bestGroup(this.#groups, this.#ranked, (index) => this.#works(index));
+  }
+
+  /** Priorities and groups as paths are at this moment; nothing happens where nothing has changed. */
+  #regroup(): void {
+    const { prio, groupingPolicy } = this.#settings;
+    this.#ranked = this.#lives.map((life) => {
+      const facts: PathFacts = {
+        ...life.path.facts?.(),
+        name: life.path.name,
+        latenciesMs: life.latenciesMs,
+      };
+      // A lot is drawn once: drawn again with every check, groups would never hold still.
+      if (prio.kind !== 'random' || life.prio === 0) {
+        life.prio = prioOfPath(prio, facts, (below) => this.#host.random(below));
+      }
+      return {
+        ...facts,
+        prio: life.prio,
+        isMarginal: life.marginalUntilMs !== null && this.#settings.marginalGroups,
+      };
+    });
+    const ranking = this.#ranked
+      .map((path) => `${path.prio} ${path.isMarginal} ${path.serial} ${path.nodeName}`)
+      .join();
+    if (ranking === this.#ranking) return;
+    this.#ranking = ranking;
+    this.#groups = groupPaths(groupingPolicy, this.#ranked);
+    if (this.#settings.rrWeight === 'priorities') this.#selector = this.#newSelector();
+  }
+
+  #newSelector(): Selector {
+    return makeSelector({
+      settings: this.#settings,
+      paths: this.#lives.map(({ path, prio }) => ({ name: path.name, prio })),
+    });
+  }
+
+  /** A better group than the one in use: whether to move there, and when. */
+  #failback(cameBack: PathLife | null): void {
+    const best = this.#groups[this.#bestGroup()];
+    if (best === undefined || this.#activeGroup() === undefined) return;
+    if (best === this.#activeGroup()) {
+      this.#failbackAtMs = null;
+      return;
+    }
+    const { failback } = this.#settings;
+    const now = this.#host.now();
+    const move = (): void => {
+      this.#activePath = best.paths[0] ?? -1;
+      this.#failbackAtMs = null;
+    };
+    switch (failback.kind) {
+      case 'immediate':
+        move();
+        break;
+      case 'manual':
+        break;
+      case 'followover': {
+        const isFirst =
+          cameBack !== null &&
+          best.paths.includes(cameBack.index) &&
+          best.paths.every((index) => index === cameBack.index || !this.#works(index));
+        if (isFirst) move();
+        break;
+      }
+      case 'deferred':
+        this.#failbackAtMs ??= now + failback.afterMs;
+        if (now >= this.#failbackAtMs) move();
+        break;
+    }
+  }
+
+  // ── The life of a path ─────────────────────────────────────────────────────────────────────────────────────────────
+
+  #fail(life: PathLife, why: string): void {
+    const { nexus } = life;
+    const hadWorked = this.#works(life.index);
+    life.nexus = null;
+    // They wait for the fence, and say nothing of the next connection.
+    life.attempts.clear();
+    life.state = 'down';
+    life.why = why;
+    life.check = null;
+    life.checkEveryMs = this.#settings.pollingMs;
+    life.nextCheckMs = this.#host.now() + this.#settings.pollingMs;
+    if (hadWorked) this.#countFailure(life);
+    if (nexus !== null) this.#fence(life, nexus, why);
+    this.#takeBackLast();
+    if (!this.#lives.some(({ index }) => this.#works(index))) this.#noPathSinceMs ??= this.#host.now();
+    this.#failback(null);
+  }
+
+  #fence(life: PathLife, nexus: Nexus, why: string): void {
+    const fence = nexus.fence().catch((cause: unknown) => {
+      this.#failure ??= new RaidError(
+        'MEMBER_GONE',
+        `${this.name}: path ${life.path.name} failed (${why}) and could not be fenced; what it was given may still happen`,
+        { device: this.name, cause },
+      );
+      this.#expire(Number.POSITIVE_INFINITY, () => this.#failure as RaidError);
+    });
+    this.#fences.add(fence);
+    void fence.finally(() => this.#fences.delete(fence));
+  }
+
+  #countFailure(life: PathLife): void {
+    life.failures += 1;
+    const { sanPathErr, marginalPath } = this.#settings;
+    const now = this.#host.now();
+    if (sanPathErr !== null) {
+      life.remembered += 1;
+      if (life.remembered > sanPathErr.threshold) life.marginalUntilMs = now + sanPathErr.recoveryMs;
+    }
+    if (marginalPath !== null && life.marginalUntilMs === null) {
+      if (now - life.failedAtMs <= marginalPath.doubleFailedMs)
+        this.#beginSample(life, marginalPath.sampleMs);
+    }
+    life.failedAtMs = now;
+  }
+
+  #beginSample(life: PathLife, sampleMs: number): void {
+    const untilMs = this.#host.now() + sampleMs;
+    life.marginalUntilMs = untilMs;
+    life.sample = { untilMs, reads: 0, errors: 0 };
+    void this.#watch(life, life.sample);
+  }
+
+  /** Reads a marginal path ten times a second, and counts what fails. Without a connection a read has failed. */
+  async #watch(life: PathLife, sample: NonNullable<PathLife['sample']>): Promise<void> {
+    const block = new Uint8Array(this.#probeBytes);
+    const isOn = (): boolean => !this.isClosed && life.sample === sample && this.#host.now() < sample.untilMs;
+    while (isOn()) {
+      await this.#host.sleep(1000 / SAMPLE_HZ, this.#stop.signal);
+      if (!isOn()) return;
+      sample.reads += 1;
+      const { nexus } = life;
+      if (nexus === null) {
+        sample.errors += 1;
+        this.#check(life);
+        continue;
+      }
+      try {
+        await this.#within(nexus, (device) => device.read(0, block));
+      } catch (failure) {
+        sample.errors += 1;
+        if (life.nexus === nexus && isPathError(failure) && !this.isClosed)
+          this.#fail(life, (failure as Error).message);
+      }
+    }
+  }
+
+  /** Ends, at the latest, when the connection is fenced. */
+  #within<T>(nexus: Nexus, run: (device: Device) => Promise<T>): Promise<T> {
+    let abandon = (): void => undefined;
+    return new Promise<T>((resolve, reject) => {
+      abandon = () => reject(new RaidError('MEMBER_GONE', 'the path was fenced', { device: this.name }));
+      nexus.abandon.add(abandon);
+      run(nexus.connection.device).then(resolve, reject);
+    }).finally(() => nexus.abandon.delete(abandon));
+  }
+
+  get #probeBytes(): number {
+    return Math.min(this.limits.sizeBytes, roundUp(4 * KIB, this.limits.blockBytes));
+  }
+
+  /** Time is up for a path that was marginal: whether it has become good. */
+  #judgeMarginal(life: PathLife): void {
+    const { marginalPath } = this.#settings;
+    const { sample } = life;
+    if (life.marginalUntilMs === null || this.#host.now() < life.marginalUntilMs) return;
+    if (sample !== null && marginalPath !== null) {
+      life.sample = null;
+      if (sample.errors * 1000 > sample.reads * marginalPath.errorsPermille) {
+        life.marginalUntilMs = this.#host.now() + marginalPath.recheckGapMs;
+        return;
+      }
+    } else if (marginalPath !== null) {
+      this.#beginSample(life, marginalPath.sampleMs);
+      return;
+    }
+    life.marginalUntilMs = null;
+    life.remembered = 0;
+    if (life.nexus !== null && (life.state === 'delayed' || life.state === 'shaky')) this.#takeBack(life);
+    this.#regroup();
+  }
+
+  #check(life: PathLife): void {
+    if (life.check !== null || this.isClosed || this.#failure !== null) return;
+    const check = { sinceTick: this.#tick };
+    life.check = check;
+    // Nobody waits for it: close does not, either, and a connection that comes too late is closed.
+    void (life.nexus === null ? this.#reconnect(life, check) : this.#ask(life, life.nexus))
+      .catch((failure: unknown) => {
+        if (life.check === check)
+          this.#fail(life, failure instanceof Error ? failure.message : String(failure));
+      })
+      .finally(() => {
+        if (life.check === check) life.check = null;
+      });
+  }
+
+  async #reconnect(life: PathLife, check: object): Promise<void> {
+    const connection = await life.path.connect();
+    const isLate = life.check !== check || this.isClosed;
+    const same =
+      connection.identity === this.#identity && connection.device.limits.sizeBytes === this.limits.sizeBytes;
+    if (isLate || !same) {
+      await connection.device.close();
+      if (isLate) return;
+      throw new RaidError('MEMBER_GONE', `it leads to ${connection.identity} and not to ${this.#identity}`, {
+        device: this.name,
+      });
+    }
+    const nexus = new Nexus(connection);
+    life.nexus = nexus;
+    if (life.state === 'down') life.state = 'pending';
+    await this.#ask(life, nexus);
+  }
+
+  async #ask(life: PathLife, nexus: Nexus): Promise<void> {
+    const startedMs = this.#host.now();
+    const verdict = await this.#verdict(nexus);
+    if (life.nexus !== nexus || this.isClosed) return;
+    if (verdict === 'down')
+      throw new RaidError('MEMBER_GONE', `its checker says down`, { device: this.name });
+    const { prio } = this.#settings;
+    if (prio.kind === 'path_latency') {
+      life.latenciesMs = [...life.latenciesMs, this.#host.now() - startedMs].slice(-prio.ioCount);
+    }
+    if (verdict === 'ghost') {
+      life.state = 'ghost';
+      life.why = 'it is standby';
+      this.#failback(null);
+    } else {
+      this.#forgetOne(life);
+      if (!this.#works(life.index)) this.#takeBack(life);
+    }
+    life.checkEveryMs = Math.min(2 * life.checkEveryMs, this.#settings.maxPollingMs);
+    life.nextCheckMs = startedMs + life.checkEveryMs;
+  }
+
+  #verdict(nexus: Nexus): Promise<'up' | 'ghost' | 'down'> {
+    return this.#within(nexus, async (device) => {
+      const { checker } = this.#settings;
+      if (checker === 'directio' || checker === 'readsector0') {
+        await device.read(0, new Uint8Array(this.#probeBytes));
+      } else if (checker === 'tur') {
+        return (await nexus.connection.ready?.()) ?? 'up';
+      }
+      return 'up';
+    });
+  }
+
+  #forgetOne(life: PathLife): void {
+    const { sanPathErr } = this.#settings;
+    if (sanPathErr === null || life.remembered === 0) return;
+    life.checksToForget -= 1;
+    if (life.checksToForget > 0) return;
+    life.checksToForget = sanPathErr.forgetChecks;
+    life.remembered -= 1;
+  }
+
+  /** It works. A marginal one comes back late, or into the marginal group, or at once where nothing else works. */
+  #takeBack(life: PathLife): void {
+    const isMarginal = life.marginalUntilMs !== null;
+    const isAlone = !this.#lives.some(({ index }) => this.#works(index));
+    if (isMarginal && !this.#settings.marginalGroups && !isAlone) {
+      life.state = 'delayed';
+      life.why = 'it kept failing';
+      return;
+    }
+    life.state = isMarginal ? 'shaky' : 'up';
+    life.why = isMarginal ? 'it kept failing' : null;
+    life.checkEveryMs = this.#settings.pollingMs;
+    this.#regroup();
+    this.#failback(life);
+    this.#noPathSinceMs = null;
+    this.#release();
+  }
+
+  /** The last path that worked is gone: one that is only kept out is better than none. */
+  #takeBackLast(): void {
+    if (this.#lives.some(({ index }) => this.#works(index))) return;
+    const delayed = this.#lives.find(({ state, nexus }) => state === 'delayed' && nexus !== null);
+    if (delayed !== undefined) this.#takeBack(delayed);
+  }
+
+  async #keepTime(): Promise<void> {
+    while (!this.isClosed) {
+      await this.#host.sleep(this.#tickMs, this.#stop.signal);
+      if (this.isClosed) return;
+      this.#tick += 1;
+      this.#look();
+    }
+  }
+
+  #look(): void {
+    const now = this.#host.now();
+    for (const life of this.#lives) {
+      const isSilent = (since: { readonly sinceTick: number }, ticks: number): boolean =>
+        this.#tick - since.sinceTick > ticks;
+      if ([...life.attempts].some((attempt) => isSilent(attempt, this.#ioTimeoutTicks))) {
+        if (life.nexus !== null) this.#fail(life, 'a request was not answered');
+      } else if (life.check !== null && isSilent(life.check, this.#checkerTimeoutTicks)) {
+        this.#fail(
+          life,
+          life.nexus === null ? 'it could not be reached in time' : 'its checker was not answered',
+        );
+      }
+      this.#judgeMarginal(life);
+      if (life.nextCheckMs <= now) this.#check(life);
+    }
+    this.#takeBackLast();
+    this.#regroup();
+    this.#failback(null);
+    this.#expire(now, () => this.#noPathError());
+  }
+}
+
+/** What a path has shown of itself when the device was opened. */
+interface Probe {
+  readonly connection: PathConnection | null;
+  readonly state: PathState;
+  readonly why: string | null;
+  /** The first and the last bytes; null where they cannot be read. */
+  readonly ends: Uint8Array | null;
+}
+
+/** Never rejects. A path that does not answer in the time that its checker has is down; what comes later is closed. */
+function probe(path: Path, { host, settings }: MultipathOptions): Promise<Probe> {
+  const down = (why: string): Probe => ({ connection: null, state: 'down', why, ends: null });
+  const says = (failure: unknown): string => (failure instanceof Error ? failure.message : String(failure));
+  return new Promise((resolve) => {
+    let connection: PathConnection | null = null;
+    let isLate = false;
+    const answered = new AbortController();
+    const look = async (): Promise<Probe> => {
+      connection = await path.connect();
+      if (isLate) throw new RaidError('MEMBER_GONE', 'it came too late');
+      const verdict = settings.checker === 'tur' ? ((await connection.ready?.()) ?? 'up') : 'up';
+      if (verdict === 'down') throw new RaidError('MEMBER_GONE', 'its checker says down');
+      if (verdict === 'ghost') return { connection, state: 'ghost', why: 'it is standby', ends: null };
+      return { connection, state: 'up', why: null, ends: await endsOf(connection.device) };
+    };
+    look()
+      .then(
+        (found) => {
+          if (!isLate) resolve(found);
+        },
+        async (failure: unknown) => {
+          if (!isLate) await connection?.device.close();
+          resolve(down(says(failure)));
+        },
+      )
+      .finally(async () => {
+        answered.abort();
+        if (isLate) await connection?.device.close();
+      });
+    void host.sleep(settings.checkerTimeoutMs, answered.signal).then(() => {
+      if (answered.signal.aborted) return;
+      isLate = true;
+      resolve(down('it did not answer in time'));
+      void connection?.device.close();
+    });
+  });
+}
+
+/** The same identity, the same shape, and, as far as both ends of it tell, the same content. */
+function checkSameData(name: string, paths: readonly Path[], probes: readonly Probe[]): void {
+  const found = probes.flatMap(({ connection, ends }, index) =>
+    connection === null ? [] : [{ connection, ends, path: paths[index]?.name ?? '' }],
+  );
+  const [first, ...others] = found;
+  if (first === undefined) return;
+  const { identity, device } = first.connection;
+  const { sizeBytes, blockBytes, readOnly } = device.limits;
+  const witness = found.find(({ ends }) => ends !== null);
+  for (const { connection, ends, path } of others) {
+    const { limits } = connection.device;
+    const refuse = (than: string, what: string): RaidError =>
+      new RaidError(
+        'BAD_ARGUMENT',
+        `${name}: the paths ${than} and ${path} lead to different data: ${what}`,
+        {
+          device: name,
+        },
+      );
+    if (connection.identity !== identity) throw refuse(first.path, `${identity} and ${connection.identity}`);
+    if (limits.sizeBytes !== sizeBytes || limits.blockBytes !== blockBytes || limits.readOnly !== readOnly) {
+      const shape = (of: Limits): string =>
+        `${of.sizeBytes} bytes in blocks of ${of.blockBytes}${of.readOnly ? ', read-only' : ''}`;
+      throw refuse(first.path, `${shape(device.limits)}; ${shape(limits)}`);
+    }
+    if (ends === null || witness === undefined || witness.ends === null) continue;
+    if (Buffer.compare(witness.ends, ends) !== 0) {
+      throw refuse(witness.path, `both say ${identity}, and their first or last bytes differ`);
+    }
+  }
+}
+
+/** A sector that cannot be read is the same by every path, and no reason to do without them. */
+async function endsOf(device: Device): Promise<Uint8Array | null> {
+  const { sizeBytes, blockBytes } = device.limits;
+  const lengthBytes = Math.min(sizeBytes, roundUp(4 * KIB, blockBytes));
+  const ends = new Uint8Array(2 * lengthBytes);
+  try {
+    await device.read(0, ends.subarray(0, lengthBytes));
+    await device.read(sizeBytes - lengthBytes, ends.subarray(lengthBytes));
+    return ends;
+  } catch (failure) {
+    if (isPathError(failure)) throw failure;
+    return null;
+  }
+}

@@ -1,0 +1,742 @@
+/**
+ * Copy-on-write snapshots of any device, taken while it is written to.
+ *
+ * `SnapshotOrigin` lies over the device and everything goes through it. Whoever writes to the device past it changes snapshots, and
+ * nothing here can notice.
+ *
+ *   write ──▶ exposed? ──no──────────────────────────────────────────────▶ origin
+ *               │ yes                                                        ▲
+ *               └▶ read what is there ▶ slot ▶ record ▶ flush of the store ──┘
+ *
+ * A snapshot is the image at one instant between writes: those under way end, new ones wait, the origin is flushed, and the
+ * record of the snapshot is made durable. The flush is what makes the image survive a power cut, since blocks that are never
+ * written again are read from the origin itself.
+ *
+ * A chunk is saved once after the newest snapshot, for all of them; history.ts has the theory. Writes that touch a chunk
+ * that is being saved wait for that.
+ *
+ * A full store. Before a write goes on without its copy, a snapshot is given up, durably: the oldest first, until there is room or
+ * none is left. The origin goes on. The snapshot that a rollback restores is never the one, and it needs no room of its own.
+ * A store that cannot even record that fails the writes that need it, since the alternative is a snapshot that is silently wrong.
+ *
+ * Rollback. Every chunk that was written since is written again, as any write is: what newer snapshots need is saved first. It is on record
+ * from before the first to after the last write, and whoever opens the store finishes it first. Doing it again changes
+ * nothing: the copies it reads from are not touched by it. All of them are read once before anything is written.
+ *
+ * Change tracking needs nothing more. The list of what has been saved since a snapshot is the list of what was written since,
+ * durable before the write; a snapshot that is deleted can leave that behind. It is forgotten, and the answer is `unknown`, where
+ * its room is needed. It may name more than has changed: a crash can come between record and write.
+ */
+import fs from 'node:fs';
+import { crc32 } from 'node:zlib';
+import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '../device/device.ts';
+import { FileDevice } from '../device/file.ts';
+import { InFlight } from '../device/in-flight.ts';
+import { RaidError } from '../errors.ts';
+import type { Host } from '../host.ts';
+import { KIB, MIB, roundUp } from '../units.ts';
+import { SnapshotDevice } from './device.ts';
+import { CHUNK_NUMBERS, type Header, hasRoom, storeBytesFor, UNIT_BYTES, UUID_BYTES } from './format.ts';
+import type { Entry, SnapshotRecord } from './history.ts';
+import { SnapshotStore } from './store.ts';
+
+export interface SnapshotStoreOptions {
+  /** Which device it belongs to, in a way that outlives its path: an array's uuid. */
+  readonly origin: string;
+  /** What all copies together may take. */
+  readonly limitBytes: number;
+  /** What is saved at a time; by default 4 KiB, and more where the store would have more than a million of them. */
+  readonly chunkBytes?: number;
+}
+
+export interface SnapshotInfo {
+  readonly name: string;
+  readonly createdAtMs: number;
+  /** `tracking`: deleted, and still known for what changed since. */
+  readonly state: SnapshotRecord['state'];
+  /** What `changedSince` is asked with; outlives the name. */
+  readonly point: string;
+  /** What deleting it would free. */
+  readonly uniqueBytes: number;
+  /** What it shares with other snapshots. */
+  readonly sharedBytes: number;
+}
+
+export interface SnapshotUsage {
+  readonly limitBytes: number;
+  readonly usedBytes: number;
+}
+
+export interface ChangedRange {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+export interface RollbackProgress {
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
+
+const CHUNK_BYTES = 4 * KIB;
+const CHUNK_BYTES_MAX = 16 * MIB;
+const SLOTS_WANTED = 2 ** 20;
+const SLOTS_MAX = 2 ** 32 - 1;
+/** Saved at a time by one write. */
+const STRETCH_BYTES = MIB;
+const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}$/;
+
+export class SnapshotOrigin extends Device {
+  override readonly name: string;
+  override readonly direct = null;
+  readonly #origin: Device;
+  readonly #store: SnapshotStore;
+  readonly #host: Pick<Host, 'wallClock'>;
+  readonly #chunkBytes: number;
+  readonly #requests = new InFlight();
+  readonly #mutations = new InFlight();
+  /** Chunks that are being saved. */
+  readonly #saving = new Map<number, Promise<void>>();
+  /** By id, how many devices are open. */
+  readonly #open = new Map<number, number>();
+  /** Set while writes wait for an instant between them. */
+  #barrier: Promise<void> | null = null;
+  /** Verbs take turns. */
+  #turn: Promise<unknown> = Promise.resolve();
+  #givingWay: Promise<void> | null = null;
+  /** Set where a rollback was cut short: what the origin holds is neither the one nor the other. */
+  #isBetween = false;
+
+  private constructor(origin: Device, store: SnapshotStore, host: Pick<Host, 'wallClock'>) {
+    super();
+    this.name = origin.name;
+    this.#origin = origin;
+    this.#store = store;
+    this.#host = host;
+    this.#chunkBytes = store.header.chunkBytes;
+  }
+
+  /** Makes a store on a device that begins with zeros. Both devices are this one's from then on: closing it closes them. */
+  static async create(
+    origin: Device,
+    store: Device,
+    host: Pick<Host, 'wallClock' | 'randomBytes'>,
+    options: SnapshotStoreOptions,
+  ): Promise<SnapshotOrigin> {
+    const header = headerFor(origin, host, options);
+    if (store.limits.sizeBytes < storeBytesFor(header)) {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `${store.name} has ${store.limits.sizeBytes} bytes, and the snapshot store would have ${storeBytesFor(header)}`,
+        { device: store.name },
+      );
+    }
+    return new SnapshotOrigin(origin, await SnapshotStore.create(store, header), host);
+  }
+
+  /** Finishes a rollback that was cut short first. */
+  static async open(
+    origin: Device,
+    store: Device,
+    host: Pick<Host, 'wallClock'>,
+    options: Pick<SnapshotStoreOptions, 'origin'>,
+  ): Promise<SnapshotOrigin> {
+    const opened = await SnapshotStore.open(store);
+    const { header } = opened;
+    if (header.origin !== options.origin || header.originBytes !== origin.limits.sizeBytes) {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `${store.name} belongs to ${JSON.stringify(header.origin)} of ${header.originBytes} bytes, ` +
+          `not to ${JSON.stringify(options.origin)} of ${origin.limits.sizeBytes}`,
+        { device: store.name },
+      );
+    }
+    const made = new SnapshotOrigin(origin, opened, host);
+    if (opened.history.rollbackTo !== 0) await made.#restore(opened.history.rollbackTo, () => undefined);
+    return made;
+  }
+
+  /** The same with a new file as the store. */
+  static async createFile(
+    origin: Device,
+    path: string,
+    host: Pick<Host, 'wallClock' | 'randomBytes'>,
+    options: SnapshotStoreOptions,
+  ): Promise<SnapshotOrigin> {
+    const sizeBytes = storeBytesFor(headerFor(origin, host, options));
+    const file = await FileDevice.create(path, sizeBytes);
+    try {
+      return await SnapshotOrigin.create(origin, file, host, options);
+    } catch (cause) {
+      await file.close();
+      // It is new, and nothing is in it.
+      await fs.promises.rm(path, { force: true });
+      throw cause;
+    }
+  }
+
+  static async openFile(
+    origin: Device,
+    path: string,
+    host: Pick<Host, 'wallClock'>,
+    options: Pick<SnapshotStoreOptions, 'origin'>,
+  ): Promise<SnapshotOrigin> {
+    const file = await FileDevice.open(path);
+    try {
+      return await SnapshotOrigin.open(origin, file, host, options);
+    } catch (cause) {
+      await file.close();
+      throw cause;
+    }
+  }
+
+  override get limits(): Limits {
+    return this.#origin.limits;
+  }
+
+  /** Oldest first. */
+  list(): readonly SnapshotInfo[] {
+    const { history } = this.#store;
+    const usage = history.usage();
+    return history.snapshots.map(({ id, name, createdAtMs, state }) => {
+      const { uniqueSlots = 0, sharedSlots = 0 } = usage.get(id) ?? {};
+      return {
+        name,
+        createdAtMs,
+        state,
+        point: this.#pointOf(id),
+        uniqueBytes: uniqueSlots * this.#chunkBytes,
+        sharedBytes: sharedSlots * this.#chunkBytes,
+      };
+    });
+  }
+
+  usage(): SnapshotUsage {
+    const { slotCount } = this.#store.header;
+    return {
+      limitBytes: slotCount * this.#chunkBytes,
+      usedBytes: (slotCount - this.#store.freeSlots) * this.#chunkBytes,
+    };
+  }
+
+  /** Takes a snapshot of this instant. */
+  take(name: string): Promise<SnapshotInfo> {
+    return this.#inTurn(async () => {
+      if (!NAME.test(name)) {
+        throw new RaidError(
+          'BAD_ARGUMENT',
+          `"${name}" is no name for a snapshot: letters, digits and _ . : + - are, up to 128 of them`,
+        );
+      }
+      if (this.#named(name) !== null) {
+        throw new RaidError('BAD_ARGUMENT', `${this.name} has a snapshot ${name} already`, {
+          device: this.name,
+        });
+      }
+      this.#refuseBetween();
+      await this.#makeListRoom(name);
+      await this.#betweenWrites(async () => {
+        await this.#origin.flush();
+        const { history } = this.#store;
+        const createdAtMs = Math.floor(this.#host.wallClock());
+        await this.#store.commit([{ op: 'snapshot', id: history.nextId, name, createdAtMs, state: 'valid' }]);
+      });
+      return this.list().find((info) => info.name === name && info.state !== 'tracking') as SnapshotInfo;
+    });
+  }
+
+  /** The snapshot as a read-only device. */
+  openSnapshot(name: string): SnapshotDevice {
+    if (this.isClosed) throw new RaidError('CLOSED', `${this.name} is closed`, { device: this.name });
+    const { id } = this.#valid(name);
+    this.#open.set(id, (this.#open.get(id) ?? 0) + 1);
+    return new SnapshotDevice({
+      origin: this.#origin,
+      store: this.#store,
+      id,
+      name: `${this.name}@${name}`,
+      onClose: () => {
+        this.#open.set(id, (this.#open.get(id) ?? 1) - 1);
+      },
+    });
+  }
+
+  /** What older snapshots read through it stays; the rest is free. `keepTracking` lets it be asked what changed since. */
+  delete(name: string, options: { readonly keepTracking?: boolean } = {}): Promise<void> {
+    return this.#inTurn(async () => {
+      const { id, state } = this.#found(name);
+      if ((this.#open.get(id) ?? 0) > 0) {
+        throw new RaidError('BUSY', `snapshot ${name} of ${this.name} is being read`, { device: this.name });
+      }
+      if (this.#store.history.rollbackTo === id) {
+        throw new RaidError('BUSY', `${this.name} is on its way back to snapshot ${name}`, {
+          device: this.name,
+        });
+      }
+      const isTracked = options.keepTracking === true && state === 'valid';
+      await this.#become(id, isTracked ? 'tracking' : 'gone');
+    });
+  }
+
+  /** The snapshot is gone already; what changed since is not kept any longer. */
+  forget(point: string): Promise<void> {
+    return this.#inTurn(async () => {
+      const id = this.#idOf(point);
+      const record = id === null ? null : this.#store.history.snapshot(id);
+      if (record?.state !== 'tracking') return;
+      await this.#store.commit([{ op: 'become', id: record.id, state: 'gone' }]);
+    });
+  }
+
+  /**
+   * Where the origin, or the later snapshot `until`, may differ from what was there at a point; `unknown` for a point that is not
+   * known any more, or never was.
+   */
+  changedSince(point: string, until?: string): readonly ChangedRange[] | 'unknown' {
+    const { history, header } = this.#store;
+    const id = this.#idOf(point);
+    const record = id === null ? null : history.snapshot(id);
+    if (record === null || record.state === 'invalid' || this.#isBetween) return 'unknown';
+    const end = until === undefined ? Number.POSITIVE_INFINITY : this.#valid(until).id;
+    if (end < record.id) return 'unknown';
+    const ranges: { offsetBytes: number; lengthBytes: number }[] = [];
+    for (const chunk of history.changed(record.id, end)) {
+      const offsetBytes = chunk * this.#chunkBytes;
+      const lengthBytes = Math.min(this.#chunkBytes, header.originBytes - offsetBytes);
+      const last = ranges.at(-1);
+      if (last !== undefined && last.offsetBytes + last.lengthBytes === offsetBytes)
+        last.lengthBytes += lengthBytes;
+      else ranges.push({ offsetBytes, lengthBytes });
+    }
+    return ranges;
+  }
+
+  /**
+   * Makes the origin what the snapshot holds. Requests to the origin wait meanwhile. Where it fails half-way the origin refuses
+   * everything with BUSY, until a rollback has been finished, to this snapshot or another, or it is opened again.
+   */
+  rollback(name: string, tell: (progress: RollbackProgress) => void = () => undefined): Promise<void> {
+    return this.#inTurn(async () => {
+      const { id } = this.#valid(name);
+      await this.#betweenWrites(async () => {
+        await this.#verify(id);
+        await this.#store.commit([{ op: 'rollback', id }]);
+        this.#isBetween = true;
+        await this.#restore(id, tell);
+        this.#isBetween = false;
+      });
+    });
+  }
+
+  protected override doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    return this.#request(() => this.#origin.read(offsetBytes, targets));
+  }
+
+  protected override doWrite(
+    offsetBytes: number,
+    sources: readonly Uint8Array[],
+    fua: boolean,
+  ): Promise<void> {
+    return this.#mutate(offsetBytes, totalBytes(sources), () =>
+      this.#origin.write(offsetBytes, sources, { fua }),
+    );
+  }
+
+  /** The store needs none: what it has taken is durable. */
+  protected override doFlush(): Promise<void> {
+    return this.#request(() => this.#origin.flush());
+  }
+
+  protected override doDiscard(offsetBytes: number, lengthBytes: number): Promise<void> {
+    return this.#mutate(offsetBytes, lengthBytes, () => this.#origin.discard(offsetBytes, lengthBytes));
+  }
+
+  protected override doWriteZeroes(
+    offsetBytes: number,
+    lengthBytes: number,
+    options: Required<ZeroOptions>,
+  ): Promise<void> {
+    return this.#mutate(offsetBytes, lengthBytes, () =>
+      this.#origin.writeZeroes(offsetBytes, lengthBytes, options),
+    );
+  }
+
+  protected override doBlockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
+    return this.#request(() => this.#origin.blockStatus(offsetBytes, lengthBytes));
+  }
+
+  protected override doResize(): Promise<void> {
+    throw new RaidError('NOT_SUPPORTED', `${this.name} has snapshots, which are of its size`, {
+      device: this.name,
+    });
+  }
+
+  protected override async doClose(): Promise<void> {
+    await this.#turn;
+    await this.#requests.whenIdle();
+    const outcomes = await Promise.allSettled([this.#store.close(), this.#origin.close()]);
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+  }
+
+  #request<T>(work: () => Promise<T>): Promise<T> {
+    return this.#requests.run(async () => {
+      // A snapshot does not stand in the way of reads; a rollback does.
+      while (this.#isBetween && this.#barrier !== null) await this.#barrier;
+      this.#refuseBetween();
+      return await work();
+    });
+  }
+
+  #mutate(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
+    const isFree = this.#barrier === null && !this.#isBetween && !this.#isExposed(offsetBytes, lengthBytes);
+    return isFree ? this.#pass(work) : this.#mutateSafely(offsetBytes, lengthBytes, work);
+  }
+
+  /** The way of most writes: without a promise of its own. */
+  #pass(work: () => Promise<void>): Promise<void> {
+    this.#requests.begin();
+    this.#mutations.begin();
+    const end = () => {
+      this.#mutations.end();
+      this.#requests.end();
+    };
+    const done = work();
+    done.then(end, end);
+    return done;
+  }
+
+  #isExposed(offsetBytes: number, lengthBytes: number): boolean {
+    const { history } = this.#store;
+    const end = Math.ceil((offsetBytes + lengthBytes) / this.#chunkBytes);
+    for (let chunk = Math.floor(offsetBytes / this.#chunkBytes); chunk < end; chunk += 1) {
+      if (history.needs(chunk) !== 'nothing') return true;
+    }
+    return false;
+  }
+
+  #mutateSafely(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
+    return this.#requests.run(async () => {
+      while (this.#barrier !== null) await this.#barrier;
+      this.#refuseBetween();
+      await this.#mutations.run(async () => {
+        await this.#protect(offsetBytes, lengthBytes);
+        await work();
+      });
+    });
+  }
+
+  /** Returns when everything that the range holds, and that a snapshot needs, is safe. */
+  async #protect(offsetBytes: number, lengthBytes: number): Promise<void> {
+    const stretch = Math.max(1, STRETCH_BYTES / this.#chunkBytes);
+    const end = Math.ceil((offsetBytes + lengthBytes) / this.#chunkBytes);
+    for (let first = Math.floor(offsetBytes / this.#chunkBytes); first < end; first += stretch) {
+      const waits = this.#saveExposed(first, Math.min(end, first + stretch));
+      if (waits.size === 0) continue;
+      const outcomes = await Promise.allSettled(waits);
+      for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+    }
+  }
+
+  #saveExposed(first: number, end: number): ReadonlySet<Promise<void>> {
+    const waits = new Set<Promise<void>>();
+    const own: number[] = [];
+    for (let chunk = first; chunk < end; chunk += 1) {
+      if (this.#store.history.needs(chunk) === 'nothing') continue;
+      const other = this.#saving.get(chunk);
+      if (other === undefined) own.push(chunk);
+      else waits.add(other);
+    }
+    if (own.length === 0) return waits;
+    const saving = this.#save(own).finally(() => {
+      for (const chunk of own) this.#saving.delete(chunk);
+    });
+    for (const chunk of own) this.#saving.set(chunk, saving);
+    return waits.add(saving);
+  }
+
+  /** The chunks rise. A snapshot that gives way meanwhile can only make it less. */
+  async #save(chunks: readonly number[]): Promise<void> {
+    const store = this.#store;
+    const { history } = store;
+    for (;;) {
+      const copies = chunks.filter((chunk) => history.needs(chunk) === 'copy');
+      const marks = chunks.filter((chunk) => history.needs(chunk) === 'mark');
+      const slots = store.takeSlots(copies.length);
+      if (slots === null) {
+        await this.#giveWay('slots');
+        continue;
+      }
+      if (marks.length > 0 && !this.#hasRoomFor(marks.length)) {
+        store.giveBack(slots);
+        await this.#giveWay('list');
+        continue;
+      }
+      const id = history.newestPoint;
+      const entries: Entry[] = marks.map((chunk) => ({ op: 'mark', chunk, id }));
+      try {
+        const crcs = await this.#copy(copies, slots);
+        for (const [index, chunk] of copies.entries()) {
+          entries.push({
+            op: 'copy',
+            chunk,
+            id,
+            slot: slots[index] as number,
+            crc: crcs[index] as number,
+          });
+        }
+      } catch (cause) {
+        store.giveBack(slots);
+        if (!(cause instanceof SlotsRefused) || !hasValid(history.snapshots, history.rollbackTo)) throw cause;
+        await this.#giveWay('slots');
+        continue;
+      }
+      if (entries.length > 0) await store.commit(entries);
+      return;
+    }
+  }
+
+  /** Returns the checksums of what was copied. */
+  async #copy(chunks: readonly number[], slots: readonly number[]): Promise<number[]> {
+    const chunkBytes = this.#chunkBytes;
+    const { sizeBytes } = this.#origin.limits;
+    const bytes = new Uint8Array(chunks.length * chunkBytes);
+    const reads: Promise<void>[] = [];
+    for (let first = 0; first < chunks.length; ) {
+      let end = first + 1;
+      while (end < chunks.length && chunks[end] === (chunks[end - 1] as number) + 1) end += 1;
+      const at = (chunks[first] as number) * chunkBytes;
+      const lengthBytes = Math.min((end - first) * chunkBytes, sizeBytes - at);
+      const from = first * chunkBytes;
+      reads.push(this.#readOld(at, bytes.subarray(from, from + lengthBytes)));
+      first = end;
+    }
+    const outcomes = await Promise.allSettled(reads);
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+    const crcs = chunks.map((_, index) =>
+      crc32(bytes.subarray(index * chunkBytes, (index + 1) * chunkBytes)),
+    );
+    try {
+      await this.#store.writeSlots(slots, bytes);
+    } catch (cause) {
+      throw new SlotsRefused('WRITE_FAILED', `${this.#store.name} took no copy for a snapshot`, { cause });
+    }
+    return crcs;
+  }
+
+  async #readOld(offsetBytes: number, target: Uint8Array): Promise<void> {
+    try {
+      await this.#origin.read(offsetBytes, target);
+    } catch (cause) {
+      if (!(cause instanceof RaidError) || cause.reaction === 'fix-call') throw cause;
+      // To whoever writes, old bytes that cannot be saved are a write that was not taken.
+      throw new RaidError(
+        'WRITE_FAILED',
+        `${this.name}: what a snapshot needs of the place that is written cannot be read: ${cause.message}`,
+        { device: this.name, offsetBytes, lengthBytes: target.byteLength, cause },
+      );
+    }
+  }
+
+  /** What is being saved by others may all become marks. */
+  #hasRoomFor(markCount: number, name?: string): boolean {
+    const { history, header } = this.#store;
+    const names = history.snapshots.map((each) => each.name);
+    if (name !== undefined) names.push(name);
+    return hasRoom(header.slotCount, history.markCount + this.#saving.size + markCount, names);
+  }
+
+  /** Those who find no room together give up one thing, not one each. */
+  #giveWay(lacking: 'slots' | 'list'): Promise<void> {
+    this.#givingWay ??= this.#giveUpOne(lacking).finally(() => {
+      this.#givingWay = null;
+    });
+    return this.#givingWay;
+  }
+
+  /** Tracking takes no slots, and there are no marks without it. */
+  async #giveUpOne(lacking: 'slots' | 'list'): Promise<void> {
+    const { snapshots, rollbackTo } = this.#store.history;
+    const victim =
+      lacking === 'list'
+        ? snapshots.find(({ state }) => state === 'tracking')
+        : snapshots.find(({ id, state }) => state === 'valid' && id !== rollbackTo);
+    if (victim === undefined) {
+      throw new RaidError('WRITE_FAILED', `${this.#store.name} is full, and nothing is left to give up`, {
+        device: this.#store.name,
+      });
+    }
+    await this.#become(victim.id, lacking === 'list' ? 'gone' : 'invalid');
+  }
+
+  /** Copies that nobody needs any more may become marks, and these may become too many. */
+  async #become(id: number, state: 'invalid' | 'tracking' | 'gone'): Promise<void> {
+    await this.#store.commit([{ op: 'become', id, state }]);
+    for (;;) {
+      const oldest = this.#store.history.snapshots.find((each) => each.state === 'tracking');
+      if (oldest === undefined || this.#hasRoomFor(0)) return;
+      await this.#store.commit([{ op: 'become', id: oldest.id, state: 'gone' }]);
+    }
+  }
+
+  async #makeListRoom(name: string): Promise<void> {
+    while (!this.#hasRoomFor(0, name)) {
+      if (!this.#store.history.snapshots.some(({ state }) => state === 'tracking')) {
+        throw new RaidError(
+          'BAD_ARGUMENT',
+          `${this.#store.name} has no room for another snapshot in its list`,
+        );
+      }
+      await this.#giveWay('list');
+    }
+  }
+
+  /** Every copy that a rollback would read. */
+  async #verify(id: number): Promise<void> {
+    await using snapshot = this.#snapshotDevice(id);
+    for (const { at, lengthBytes } of this.#stretchesSince(id)) {
+      await snapshot.read(at, new Uint8Array(lengthBytes));
+    }
+  }
+
+  async #restore(id: number, tell: (progress: RollbackProgress) => void): Promise<void> {
+    await using snapshot = this.#snapshotDevice(id);
+    const stretches = this.#stretchesSince(id);
+    const total = stretches.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    let done = 0;
+    for (const { at, lengthBytes } of stretches) {
+      const bytes = new Uint8Array(lengthBytes);
+      await snapshot.read(at, bytes);
+      await this.#protect(at, lengthBytes);
+      await this.#origin.write(at, bytes);
+      done += lengthBytes;
+      tell({ doneBytes: done, totalBytes: total });
+    }
+    await this.#origin.flush();
+    await this.#store.commit([{ op: 'rollback', id: 0 }]);
+  }
+
+  #snapshotDevice(id: number): SnapshotDevice {
+    const onClose = () => undefined;
+    return new SnapshotDevice({ origin: this.#origin, store: this.#store, id, name: this.name, onClose });
+  }
+
+  /** What was written since, in pieces that fit into memory. */
+  #stretchesSince(id: number): readonly { readonly at: number; readonly lengthBytes: number }[] {
+    const { originBytes } = this.#store.header;
+    const stretches: { at: number; lengthBytes: number }[] = [];
+    for (const chunk of this.#store.history.changed(id)) {
+      const at = chunk * this.#chunkBytes;
+      const lengthBytes = Math.min(this.#chunkBytes, originBytes - at);
+      const last = stretches.at(-1);
+      if (
+        last !== undefined &&
+        last.at + last.lengthBytes === at &&
+        last.lengthBytes + lengthBytes <= STRETCH_BYTES
+      )
+        last.lengthBytes += lengthBytes;
+      else stretches.push({ at, lengthBytes });
+    }
+    return stretches;
+  }
+
+  /** One after the other, whatever became of the one before. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    if (this.isClosed) {
+      return Promise.reject(new RaidError('CLOSED', `${this.name} is closed`, { device: this.name }));
+    }
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => undefined);
+    return result;
+  }
+
+  async #betweenWrites(work: () => Promise<void>): Promise<void> {
+    let open: () => void = () => undefined;
+    this.#barrier = new Promise((resolve) => {
+      open = resolve;
+    });
+    try {
+      await this.#mutations.whenIdle();
+      await work();
+    } finally {
+      this.#barrier = null;
+      open();
+    }
+  }
+
+  #refuseBetween(): void {
+    if (!this.#isBetween) return;
+    throw new RaidError(
+      'BUSY',
+      `${this.name} is half-way through a rollback; roll back again, or open it again`,
+      { device: this.name },
+    );
+  }
+
+  #named(name: string): SnapshotRecord | null {
+    const { snapshots } = this.#store.history;
+    return snapshots.find((each) => each.name === name && each.state !== 'tracking') ?? null;
+  }
+
+  #found(name: string): SnapshotRecord {
+    const found = this.#named(name);
+    if (found !== null) return found;
+    throw new RaidError('BAD_ARGUMENT', `${this.name} has no snapshot ${name}`, { device: this.name });
+  }
+
+  #valid(name: string): SnapshotRecord {
+    const found = this.#found(name);
+    if (found.state === 'valid') return found;
+    throw new RaidError(
+      'REDUNDANCY_LOST',
+      `snapshot ${name} of ${this.name} is invalid: its store was full, or could not be written, and the origin went on`,
+      { device: this.name },
+    );
+  }
+
+  #pointOf(id: number): string {
+    return `${Buffer.from(this.#store.header.uuid).toString('hex')}/${id}`;
+  }
+
+  #idOf(point: string): number | null {
+    const [uuid, id = ''] = point.split('/');
+    const isHere = uuid === Buffer.from(this.#store.header.uuid).toString('hex') && /^[1-9]\d{0,9}$/.test(id);
+    return isHere ? Number(id) : null;
+  }
+}
+
+/** The store does not take the bytes of a copy. What it has recorded, and what it can record, is another matter. */
+class SlotsRefused extends RaidError {}
+
+function hasValid(snapshots: readonly SnapshotRecord[], except: number): boolean {
+  return snapshots.some(({ id, state }) => state === 'valid' && id !== except);
+}
+
+function headerFor(
+  origin: Device,
+  host: Pick<Host, 'randomBytes'>,
+  { origin: id, limitBytes, chunkBytes }: SnapshotStoreOptions,
+): Header {
+  const { sizeBytes, blockBytes } = origin.limits;
+  let chunk = chunkBytes ?? CHUNK_BYTES;
+  if (chunkBytes === undefined) {
+    while (chunk < CHUNK_BYTES_MAX && (limitBytes / chunk > SLOTS_WANTED || chunk % blockBytes !== 0))
+      chunk *= 2;
+  }
+  const slotCount = Math.floor(Math.min(limitBytes, roundUp(sizeBytes, chunk) * 1024) / chunk);
+  const isPower = Number.isSafeInteger(chunk) && 2 ** Math.round(Math.log2(chunk)) === chunk;
+  if (!isPower || chunk < UNIT_BYTES || chunk > CHUNK_BYTES_MAX || chunk % blockBytes !== 0) {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      `a snapshot store saves a power of two from ${UNIT_BYTES} to ${CHUNK_BYTES_MAX} bytes at a time, in whole blocks of ${origin.name} (${blockBytes}), not ${chunk}`,
+    );
+  }
+  if (!(slotCount >= 1 && slotCount <= SLOTS_MAX) || sizeBytes / chunk >= CHUNK_NUMBERS) {
+    throw new RaidError('BAD_ARGUMENT', `${limitBytes} bytes are no room for copies of ${chunk} bytes`);
+  }
+  return {
+    uuid: host.randomBytes(UUID_BYTES),
+    originBytes: sizeBytes,
+    chunkBytes: chunk,
+    slotCount,
+    origin: id,
+  };
+}

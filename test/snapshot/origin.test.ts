@@ -1,0 +1,578 @@
+import { copyFile, rm, stat, writeFile } from 'node:fs/promises';
+import { afterAll, describe, expect, test } from 'vitest';
+import { DelayDevice } from '../../lib/device/delay.ts';
+import type { Device } from '../../lib/device/device.ts';
+import { FaultDevice } from '../../lib/device/fault.ts';
+import { FileDevice } from '../../lib/device/file.ts';
+import { MemoryDevice } from '../../lib/device/memory.ts';
+import { OverlayDevice } from '../../lib/device/overlay.ts';
+import { RecordDevice } from '../../lib/device/record.ts';
+import { decodeHeader, halfBytesFor, slotOffset, UNIT_BYTES } from '../../lib/snapshot/format.ts';
+import { SnapshotOrigin, type SnapshotStoreOptions } from '../../lib/snapshot/origin.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+import { conformance } from '../conformance/suite.ts';
+import { scratchFolder } from '../device/scratch.ts';
+import { codeOf, contentOf, expectSame, imageOf } from './world.ts';
+
+const folder = await scratchFolder();
+afterAll(() => rm(folder, { recursive: true }));
+
+let count = 0;
+const nextPath = () => `${folder}/store${count++}`;
+const CHUNK = 4 * KIB;
+const SIZE = 32 * CHUNK;
+const host = { wallClock: () => 1_800_000_000_000, randomBytes: (n: number) => new Uint8Array(n).fill(7) };
+const sleepless = { host: { sleep: () => Promise.resolve() } };
+const ID = { origin: 'array' };
+const filled = (chunks: number, value: number) => new Uint8Array(chunks * CHUNK).fill(value);
+
+interface Made {
+  readonly origin: SnapshotOrigin;
+  readonly below: MemoryDevice;
+  readonly store: MemoryDevice;
+  /** After `origin` was closed, or a crash that kept everything. */
+  readonly again: () => Promise<SnapshotOrigin>;
+}
+
+interface Around {
+  readonly below?: (device: Device) => Device;
+  readonly store?: (device: Device) => Device;
+  readonly options?: Partial<SnapshotStoreOptions>;
+}
+
+/** Chunk c is full of c + 1. */
+async function make(around: Around = {}): Promise<Made> {
+  const below = new MemoryDevice({ sizeBytes: SIZE, blockBytes: 512 });
+  for (let chunk = 0; chunk < 32; chunk += 1) await below.write(chunk * CHUNK, filled(1, chunk + 1));
+  const store = new MemoryDevice({ sizeBytes: 2 * MIB });
+  const options = { ...ID, limitBytes: 256 * CHUNK, ...around.options };
+  const over = (device: Device, wrap: ((device: Device) => Device) | undefined) => wrap?.(device) ?? device;
+  const origin = await SnapshotOrigin.create(
+    over(below, around.below),
+    over(store, around.store),
+    host,
+    options,
+  );
+  const again = () => {
+    const low = new MemoryDevice({ sizeBytes: SIZE, memory: below.memory, blockBytes: 512 });
+    const side = new MemoryDevice({ sizeBytes: 2 * MIB, memory: store.memory });
+    return SnapshotOrigin.open(low, side, host, ID);
+  };
+  return { origin, below, store, again };
+}
+
+const start = Buffer.concat(Array.from({ length: 32 }, (_, chunk) => filled(1, chunk + 1)));
+
+conformance('an origin with two snapshots', async () => {
+  const { origin } = await make();
+  await origin.take('one');
+  await origin.write(3 * CHUNK, filled(5, 200));
+  await origin.take('two');
+  return { device: origin };
+});
+conformance('an origin whose store is too small', async () => {
+  const { origin } = await make({ options: { limitBytes: 5 * CHUNK } });
+  await origin.take('one');
+  return { device: origin };
+});
+conformance(
+  'a snapshot of what has been written over since, in part',
+  async () => {
+    const { origin } = await make({ options: { chunkBytes: 8 * KIB } });
+    await origin.take('one');
+    await origin.write(3 * CHUNK + 512, filled(5, 200));
+    await origin.writeZeroes(20 * CHUNK, 3 * CHUNK);
+    return { device: origin.openSnapshot('one'), dispose: () => origin.close() };
+  },
+  { readOnly: true, content: start },
+);
+conformance(
+  'a clone of a snapshot',
+  async () => {
+    const { origin } = await make();
+    await origin.take('one');
+    await origin.write(3 * CHUNK, filled(5, 200));
+    const clone = await OverlayDevice.open(origin.openSnapshot('one'), nextPath(), { create: true });
+    return { device: clone, dispose: () => origin.close() };
+  },
+  { content: start },
+);
+
+describe('an instant between writes', () => {
+  test('writes under way are in it, those that come while it is taken are not, and it is flushed before it is on record', async () => {
+    const delay = { current: null as DelayDevice | null };
+    const record = { current: null as RecordDevice | null };
+    const { origin } = await make({
+      below: (device) => {
+        record.current = new RecordDevice(device);
+        delay.current = new DelayDevice(record.current, sleepless);
+        return delay.current;
+      },
+    });
+    const hold = delay.current?.hold({ only: ({ op }) => op === 'write' });
+    const early = origin.write(0, filled(1, 201));
+    const taking = origin.take('one');
+    await Promise.resolve();
+    await Promise.resolve();
+    const late = origin.write(0, filled(1, 202));
+    hold?.release();
+    await Promise.all([early, taking, late]);
+    const expected = Buffer.from(start);
+    expected.set(filled(1, 201));
+    expectSame('one', (await imageOf(origin, 'one')) as Buffer, expected);
+    const operations = (record.current?.log ?? [])
+      .filter(({ event }) => event === 'finish')
+      .map(({ operation }) => operation.op);
+    expect(operations.filter((op) => op !== 'read')).toEqual(['write', 'flush', 'write']);
+    await origin.close();
+  });
+
+  test('two writers to one chunk that is being saved: saved once, both arrive, and neither before it is safe', async () => {
+    const delay = { current: null as DelayDevice | null };
+    const record = { current: null as RecordDevice | null };
+    const { origin, below } = await make({
+      below: (device) => {
+        record.current = new RecordDevice(device);
+        return record.current;
+      },
+      store: (device) => {
+        delay.current = new DelayDevice(device, sleepless);
+        return delay.current;
+      },
+    });
+    await origin.take('one');
+    record.current?.clear();
+    const hold = delay.current?.hold({ only: ({ op }) => op === 'flush' });
+    const first = origin.write(5 * CHUNK, new Uint8Array(512).fill(201));
+    const second = origin.write(5 * CHUNK + 512, new Uint8Array(512).fill(202));
+    const elsewhere = origin.read(9 * CHUNK, new Uint8Array(512));
+    await elsewhere;
+    for (let turn = 0; turn < 50; turn += 1) await Promise.resolve();
+    expect(hold?.waiting).toHaveLength(1);
+    expect(Buffer.from(below.memory).compare(start)).toBe(0);
+    hold?.release();
+    await Promise.all([first, second]);
+    const log = record.current?.log ?? [];
+    const reads = log.filter(
+      ({ event, operation }) =>
+        event === 'start' && operation.op === 'read' && operation.offsetBytes === 5 * CHUNK,
+    );
+    expect(reads).toHaveLength(1);
+    const expected = Buffer.from(start);
+    expected.fill(201, 5 * CHUNK, 5 * CHUNK + 512).fill(202, 5 * CHUNK + 512, 5 * CHUNK + 1024);
+    expectSame('origin', await contentOf(origin), expected);
+    expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
+    await origin.close();
+  });
+
+  test('a read of a snapshot that is overtaken by a write still sees what was there', async () => {
+    const delay = { current: null as DelayDevice | null };
+    const { origin } = await make({
+      below: (device) => {
+        delay.current = new DelayDevice(device, sleepless);
+        return delay.current;
+      },
+    });
+    await origin.take('one');
+    await using snapshot = origin.openSnapshot('one');
+    const hold = delay.current?.hold({ only: (each) => each.op === 'read' && each.lengthBytes === SIZE });
+    const seen = Buffer.alloc(SIZE);
+    const reading = snapshot.read(0, seen);
+    await origin.write(4 * CHUNK + 512, filled(3, 200));
+    expect(hold?.waiting).toHaveLength(1);
+    hold?.release();
+    await reading;
+    expectSame('one', seen, start);
+    await snapshot.close();
+    await origin.close();
+  });
+
+  test('a second write to a chunk asks nothing of the store, with ten snapshots as with one', async () => {
+    const record = { current: null as RecordDevice | null };
+    const { origin } = await make({
+      store: (device) => {
+        record.current = new RecordDevice(device);
+        return record.current;
+      },
+    });
+    const costs: number[] = [];
+    for (let index = 0; index < 10; index += 1) {
+      await origin.take(`s${index}`);
+      record.current?.clear();
+      await origin.write(0, filled(1, 100 + index));
+      costs.push(record.current?.log.length ?? 0);
+      record.current?.clear();
+      await origin.write(0, filled(1, 150 + index));
+      await origin.flush();
+      expect(record.current?.log).toHaveLength(0);
+    }
+    expect(new Set(costs).size).toBe(1);
+    expect(origin.usage().usedBytes).toBe(10 * CHUNK);
+    await origin.close();
+  });
+});
+
+describe('a store that has no room, or does not work', () => {
+  test('when it is full the oldest snapshot becomes invalid, whoever reads it is told, and the others stay', async () => {
+    const { origin, again } = await make({ options: { limitBytes: 6 * CHUNK } });
+    await origin.take('one');
+    await origin.write(0, filled(4, 201));
+    await origin.take('two');
+    const two = await contentOf(origin);
+    const reader = origin.openSnapshot('one');
+    await origin.write(0, filled(4, 202));
+    expect(origin.list().map(({ name, state }) => `${name} ${state}`)).toEqual(['one invalid', 'two valid']);
+    expect(await codeOf(() => reader.read(SIZE - 512, new Uint8Array(512)))).toBe('REDUNDANCY_LOST');
+    await reader.close();
+    expectSame('two', (await imageOf(origin, 'two')) as Buffer, two);
+    await origin.write(0, filled(32, 203));
+    expect(origin.list().map(({ state }) => state)).toEqual(['invalid', 'invalid']);
+    expect(origin.usage()).toEqual({ limitBytes: 6 * CHUNK, usedBytes: 0 });
+    await origin.close();
+    await using reopened = await again();
+    expect(reopened.list().map(({ state }) => state)).toEqual(['invalid', 'invalid']);
+    expect(await codeOf(async () => reopened.openSnapshot('two'))).toBe('REDUNDANCY_LOST');
+    await reopened.delete('one');
+    await reopened.delete('two');
+    await reopened.take('one');
+    expect(reopened.list()).toHaveLength(1);
+  });
+
+  test('a file system that is full costs the snapshot, durably, and not the write', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin, again } = await make({
+      store: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    const slots = 2 * MIB - 256 * CHUNK;
+    fault.current?.add({
+      on: 'write',
+      range: {
+        offsetBytes: UNIT_BYTES + 2 * halfBytesFor(256),
+        lengthBytes: slots - UNIT_BYTES - 2 * halfBytesFor(256),
+      },
+      fault: { kind: 'error', code: 'NO_SPACE' },
+    });
+    await origin.write(0, filled(1, 201));
+    expect(origin.list()[0]?.state).toBe('invalid');
+    // As a crash leaves it.
+    await using reopened = await again();
+    expect(reopened.list()[0]?.state).toBe('invalid');
+    expect((await contentOf(reopened))[0]).toBe(201);
+    await origin.close();
+  });
+
+  test('a store that does not flush fails the writes that need it, no others, and the snapshot stays right', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin, again } = await make({
+      store: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    await origin.write(0, filled(1, 201));
+    fault.current?.add({ on: 'flush', fault: { kind: 'error', code: 'FLUSH_FAILED' } });
+    expect(await codeOf(() => origin.write(CHUNK, filled(1, 202)))).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.write(0, filled(1, 203)))).toBe('done');
+    expect(await codeOf(() => origin.take('two'))).toBe('WRITE_FAILED');
+    expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
+    await using reopened = await again();
+    expectSame('one', (await imageOf(reopened, 'one')) as Buffer, start);
+    await origin.close();
+  });
+
+  test('old bytes that cannot be read are a write that was not taken', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin } = await make({
+      below: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    fault.current?.add({
+      on: 'read',
+      range: { offsetBytes: 0, lengthBytes: 512 },
+      fault: { kind: 'error', code: 'MEDIUM_ERROR' },
+    });
+    expect(await codeOf(() => origin.write(1024, new Uint8Array(512)))).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.write(CHUNK, filled(1, 9)))).toBe('done');
+    expect(origin.usage().usedBytes).toBe(CHUNK);
+    await origin.close();
+  });
+});
+
+describe('rot', () => {
+  test('in a slot it is an error of exactly that chunk, and a rollback over it changes nothing', async () => {
+    const { origin, store } = await make();
+    await origin.take('one');
+    await origin.write(0, filled(3, 201));
+    const header = decodeHeader(Buffer.from(store.memory, 0, UNIT_BYTES), 'store');
+    Buffer.from(store.memory)[slotOffset(header, 1) + 17] = 99;
+    await using snapshot = origin.openSnapshot('one');
+    expect(await codeOf(() => snapshot.read(CHUNK, new Uint8Array(CHUNK)))).toBe('MEDIUM_ERROR');
+    expect(await codeOf(() => snapshot.read(2 * CHUNK, new Uint8Array(30 * CHUNK)))).toBe('done');
+    const before = await contentOf(origin);
+    expect(await codeOf(() => origin.rollback('one'))).toBe('MEDIUM_ERROR');
+    expectSame('origin', await contentOf(origin), before);
+    await snapshot.close();
+    await origin.close();
+  });
+
+  test('of any byte of what the journal says is refused, or was not needed: no snapshot is ever wrong', async () => {
+    const { origin, below, store } = await make({ options: { limitBytes: 32 * CHUNK } });
+    await origin.take('one');
+    for (let chunk = 0; chunk < 5; chunk += 1) await origin.write(chunk * CHUNK, filled(1, 201));
+    await origin.close();
+    const half = halfBytesFor(32);
+    let refused = 0;
+    let opened = 0;
+    const content = Buffer.from(store.memory);
+    const kept = Buffer.from(content.subarray(0, UNIT_BYTES + 2 * half));
+    for (let unit = UNIT_BYTES; unit < UNIT_BYTES + 2 * half; unit += UNIT_BYTES) {
+      for (const at of [0, 20, 40, 70]) {
+        content.set(kept);
+        content[unit + at] = (content[unit + at] as number) ^ 1;
+        const low = new MemoryDevice({ sizeBytes: SIZE, memory: below.memory, blockBytes: 512 });
+        const side = new MemoryDevice({ sizeBytes: 2 * MIB, memory: store.memory });
+        let again: SnapshotOrigin;
+        try {
+          again = await SnapshotOrigin.open(low, side, host, ID);
+        } catch {
+          refused += 1;
+          continue;
+        }
+        opened += 1;
+        expectSame('one', (await imageOf(again, 'one')) as Buffer, start);
+      }
+    }
+    expect(refused).toBeGreaterThan(10);
+    expect(opened).toBeGreaterThan(10);
+  });
+});
+
+describe('names, deletion and space', () => {
+  test('what a snapshot has alone and what it shares, and deleting frees exactly the one', async () => {
+    const { origin } = await make();
+    await origin.take('one');
+    await origin.write(0, filled(1, 201));
+    await origin.take('two');
+    await origin.write(0, filled(3, 202));
+    const spaces = () =>
+      origin.list().map((each) => [each.name, each.uniqueBytes / CHUNK, each.sharedBytes / CHUNK]);
+    expect(spaces()).toEqual([
+      ['one', 1, 2],
+      ['two', 1, 2],
+    ]);
+    await origin.delete('two');
+    expect(spaces()).toEqual([['one', 3, 0]]);
+    expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
+    await origin.delete('one');
+    expect(origin.usage().usedBytes).toBe(0);
+    await origin.close();
+  });
+
+  test('one that is being read is not deleted; names are taken, unknown or no names', async () => {
+    const { origin } = await make();
+    await origin.take('one');
+    const snapshot = origin.openSnapshot('one');
+    expect(await codeOf(() => origin.delete('one'))).toBe('BUSY');
+    await snapshot.close();
+    expect(await codeOf(() => origin.take('one'))).toBe('BAD_ARGUMENT');
+    expect(await codeOf(() => origin.take('a/b'))).toBe('BAD_ARGUMENT');
+    expect(await codeOf(() => origin.take(''))).toBe('BAD_ARGUMENT');
+    expect(await codeOf(() => origin.delete('two'))).toBe('BAD_ARGUMENT');
+    expect(await codeOf(() => origin.rollback('two'))).toBe('BAD_ARGUMENT');
+    expect(await codeOf(() => origin.delete('one'))).toBe('done');
+    await origin.close();
+    expect(await codeOf(() => origin.take('two'))).toBe('CLOSED');
+    expect(await codeOf(async () => origin.openSnapshot('two'))).toBe('CLOSED');
+  });
+
+  test('a list that is full takes no more, and loses nothing', async () => {
+    const { origin } = await make({ options: { limitBytes: CHUNK } });
+    let taken = 0;
+    while ((await codeOf(() => origin.take(`s${'x'.repeat(120)}${taken}`))) === 'done') taken += 1;
+    expect(taken).toBeGreaterThan(400);
+    expect(origin.list()).toHaveLength(taken);
+    await origin.close();
+  });
+});
+
+describe('what has changed', () => {
+  test('is known since any point and up to any snapshot, after its deletion, and after opening again', async () => {
+    const { origin, again } = await make();
+    const one = (await origin.take('one')).point;
+    await origin.write(0, filled(1, 201));
+    await origin.take('two');
+    await origin.write(4 * CHUNK, filled(2, 202));
+    const ranges = (from: number, chunks: number) => ({
+      offsetBytes: from * CHUNK,
+      lengthBytes: chunks * CHUNK,
+    });
+    expect(origin.changedSince(one, 'one')).toEqual([]);
+    expect(origin.changedSince(one, 'two')).toEqual([ranges(0, 1)]);
+    expect(origin.changedSince(one)).toEqual([ranges(0, 1), ranges(4, 2)]);
+    await origin.delete('one', { keepTracking: true });
+    expect(origin.list()[0]?.state).toBe('tracking');
+    expect(origin.usage().usedBytes).toBe(2 * CHUNK);
+    await origin.delete('two');
+    await origin.write(8 * CHUNK, filled(1, 203));
+    await origin.close();
+    await using reopened = await again();
+    expect(reopened.changedSince(one)).toEqual([ranges(0, 1), ranges(4, 2), ranges(8, 1)]);
+    expect(reopened.usage().usedBytes).toBe(0);
+    await reopened.forget(one);
+    expect(reopened.changedSince(one)).toBe('unknown');
+  });
+
+  test('is unknown since a point of another store, or none', async () => {
+    const { origin } = await make();
+    const { point } = await origin.take('one');
+    for (const other of ['', 'one', '1', `${point}1`, point.replace(/^./, 'f'), point.split('/')[0] ?? ''])
+      expect(origin.changedSince(other)).toBe('unknown');
+    expect(origin.changedSince(point)).toEqual([]);
+    await origin.close();
+  });
+
+  test('is forgotten, oldest first, where its room is needed, and never wrong', async () => {
+    const below = new MemoryDevice({ sizeBytes: 64 * MIB });
+    const store = new MemoryDevice({ sizeBytes: 2 * MIB });
+    const origin = await SnapshotOrigin.create(below, store, host, { ...ID, limitBytes: 2 * CHUNK });
+    const { point } = await origin.take('one');
+    await origin.delete('one', { keepTracking: true });
+    let written = 0;
+    while (origin.changedSince(point) !== 'unknown') {
+      await origin.write(written * CHUNK, new Uint8Array(256 * CHUNK).fill(1));
+      written += 256;
+    }
+    expect(written).toBeGreaterThan(5000);
+    expect(origin.list()).toEqual([]);
+    await origin.close();
+  });
+});
+
+describe('rollback', () => {
+  test('brings the image back, keeps newer snapshots, and says how far it is', async () => {
+    const { origin } = await make();
+    await origin.take('one');
+    await origin.write(0, filled(3, 201));
+    await origin.take('two');
+    const two = await contentOf(origin);
+    await origin.write(20 * CHUNK, filled(3, 202));
+    const told: number[] = [];
+    await origin.rollback('one', ({ doneBytes }) => told.push(doneBytes / CHUNK));
+    expect(told).toEqual([3, 6]);
+    expectSame('origin', await contentOf(origin), start);
+    expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
+    expectSame('two', (await imageOf(origin, 'two')) as Buffer, two);
+    await origin.rollback('two');
+    expectSame('origin', await contentOf(origin), two);
+    await origin.close();
+  });
+
+  test('in a store too small costs newer snapshots, not the one that is restored', async () => {
+    const { origin } = await make({ options: { limitBytes: 4 * CHUNK } });
+    await origin.take('one');
+    await origin.write(0, filled(3, 201));
+    await origin.take('two');
+    await origin.rollback('one');
+    expectSame('origin', await contentOf(origin), start);
+    expect(origin.list().map(({ state }) => state)).toEqual(['valid', 'invalid']);
+    expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
+    await origin.close();
+  });
+
+  test('that fails half-way refuses everything until it is done again, or opened again', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin, again } = await make({
+      below: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    await origin.write(0, filled(1, 201));
+    await origin.write(9 * CHUNK, filled(1, 201));
+    const id = fault.current?.add({
+      on: 'write',
+      range: { offsetBytes: 9 * CHUNK, lengthBytes: CHUNK },
+      when: 'once',
+      fault: { kind: 'error', code: 'WRITE_FAILED' },
+    });
+    expect(id).toBeDefined();
+    expect(await codeOf(() => origin.rollback('one'))).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.read(0, new Uint8Array(512)))).toBe('BUSY');
+    expect(await codeOf(() => origin.write(0, new Uint8Array(512)))).toBe('BUSY');
+    expect(await codeOf(() => origin.take('two'))).toBe('BUSY');
+    expect(await codeOf(() => origin.delete('one'))).toBe('BUSY');
+    await using reopened = await again();
+    expectSame('origin', await contentOf(reopened), start);
+    await origin.rollback('one');
+    expectSame('origin', await contentOf(origin), start);
+    await origin.close();
+  });
+});
+
+describe('files', () => {
+  const disk = () => new MemoryDevice({ sizeBytes: SIZE, blockBytes: 512 });
+  const options = { ...ID, limitBytes: 256 * CHUNK };
+
+  test('a store in a file is found again, and takes the space of what it holds', async () => {
+    const path = nextPath();
+    const below = disk();
+    const large = { ...ID, limitBytes: 64 * MIB };
+    {
+      await using origin = await SnapshotOrigin.createFile(below, path, host, large);
+      await origin.take('one');
+      await origin.write(0, filled(1, 201));
+    }
+    const again = new MemoryDevice({ sizeBytes: SIZE, memory: below.memory, blockBytes: 512 });
+    await using origin = await SnapshotOrigin.openFile(again, path, host, ID);
+    expectSame('one', (await imageOf(origin, 'one')) as Buffer, Buffer.alloc(SIZE));
+    const { size, blocks } = await stat(path);
+    expect(size).toBeGreaterThan((64 * MIB) / 1024);
+    expect(blocks * 512).toBeLessThan(8 * MIB);
+  });
+
+  test('of another device, cut off, foreign or there already is refused, and not changed', async () => {
+    const path = nextPath();
+    await (await SnapshotOrigin.createFile(disk(), path, host, options)).close();
+    expect(await codeOf(() => SnapshotOrigin.openFile(disk(), path, host, { origin: 'other' }))).toBe(
+      'BAD_ARGUMENT',
+    );
+    const small = new MemoryDevice({ sizeBytes: CHUNK, blockBytes: 512 });
+    expect(await codeOf(() => SnapshotOrigin.openFile(small, path, host, ID))).toBe('BAD_ARGUMENT');
+    expect(await codeOf(() => SnapshotOrigin.createFile(disk(), path, host, options))).not.toBe('done');
+    await (await SnapshotOrigin.openFile(disk(), path, host, ID)).close();
+    const cut = nextPath();
+    await copyFile(path, cut);
+    {
+      await using file = await FileDevice.open(cut);
+      await file.resize(file.limits.sizeBytes - CHUNK);
+    }
+    expect(await codeOf(() => SnapshotOrigin.openFile(disk(), cut, host, ID))).toBe('SUPERBLOCK_BROKEN');
+    const foreign = nextPath();
+    await writeFile(foreign, 'not a store');
+    expect(await codeOf(() => SnapshotOrigin.openFile(disk(), foreign, host, ID))).toBe('BAD_MAGIC');
+  });
+
+  test('sizes that make no store are refused', async () => {
+    for (const wrong of [
+      { limitBytes: 0 },
+      { limitBytes: 100 },
+      { chunkBytes: 512 },
+      { chunkBytes: 5000 },
+      { chunkBytes: 64 * MIB },
+    ]) {
+      const path = nextPath();
+      expect(
+        await codeOf(() => SnapshotOrigin.createFile(disk(), path, host, { ...options, ...wrong })),
+      ).toBe('BAD_ARGUMENT');
+    }
+  });
+});
