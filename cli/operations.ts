@@ -146,7 +146,9 @@ export const operations = {
   > {
     const { onto, force, limitBytesPerSecond } = how;
     if (onto !== null) yield { said: await addDisk(opened, onto, { force }) };
-    const steps = opened.array.rebuild(limitBytesPerSecond === null ? {} : { limitBytesPerSecond });
+    const steps = opened.array.rebuild({
+      limitBytesPerSecond: limitBytesPerSecond ?? Number.POSITIVE_INFINITY,
+    });
     for await (const step of steps) yield { said: null, ...step };
   },
 

@@ -431,11 +431,12 @@ export class RaidArray extends Device {
 
   /**
    * Watches the sync until nothing is left to do: redundancy after a crash first, then empty slots from spares. Starts it
-   * where it does not run. Leaving the iteration does not stop it.
+   * where it does not run. Leaving the iteration does not stop it. A limit stays until another one is given; Infinity lifts it.
    */
   async *rebuild(options: { readonly limitBytesPerSecond?: number } = {}): AsyncGenerator<SyncProgress> {
     this.#checkWritable();
-    this.#sync.limitBytesPerSecond = options.limitBytesPerSecond ?? Number.POSITIVE_INFINITY;
+    if (options.limitBytesPerSecond !== undefined)
+      this.#sync.limitBytesPerSecond = options.limitBytesPerSecond;
     this.#sync.start();
     yield* this.#sync.watch();
   }
