@@ -229,7 +229,7 @@ export async function checkFile(path: string, wanted = 'a disk'): Promise<void> 
 export async function letSpareIn(array: RaidArray): Promise<string | null> {
   const spare = array.members.find(({ state }) => state.state === 'spare');
   if (spare === undefined || array.degraded === 0 || array.state === 'failed') return null;
-  for await (const _step of array.rebuild()) break;
+  for await (const _step of array.rebuild({ limitBytesPerSecond: null })) break;
   return stateOf(array, spare.name) === 'spare' ? null : spare.name;
 }
 

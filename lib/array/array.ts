@@ -431,12 +431,14 @@ export class RaidArray extends Device {
 
   /**
    * Watches the sync until nothing is left to do: redundancy after a crash first, then empty slots from spares. Starts it
-   * where it does not run. Leaving the iteration does not stop it. A limit stays until another one is given; Infinity lifts it.
+   * where it does not run. Leaving the iteration does not stop it. A limit of null leaves the one there is.
    */
-  async *rebuild(options: { readonly limitBytesPerSecond?: number } = {}): AsyncGenerator<SyncProgress> {
+  async *rebuild(
+    options: { readonly limitBytesPerSecond?: number | null } = {},
+  ): AsyncGenerator<SyncProgress> {
     this.#checkWritable();
-    if (options.limitBytesPerSecond !== undefined)
-      this.#sync.limitBytesPerSecond = options.limitBytesPerSecond;
+    const { limitBytesPerSecond = Number.POSITIVE_INFINITY } = options;
+    if (limitBytesPerSecond !== null) this.#sync.limitBytesPerSecond = limitBytesPerSecond;
     this.#sync.start();
     yield* this.#sync.watch();
   }
