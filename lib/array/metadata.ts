@@ -115,6 +115,8 @@ export class Metadata {
   #logsBegun: Promise<void> | null = null;
   #areLogsBegun = false;
   #attached: Attachment | null = null;
+  /** Members on their way into the record as failed, because they did not take what is kept on them. */
+  readonly #failing = new Set<number>();
   /** How far each recovering member is, written or not. */
   readonly #recovered = new Map<number, number>();
   #checkpointBytes = 0;
@@ -611,9 +613,7 @@ export class Metadata {
               { cause: error },
             );
           }
-          // Not awaited: this may be part of a change, and changes wait for each other. The array hears of it at once.
-          void this.fail(member.descriptor).catch(() => undefined);
-          this.#attached?.failed(member.descriptor, error);
+          this.#failSoon(member.descriptor, error);
         }
       }),
     );
@@ -650,11 +650,25 @@ export class Metadata {
               { cause: error },
             );
           }
-          void this.fail(member.descriptor).catch(() => undefined);
-          this.#attached?.failed(member.descriptor, error);
+          this.#failSoon(member.descriptor, error);
         }
       }),
     );
+  }
+
+  /**
+   * Not awaited: this may be part of a change, and changes wait for each other. The array hears of it at once. Once at a
+   * time: the change that fails a member writes the bitmap too, and where it cannot be made, it would ask for itself
+   * again, for ever.
+   */
+  #failSoon(descriptor: number, error: RaidError): void {
+    this.#attached?.failed(descriptor, error);
+    if (this.#failing.has(descriptor)) return;
+    this.#failing.add(descriptor);
+    const ended = (): void => {
+      this.#failing.delete(descriptor);
+    };
+    this.fail(descriptor).then(ended, ended);
   }
 
   /** First it is no log any more, then zeros, then an empty log: a power cut in between leaves none that is believed. */

@@ -484,6 +484,26 @@ test('a bitmap that could not be believed is on the members in full before its s
   expect(written).toEqual([{ offsetBytes: 0, events: 9 }]);
 });
 
+test.each([
+  ['their bitmaps', BITMAP_BYTE],
+  ['anything', SUPER_BYTE],
+] as const)('members that take no writes of %s, one more than can be missed: an error, and an end to it', async (_, fromByte) => {
+  const { array, faults, trace } = await make({ level: '5', bitmap: 'internal', bitmapChunk: '64K' }, 3);
+  const rule = { on: 'write', range: { offsetBytes: fromByte, lengthBytes: MIB } } as const;
+  for (const slot of [0, 1]) faults[slot]?.add({ ...rule, fault: { kind: 'error', code: 'WRITE_FAILED' } });
+  trace.hold = () => {
+    if (trace.entries.length > 1000) throw new Error('it tries for ever');
+    return null;
+  };
+  await expect(array.write(0, bytes(4096))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+  await turns();
+  expect(trace.entries.length).toBeLessThan(200);
+  faults[0]?.clear();
+  faults[1]?.clear();
+  await array.write(0, bytes(4096));
+  await array.close();
+});
+
 test('sectors that were rewritten are counted in the superblock of their member, with the next change, as md does', async () => {
   const { array, faults, memories, trace } = await make({ level: '1' }, 2);
   const dataOffset = (array.metadata?.array.members[0]?.superblock.dataOffsetSectors ?? 0) * SECTOR_BYTES;
