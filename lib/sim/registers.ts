@@ -54,6 +54,8 @@ export class Registers {
   /** By sector, in the order of `inv`: whatever a read or a power cut may bring up. Never empty. */
   readonly #candidates: Write[][];
   readonly #pins = new Map<number, Pin>();
+  /** Reads that were asked for before pin nothing: they may have seen what has changed since. */
+  #unpinned = 0;
   readonly #underWay = new Set<Write>();
   /** Writes that no flush has covered yet. */
   #unflushed: Write[] = [];
@@ -142,6 +144,7 @@ export class Registers {
   /** What was seen there may change, within what is allowed: another copy answers now. */
   unpin(sector: number): void {
     this.#pins.delete(sector);
+    this.#unpinned = this.now();
   }
 
   /** From now until it is written, the sector may hold anything. */
@@ -199,7 +202,7 @@ export class Registers {
       if (!this.#mayBeSeen(sector, candidates, write, inv)) continue;
       isLost ||= write.isAnything;
       if (!holds(words, at, write, sector)) continue;
-      if (!isLost) this.#pins.set(sector, { write, inv, end: this.now() });
+      if (!isLost && inv > this.#unpinned) this.#pins.set(sector, { write, inv, end: this.now() });
       return true;
     }
     if (isLost) this.lostSeen += 1;

@@ -19,6 +19,7 @@
 import type { RaidArray } from '../array/array.ts';
 import { type AssemblyReport, assembleDevices, formArray, type Source } from '../array/form.ts';
 import { InvariantViolation, RaidError } from '../errors.ts';
+import { checkSuperblock1, decodeSuperblock1, superSectorOf } from '../md/superblock1.ts';
 import { KIB, MIB, SECTOR_BYTES } from '../units.ts';
 import { columnOf, type Damage, mayLose, maySpoil, pageOf, rowOf, sectorsOn } from './atlas.ts';
 import { Clock, Process, Stuck } from './clock.ts';
@@ -152,6 +153,8 @@ class World {
   /** More has failed than the array can stand. */
   #isBeyond = false;
   #eventsSeen = 0;
+  /** At the last assembly: it may be in caches only, as the death of a process left it. */
+  #eventsAssembled = 0;
 
   constructor(one: Case) {
     this.#case = one;
@@ -267,9 +270,10 @@ class World {
     this.#tally.recoveries.assembled += 1;
     const { events: count } = this.#md();
     this.#clock.note(events.assembled, count, opened.report.left.length);
-    if (count < this.#eventsSeen) {
+    if (count < this.#eventsSeen && !this.#isBeyond) {
       throw new Wrong('violation', `events went back from ${this.#eventsSeen} to ${count} (I12)`);
     }
+    this.#eventsAssembled = count;
     this.#observe();
     this.#exposeRisks();
   }
@@ -334,7 +338,7 @@ class World {
   async #assembleOrGiveUp(): Promise<boolean> {
     if (
       this.#isBeyond &&
-      !this.#units.some((unit) => unit.isCurrent && !unit.isAbsent && isLegible(unit.disk))
+      !this.#units.some((unit) => unit.isCurrent && !unit.isAbsent && this.#isLegible(unit.disk))
     ) {
       // Only stale members are left. What they say of themselves was true once, and nothing on them is wrong: that the
       // array went on without them nobody can know.
@@ -350,6 +354,20 @@ class World {
       this.#tally.losses.L1 += 1;
       this.#next = this.#case.steps.length;
       return false;
+    }
+  }
+
+  /** Whether it says of itself what it is. */
+  #isLegible(disk: Disk): boolean {
+    if (disk.isGone || [...disk.latentSectors].length > 0) return false;
+    const place = { version: this.#case.config.metadata, memberSectors: disk.sizeBytes / SECTOR_BYTES };
+    const superSector = superSectorOf(place.version, place.memberSectors) ?? 0;
+    try {
+      checkSuperblock1(decodeSuperblock1(disk.peek(superSector * SECTOR_BYTES, 4 * KIB)), place);
+      return true;
+    } catch (error) {
+      if (error instanceof RaidError) return false;
+      throw error;
     }
   }
 
@@ -686,10 +704,11 @@ class World {
     const array = this.#array;
     if (array === null) return;
     const { events: count } = this.#md();
-    if (count < this.#eventsSeen) {
+    // Where nobody takes a superblock any more, what was counted in memory was never on record.
+    if (count < this.#eventsSeen && !this.#isBeyond) {
       this.#fail(new Wrong('violation', `events went back from ${this.#eventsSeen} to ${count} (I12)`));
     }
-    this.#eventsSeen = count;
+    if (count > this.#eventsAssembled) this.#eventsSeen = Math.max(this.#eventsSeen, count);
     for (const unit of this.#units) unit.isCurrent = this.#slotOf(unit) !== null;
     const isUnsynced = array.health.unsyncedFromBytes !== undefined;
     if (array.degraded > 0 || isUnsynced) this.#computes = true;
@@ -1025,15 +1044,18 @@ class World {
     this.#count('stop');
     this.#observe();
     this.#tally.recoveries.corrected += correctionsOf(array);
+    let isCutOff = false;
     try {
       this.#chooseAbsent(absent);
-      const closed = array.close();
-      await closed;
+      await array.close();
     } catch (error) {
       if (!this.#isBeyond || !isLoss(error)) throw error;
       this.#tally.losses.L1 += 1;
+      isCutOff = true;
     }
     while (this.#underWay > 0) await new Promise<void>((resolve) => this.#freed.push(resolve));
+    // It could not become clean: as after a crash, rows that were being written may disagree.
+    if (isCutOff) this.#noteRisks();
     for (const unit of this.#units) {
       await unit.device?.close();
       unit.device = null;
@@ -1181,10 +1203,6 @@ function isLoss(error: unknown): boolean {
     error instanceof RaidError &&
     ['give-up', 'fail-member', 'reconstruct', 'ask-operator', 'unknown-outcome'].includes(error.reaction)
   );
-}
-
-function isLegible(disk: Disk): boolean {
-  return !disk.isGone && [...disk.latentSectors].length === 0;
 }
 
 function isClosed(error: unknown): boolean {
