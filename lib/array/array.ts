@@ -389,7 +389,7 @@ export class RaidArray extends Device {
       if (this.#members.replacementOf(slot) !== null) {
         throw new RaidError('BUSY', `${member.name} is being replaced already`, { device: member.name });
       }
-      const spares = this.#members.list.filter((other) => other.state.state === 'spare');
+      const spares = this.#spares().filter((other) => this.#promisedSlotOf(other) === null);
       const spare = spareName === undefined ? spares[0] : spares.find((other) => other.name === spareName);
       if (spare === undefined) {
         throw new RaidError(
@@ -404,8 +404,8 @@ export class RaidArray extends Device {
         spare.device,
         spare.log ?? null,
       );
-      await this.#metadata?.startReplacement(spare.descriptor, slot);
-      if (stateOf(member).state !== 'in_sync' || stateOf(spare).state !== 'spare') {
+      const isOnRecord = (await this.#metadata?.startReplacement(spare.descriptor, slot)) !== false;
+      if (stateOf(member).state !== 'in_sync' || stateOf(spare).state !== 'spare' || !isOnRecord) {
         // What the record says of the spare by now is what it says when an original fails.
         this.#startSync();
         throw new RaidError(
@@ -919,13 +919,11 @@ export class RaidArray extends Device {
 
   /** A spare enters an empty slot: from now on it gets every write. The slot, or null where there is none for any. */
   async #takeSlot(): Promise<number | null> {
-    const slot = this.#members.emptySlot;
-    if (slot === null) return null;
-    const spares = this.#members.list.filter(({ state }) => state.state === 'spare');
-    // On record, the replacement of a member that failed has its slot already.
-    const recorded = this.#metadata?.recoveringIn(slot) ?? null;
-    const spare = spares.find(({ descriptor }) => descriptor === recorded) ?? spares[0];
-    if (spare === undefined) return null;
+    const spares = this.#spares();
+    const promised = spares.find((each) => this.#promisedSlotOf(each) !== null);
+    const spare = promised ?? spares[0];
+    const slot = promised === undefined ? this.#members.emptySlot : this.#promisedSlotOf(promised);
+    if (spare === undefined || slot === null || this.#members.in(slot) !== null) return null;
     await this.#engine.setHealth(this.#health());
     await this.#engine.setMember(slot, spare.device, spare.log ?? null);
     const isOnRecord = (await this.#metadata?.startRecovery(spare.descriptor, slot)) !== false;
@@ -937,6 +935,15 @@ export class RaidArray extends Device {
     spare.state = { state: 'recovering', slot, recoveredBytes: 0, viaBitmap: false };
     await this.#engine.setHealth(this.#health());
     return slot;
+  }
+
+  #spares(): Member[] {
+    return this.#members.list.filter(({ state }) => state.state === 'spare');
+  }
+
+  /** On record, the replacement of a member that failed has its slot already: it is no spare for another. */
+  #promisedSlotOf(spare: Member): number | null {
+    return this.#metadata?.recoveringSlotOf(spare.descriptor) ?? null;
   }
 
   async #recoverStep(member: Member): Promise<SyncProgress | null> {

@@ -392,12 +392,14 @@ export class Metadata {
     return memberIn(this.array, slot)?.descriptor === descriptor;
   }
 
-  recoveringIn(slot: number): number | null {
-    const member = memberIn(this.array, slot);
-    return member?.state === 'recovering' ? member.descriptor : null;
+  /** The slot that a member is to fill: on record, a replacement whose original failed has its slot at once. */
+  recoveringSlotOf(descriptor: number): number | null {
+    const member = this.array.members.find((each) => each.descriptor === descriptor);
+    return member?.state === 'recovering' ? member.slot : null;
   }
 
-  async startReplacement(descriptor: number, slot: number): Promise<void> {
+  /** False when there is nothing to replace there: either of the two has failed. */
+  async startReplacement(descriptor: number, slot: number): Promise<boolean> {
     const device = this.#devices.get(descriptor);
     const member = this.array.members.find((each) => each.descriptor === descriptor);
     if (this.#intent !== null && device !== undefined && member !== undefined) {
@@ -414,6 +416,9 @@ export class Metadata {
         ? startReplacement(array, descriptor, slot, utime)
         : array;
     });
+    return this.array.members.some(
+      (each) => each.descriptor === descriptor && each.state === 'replacement' && each.slot === slot,
+    );
   }
 
   async finishReplacement(descriptor: number): Promise<void> {
@@ -662,13 +667,15 @@ export class Metadata {
    * again, for ever.
    */
   #failSoon(descriptor: number, error: RaidError): void {
+    if (!this.#failing.has(descriptor)) {
+      this.#failing.add(descriptor);
+      const ended = (): void => {
+        this.#failing.delete(descriptor);
+      };
+      this.fail(descriptor).then(ended, ended);
+    }
+    // After that: what the array waits for from here on is the end of all changes asked for.
     this.#attached?.failed(descriptor, error);
-    if (this.#failing.has(descriptor)) return;
-    this.#failing.add(descriptor);
-    const ended = (): void => {
-      this.#failing.delete(descriptor);
-    };
-    this.fail(descriptor).then(ended, ended);
   }
 
   /** First it is no log any more, then zeros, then an empty log: a power cut in between leaves none that is believed. */

@@ -264,8 +264,6 @@ export class Life {
   }
 
   async #open(members: Disk[], out: Disk[], offersFormer: boolean): Promise<void> {
-    this.#members = members;
-    this.#out = out;
     const sources = [...members, ...(offersFormer ? out : [])].map(sourceOf);
     const open = async (force: boolean): Promise<RaidArray> =>
       (await assembleDevices(sources, { ...this.#options, run: true, force })).array;
@@ -278,6 +276,9 @@ export class Life {
       this.#tell('  by force');
       this.#array = await open(true);
     }
+    const isTaken = (disk: Disk): boolean => this.#array.members.some(({ name }) => name === disk.name);
+    this.#members = [...members, ...(offersFormer ? out.filter(isTaken) : [])];
+    this.#out = offersFormer ? out.filter((disk) => !isTaken(disk)) : out;
     this.#tell(`  ${this.#array.state}`);
   }
 

@@ -442,6 +442,34 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  test('a replacement whose original fails has its slot, and replaces nobody else', async () => {
+    const world = await make({ ...shape, spares: 1, autoSync: false }, count + 1);
+    const { array, memories, trace } = world;
+    const content = bytes(array.limits.sizeBytes);
+    await array.write(0, content);
+    await array.replace('m0');
+    await array.fail('m0');
+    await expect(array.replace('m1')).rejects.toMatchObject({ code: 'NO_SUCH_MEMBER' });
+    for await (const _ of array.rebuild());
+    expect(array.degraded).toBe(0);
+    expect(array.members.find(({ name }) => name === `m${count}`)?.state).toEqual({
+      state: 'in_sync',
+      slot: 0,
+    });
+    const now = memories.map((memory) => memory.slice(0));
+    await array.close();
+
+    const { array: again } = await assembleDevices(
+      now.map((memory, index) => memberOn(memory, index, trace).source),
+      { name: 'array', run: true },
+    );
+    const whole = new Uint8Array(content.byteLength);
+    await again.read(0, whole);
+    expect(Buffer.compare(whole, content)).toBe(0);
+    expect(again.degraded).toBe(0);
+    await again.close();
+  });
+
   test('a resync that is cut off by a kill goes on where it was last recorded', async () => {
     const world = await make({ ...shape, assumeClean: false, autoSync: false }, count, 20 * MIB);
     const { array, trace, clock } = world;
@@ -487,22 +515,25 @@ test('a bitmap that could not be believed is on the members in full before its s
 test.each([
   ['their bitmaps', BITMAP_BYTE],
   ['anything', SUPER_BYTE],
-] as const)('members that take no writes of %s, one more than can be missed: an error, and an end to it', async (_, fromByte) => {
-  const { array, faults, trace } = await make({ level: '5', bitmap: 'internal', bitmapChunk: '64K' }, 3);
-  const rule = { on: 'write', range: { offsetBytes: fromByte, lengthBytes: MIB } } as const;
-  for (const slot of [0, 1]) faults[slot]?.add({ ...rule, fault: { kind: 'error', code: 'WRITE_FAILED' } });
-  trace.hold = () => {
-    if (trace.entries.length > 1000) throw new Error('it tries for ever');
-    return null;
-  };
-  await expect(array.write(0, bytes(4096))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
-  await turns();
-  expect(trace.entries.length).toBeLessThan(200);
-  faults[0]?.clear();
-  faults[1]?.clear();
-  await array.write(0, bytes(4096));
-  await array.close();
-});
+] as const)(
+  'members that take no writes of %s, one more than can be missed: an error, and an end to it',
+  async (_, fromByte) => {
+    const { array, faults, trace } = await make({ level: '5', bitmap: 'internal', bitmapChunk: '64K' }, 3);
+    const rule = { on: 'write', range: { offsetBytes: fromByte, lengthBytes: MIB } } as const;
+    for (const slot of [0, 1]) faults[slot]?.add({ ...rule, fault: { kind: 'error', code: 'WRITE_FAILED' } });
+    trace.hold = () => {
+      if (trace.entries.length > 1000) throw new Error('it tries for ever');
+      return null;
+    };
+    await expect(array.write(0, bytes(4096))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+    await turns();
+    expect(trace.entries.length).toBeLessThan(200);
+    faults[0]?.clear();
+    faults[1]?.clear();
+    await array.write(0, bytes(4096));
+    await array.close();
+  },
+);
 
 test('sectors that were rewritten are counted in the superblock of their member, with the next change, as md does', async () => {
   const { array, faults, memories, trace } = await make({ level: '1' }, 2);
