@@ -12,6 +12,7 @@ import {
   openNamed,
   RaidError,
   sourceIn,
+  throughSan,
   whatIsOn,
   wholeSource,
 } from '../lib/index.ts';
@@ -193,7 +194,11 @@ async function holdings(path: string): Promise<readonly string[]> {
   }
 }
 
-async function overlaid({ manifest, folder }: Opened, file: Device, name: string): Promise<Device> {
-  if (manifest.overlay !== true) return file;
-  return await OverlayDevice.open(file, join(folder, `${name}.overlay`), { create: true });
+/** As the array is to see it: with what lies between them. */
+async function overlaid({ array, manifest, folder }: Opened, file: Device, name: string): Promise<Device> {
+  const known = knownDisks(manifest).findIndex((disk) => disk.name === name);
+  const index = known < 0 ? manifest.members.length : known;
+  if (manifest.overlay !== true) return await throughSan(array, file, name, index);
+  const overlay = await OverlayDevice.open(file, join(folder, `${name}.overlay`), { create: true });
+  return await throughSan(array, overlay, name, index);
 }

@@ -10,7 +10,9 @@ import {
   type MemberStatus,
   type RaidArray,
   RaidError,
+  type SanStatus,
   type ScrubProgress,
+  sanOf,
 } from '../lib/index.ts';
 import { addDisk, reAddDisk } from './adding.ts';
 import {
@@ -25,6 +27,8 @@ import {
   slotsOf,
   withReasons,
 } from './array.ts';
+
+import { changePaths, type PathChange, planOf } from './paths.ts';
 
 /** One place where redundancy and data do not agree. */
 export interface Place {
@@ -98,6 +102,25 @@ export const operations = {
 
   async *reAdd(opened: Opened, { disks }: { readonly disks: readonly string[] }): AsyncGenerator<string> {
     for (const disk of disks) yield await reAddDisk(opened, disk);
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *paths({ array }: Opened): AsyncGenerator<never, SanStatus | null> {
+    return sanOf(array)?.status() ?? null;
+  },
+
+  async *path({ array, folder }: Opened, change: PathChange): AsyncGenerator<string> {
+    yield* await changePaths(folder, sanOf(array), change);
+  },
+
+  async *pathSwitch(
+    { array, folder, manifest }: Opened,
+    { names }: { readonly names: readonly string[] },
+  ): AsyncGenerator<string> {
+    planOf(folder, manifest);
+    for (const name of names) {
+      for (const moved of (await sanOf(array)?.switchTo(name)) ?? []) yield `${moved}: by ${name}`;
+    }
   },
 
   async *replace(

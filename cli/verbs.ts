@@ -116,6 +116,12 @@ export const verbs: readonly VerbRow[] = [
     load: () => import('./commands/fault.ts'),
   },
   {
+    name: 'path',
+    summary: 'several paths to every disk: list, fail, slow down, lint',
+    group: disks,
+    load: () => import('./commands/path.ts'),
+  },
+  {
     name: 'write',
     summary: 'put bytes into an array, from a file or a pipe',
     group: bytes,

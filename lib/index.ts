@@ -31,6 +31,7 @@ export {
   type MemberExamination,
 } from './array/inspect.ts';
 export type { ErrorCounts, Member, MemberState } from './array/members.ts';
+export { CONF_NAME, readMultipathConf, sanOf, throughSan } from './array/san.ts';
 export { whatIsOn } from './array/signatures.ts';
 export {
   isThere,
@@ -112,6 +113,28 @@ export {
   type PathStatus,
   pathOver,
 } from './multipath/device.ts';
+export {
+  type ComponentKind,
+  type ComponentStatus,
+  type Condition,
+  Fabric,
+  type FabricLun,
+  type FabricOptions,
+  type LinkState,
+} from './multipath/fabric.ts';
+export type { LatencySummary } from './multipath/latency.ts';
+export { type LintLun, type LintReport, lintConf, lintManifest } from './multipath/lint.ts';
+export {
+  componentNames,
+  componentsNamed,
+  defaultPlan,
+  type FabricPlan,
+  planWith,
+  San,
+  type SanLun,
+  type SanPath,
+  type SanStatus,
+} from './multipath/san.ts';
 export type { AluaState, PathFacts } from './multipath/select.ts';
 export {
   checkedTopology,

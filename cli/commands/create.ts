@@ -17,6 +17,8 @@ interface Options {
   readonly assumeClean?: boolean;
   readonly force?: boolean;
   readonly seed?: number;
+  readonly hbas?: number;
+  readonly controllers?: number;
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
@@ -50,6 +52,8 @@ export function define(command: Command): void {
     .option('-N, --name <name>', "the array's own name, in its superblocks (default: the folder's)")
     .option('--assume-clean', 'no first sync: the disks given are known to agree')
     .option('-f, --force', 'take disks that hold something; what they hold is lost')
+    .option('--hbas <n>', 'paths to every disk, by so many HBAs ...', count)
+    .option('--controllers <n>', '... and so many controllers: see raidsim path', count)
     .option('--seed <n>', 'fixed UUIDs, for tests', count)
     .addOption(jsonOption())
     .addOption(quietOption())
@@ -63,6 +67,7 @@ export function define(command: Command): void {
       'raidsim create big --level raid6 -n 6 --size 1G --chunk 64K --bitmap internal',
       'raidsim create far --level 10 --layout f2 --disks 4',
       'raidsim create mirror /data/a.img /data/b.img --level mirror',
+      'raidsim create san --level 5 --disks 4 --hbas 2 --controllers 2',
       'raidsim create span --level 5 nbd://host1/disk nbd://host2/disk nbd://host3/disk',
     ],
     SIZES,
@@ -122,6 +127,8 @@ async function run(folder: string, files: readonly string[], options: Options): 
     assumeClean: options.assumeClean,
     force: options.force,
     seed: options.seed,
+    hbas: options.hbas,
+    controllers: options.controllers,
     members: files.length > 0 ? files : undefined,
     autoSync: false,
     cores: 1,

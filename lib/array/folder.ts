@@ -15,6 +15,7 @@ import { FileDevice, syncFolder } from '../device/file.ts';
 import { OverlayDevice } from '../device/overlay.ts';
 import { RaidError } from '../errors.ts';
 import { type Host, realHost, seededRandom } from '../host.ts';
+import { defaultPlan, type FabricPlan, type San } from '../multipath/san.ts';
 import { NbdDevice } from '../nbd/client.ts';
 import { isUri } from '../nbd/uri.ts';
 import { parseSize } from '../units.ts';
@@ -30,6 +31,7 @@ import {
 import type { GrowOptions } from './grow.ts';
 import type { Hold } from './metadata.ts';
 import { type MemberFile, Ownership } from './ownership.ts';
+import { openSan, rememberSan } from './san.ts';
 import { whatIsOn } from './signatures.ts';
 import {
   isThere,
@@ -55,6 +57,8 @@ export interface Manifest {
   readonly overlay?: boolean;
   /** Of the last scrub that came to the end: superblocks have no place for it. */
   readonly scrubbed?: Scrubbed;
+  /** Members are reached through it, each by several paths. */
+  readonly fabric?: FabricPlan;
 }
 
 export interface Scrubbed {
@@ -78,6 +82,9 @@ export interface CreateOptions extends ShapeOptions, EngineChoice {
   readonly seed?: number | undefined;
   readonly direct?: boolean | undefined;
   readonly preallocate?: boolean | undefined;
+  /** Members are reached through a fabric of so many of each (1 where only the other is said). */
+  readonly hbas?: number | undefined;
+  readonly controllers?: number | undefined;
 }
 
 export interface OpenOptions extends EngineChoice {
@@ -105,11 +112,19 @@ export async function createArray(folder: string, options: CreateOptions): Promi
       : seededHost(options.host ?? realHost, options.seed);
   const name = basename(resolve(folder));
   const form = { cores: availableParallelism(), ...options, host, name };
+  const { hbas, controllers } = options;
+  const plan =
+    hbas === undefined && controllers === undefined ? null : defaultPlan(hbas ?? 1, controllers ?? 1);
   const devices = options.members?.filter((member): member is Device => typeof member !== 'string') ?? [];
   if (devices.length > 0) {
     if (devices.length !== options.members?.length) {
       throw new RaidError('BAD_ARGUMENT', 'members are either all devices or all files');
     }
+    if (plan !== null)
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        'a fabric leads to files and exports; over devices there is MultipathDevice',
+      );
     if (options.force !== true) await refuseWhatHoldsSomething(devices);
     return await formArray(devices.map(sourceOfDevice), { ...form, assumeClean: options.assumeClean });
   }
@@ -150,6 +165,7 @@ export async function createArray(folder: string, options: CreateOptions): Promi
   const made: string[] = [];
   const opened: MemberDevice[] = [];
   let ownership: Ownership | null = null;
+  let san: San | null = null;
   try {
     // Before a single file is opened for writing: what is there may be somebody's running array.
     ownership = await Ownership.take({
@@ -178,18 +194,28 @@ export async function createArray(folder: string, options: CreateOptions): Promi
     const names = memberNames(paths);
     if (!isNew && options.force !== true) await refuseWhatHoldsSomething(opened);
     // Members that have just been made are zeros, and zeros agree: parity of zeros is zero.
-    const array = await formArray(
-      opened.map((device, index) => sourceOf(device, names[index] ?? device.name)),
-      { ...form, assumeClean: options.assumeClean === true || isNew, hold: holdOf(ownership) },
-    );
+    const sources = opened.map((device, index) => sourceOf(device, names[index] ?? device.name));
+    if (plan !== null) san = await openSan(folder, plan, host);
+    for (const [index, { name, device, ...source }] of sources.entries())
+      if (san !== null) sources[index] = { ...source, name, device: await san.attach(name, index, device) };
+    const array = await formArray(sources, {
+      ...form,
+      assumeClean: options.assumeClean === true || isNew,
+      hold: holdOf(ownership, new Map(), san),
+    });
     const alias = await aliasAmong(opened);
     if (alias !== null) {
       await array.close();
       throw alias;
     }
-    await writeManifest(folder, { raidsim: 1, members: paths.map((path) => sourceIn(folder, path)) });
-    return array;
+    await writeManifest(folder, {
+      raidsim: 1,
+      members: paths.map((path) => sourceIn(folder, path)),
+      ...(plan === null ? {} : { fabric: plan }),
+    });
+    return rememberSan(array, san);
   } catch (error) {
+    await san?.close();
     await Promise.all(opened.map((device) => device.close().catch(() => undefined)));
     await ownership?.release();
     // What this call has made goes again; what was there before stays.
@@ -211,6 +237,7 @@ export async function openArray(folder: string, options: OpenOptions = {}): Prom
     ...options,
     ...pick(manifest),
     ...(options.readOnly === true ? { readOnly: true } : {}),
+    plan: manifest.fabric,
   });
 }
 
@@ -223,7 +250,9 @@ export async function assembleArray(
   const paths = files.map((path) => wholeSource(path));
   const madeFolder = await mkdir(folder, { recursive: true });
   try {
-    const opened = await openMembers(folder, paths, options);
+    // How members are reached stands nowhere else, and stays as it was.
+    const fabric = (await readManifest(folder).catch(() => null))?.fabric;
+    const opened = await openMembers(folder, paths, { ...options, plan: fabric });
     // Members that are stale stay on the list, to be brought back; what belongs elsewhere does not come on it.
     const foreign = new Set(
       opened.assembly?.members.filter(({ joins }) => joins === 'out').map(({ name }) => name),
@@ -236,6 +265,7 @@ export async function assembleArray(
         .map((path) => sourceIn(folder, path)),
       ...(options.readOnly === true ? { readOnly: true } : {}),
       ...(options.overlay === true ? { overlay: true } : {}),
+      ...(fabric === undefined ? {} : { fabric }),
     });
     return opened;
   } catch (error) {
@@ -341,13 +371,14 @@ export async function listArrays(folder: string, depth = 3): Promise<readonly st
 async function openMembers(
   folder: string,
   paths: readonly string[],
-  options: AssembleOptions,
+  { plan, ...options }: AssembleOptions & { readonly plan?: FabricPlan | undefined },
 ): Promise<RaidArray> {
   const host = options.host ?? realHost;
   const keepsMembers = options.readOnly === true || options.overlay === true;
   const opened: MemberDevice[] = [];
   const used: Device[] = [];
   let ownership: Ownership | null = null;
+  let san: San | null = null;
   try {
     // A member that is not there is a member that is missing; whether the array can do without, assembly decides.
     const there = await Promise.all(paths.map(isThere));
@@ -370,29 +401,51 @@ async function openMembers(
     const names = memberNames(found);
     const sources: Source[] = [];
     const files = new Map<Device, MemberFile>();
+    /** By the numbers of sources: those of what is open. */
+    const offered: number[] = [];
+    if (plan !== undefined) san = await openSan(folder, plan, host);
     for (const [index, device] of opened.entries()) {
       const name = names[index] ?? device.name;
       const below =
         options.overlay === true ? await overlayOver(device, join(folder, `${name}.overlay`)) : device;
+      used.push(below);
+    }
+    const numberOf = (index: number): number => paths.indexOf(found[index] ?? '');
+    const reached = await Promise.all(
+      used.map((device, index) => reachedBy(san, names[index] ?? device.name, numberOf(index), device)),
+    );
+    for (const [index, device] of opened.entries()) {
+      const name = names[index] ?? device.name;
+      const below = reached[index] ?? null;
+      if (below === null) {
+        // No path leads there: a disk that is missing, like one that was pulled.
+        await used[index]?.close();
+        await ownership?.unclaim(device.identity);
+        continue;
+      }
       const above = options.wrap?.(below, name) ?? below;
-      used.push(above);
+      used[index] = above;
+      offered.push(index);
       files.set(above, { path: device.name, identity: device.identity });
       sources.push({ device: above, name, identity: device.identity });
     }
+    if (sources.length === 0) throw noneThere(paths);
     const { array, report } = await assembleDevices(sources, {
       cores: availableParallelism(),
       ...options,
       host,
       name: basename(resolve(folder)),
-      ...(ownership === null ? {} : { hold: holdOf(ownership, files) }),
+      ...(ownership === null ? {} : { hold: holdOf(ownership, files, san) }),
     });
     // Free again: a stale member may be what is added, or brought back, next.
-    for (const index of report.left) {
+    for (const left of report.left) {
+      const index = offered[left] ?? left;
       await used[index]?.close();
       await ownership?.unclaim(opened[index]?.identity ?? '');
     }
-    return array;
+    return rememberSan(array, san);
   } catch (error) {
+    await san?.close();
     await Promise.all([...used, ...opened].map((device) => device.close().catch(() => undefined)));
     await ownership?.release();
     throw error;
@@ -401,6 +454,20 @@ async function openMembers(
 
 function noneThere(paths: readonly string[]): RaidError {
   return new RaidError('NOT_ENOUGH_MEMBERS', `none of the members is there: ${paths.join(', ')}`);
+}
+
+/** null where no path works. */
+async function reachedBy(
+  san: San | null,
+  name: string,
+  index: number,
+  device: Device,
+): Promise<Device | null> {
+  if (san === null) return device;
+  return await san.attach(name, index, device).catch((error: unknown) => {
+    if (isGone(error)) return null;
+    throw error;
+  });
 }
 
 function isGone(error: unknown): boolean {
@@ -419,11 +486,13 @@ async function existing(paths: readonly string[]): Promise<MemberFile[]> {
 }
 
 /** `files`: of devices that are not the files themselves, what lies below them. */
-function holdOf(ownership: Ownership, files: ReadonlyMap<Device, MemberFile> = new Map()): Hold {
-  const fileOf = (device: Device): MemberFile | null =>
-    device instanceof FileDevice || device instanceof NbdDevice
-      ? { path: device.name, identity: device.identity }
+function holdOf(ownership: Ownership, files: ReadonlyMap<Device, MemberFile>, san: San | null): Hold {
+  const fileOf = (device: Device): MemberFile | null => {
+    const below = san?.backingOf(device) ?? device;
+    return below instanceof FileDevice || below instanceof NbdDevice
+      ? { path: below.name, identity: below.identity }
       : (files.get(device) ?? null);
+  };
   return {
     claim: async (device) => {
       const file = fileOf(device);

@@ -31,6 +31,7 @@ import { assert, type ErrorCode, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import { KIB, MIB, roundUp } from '../units.ts';
 import type { Settings } from './conf.ts';
+import { Latencies, type LatencySummary } from './latency.ts';
 import {
   bestGroup,
   groupPaths,
@@ -57,6 +58,8 @@ export interface PathConnection {
   readonly identity: string;
   /** What the other end says of itself without touching data (TEST UNIT READY); `ghost`: there, but standby. */
   ready?(): Promise<'up' | 'ghost' | 'down'>;
+  /** Has the other end make a ghost path an active one (SET TARGET PORT GROUPS); asked when no other path works. */
+  activate?(): Promise<void>;
   /**
    * Ends the connection for good, and resolves when nothing that was handed to it can take effect any more, on the data
    * or in the buffers of requests. It must end. Rejects where that cannot be had for the data; the buffers are free even so.
@@ -81,6 +84,8 @@ export interface PathStatus {
   readonly errors: number;
   /** Times that it went from working to not working. */
   readonly failures: number;
+  /** Of the requests that it has done; null where it has done none. */
+  readonly latencyMs: LatencySummary | null;
 }
 
 export interface MultipathStatus {
@@ -102,6 +107,8 @@ export interface MultipathOptions {
   readonly tickMs?: number;
   /** Of the requests that wait for a path; those beyond it fail even with `queue` (default 64 MiB). */
   readonly maxQueuedBytes?: number;
+  /** When nothing of it is under way any more: for what lies behind all paths. */
+  readonly onClosed?: () => Promise<void>;
 }
 
 /**
@@ -190,6 +197,7 @@ interface PathLife {
   /** marginal_path: reads of the sample under way, and how many of them failed. */
   sample: { readonly untilMs: number; reads: number; errors: number } | null;
   latenciesMs: number[];
+  readonly done: Latencies;
 }
 
 interface Waiter {
@@ -222,6 +230,7 @@ export class MultipathDevice extends Device {
   readonly #checkerTimeoutTicks: number;
   readonly #tickMs: number;
   readonly #maxQueuedBytes: number;
+  readonly #onClosed: () => Promise<void>;
   readonly #lives: readonly PathLife[];
   readonly #inFlight = new InFlight();
   readonly #stop = new AbortController();
@@ -237,6 +246,7 @@ export class MultipathDevice extends Device {
   #waiters: Waiter[] = [];
   #queuedBytes = 0;
   #noPathSinceMs: number | null = null;
+  #activation: Promise<void> | null = null;
   #tick = 0;
   /** A path could not be fenced. */
   #failure: RaidError | null = null;
@@ -289,6 +299,7 @@ export class MultipathDevice extends Device {
     this.#ioTimeoutTicks = Math.ceil(ioTimeoutMs / tickMs);
     this.#checkerTimeoutTicks = Math.ceil(settings.checkerTimeoutMs / tickMs);
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 64 * MIB;
+    this.#onClosed = options.onClosed ?? (async () => undefined);
     const now = host.now();
     this.#lives = paths.map((path, index) => {
       const { connection, state, why } = probes[index] as Probe;
@@ -312,6 +323,7 @@ export class MultipathDevice extends Device {
         marginalUntilMs: null,
         sample: null,
         latenciesMs: [],
+        done: new Latencies(),
       };
     });
     this.#selector = this.#newSelector();
@@ -327,8 +339,18 @@ export class MultipathDevice extends Device {
         isActive: group === active,
         isMarginal: group.isMarginal,
         paths: group.paths.map((index) => {
-          const { path, state, prio, why, attempts, requests, errors, failures } = this.#life(index);
-          return { name: path.name, state, prio, why, inFlight: attempts.size, requests, errors, failures };
+          const { path, state, prio, why, attempts, requests, errors, failures, done } = this.#life(index);
+          return {
+            name: path.name,
+            state,
+            prio,
+            why,
+            inFlight: attempts.size,
+            requests,
+            errors,
+            failures,
+            latencyMs: done.summary(),
+          };
         }),
       })),
     };
@@ -347,6 +369,18 @@ export class MultipathDevice extends Device {
     life.remembered = 0;
     life.nextCheckMs = this.#host.now();
     this.#check(life);
+  }
+
+  /** Every path that has a connection is checked now; resolves when all have answered, or their time is up. */
+  async check(): Promise<void> {
+    await Promise.all(
+      this.#lives.map(async (life) => {
+        const { nexus } = life;
+        if (nexus !== null && life.check === null)
+          await this.#during(life, nexus, () => this.#ask(life, nexus));
+      }),
+    );
+    this.#regroup();
   }
 
   /** The group of this path is used from now on; the next failback may move on. */
@@ -409,6 +443,7 @@ export class MultipathDevice extends Device {
     await this.#inFlight.whenIdle();
     await Promise.allSettled(closed);
     await Promise.all(this.#fences);
+    await this.#onClosed();
   }
 
   // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -428,6 +463,7 @@ export class MultipathDevice extends Device {
       const { noPathRetry } = this.#settings;
       if (candidates.length === 0) {
         troubleSinceMs = Math.min(troubleSinceMs, this.#host.now());
+        if (await this.#activateGhost()) continue;
         await this.#waitForPath(request.lengthBytes, troubleSinceMs);
         continue;
       }
@@ -475,6 +511,7 @@ export class MultipathDevice extends Device {
         run(nexus.connection.device).then(resolve, reject);
       });
       failed = false;
+      life.done.add(this.#host.now() - startedMs);
       return { kind: 'done', value };
     } catch (failure) {
       if (!isPathError(failure)) throw failure;
@@ -826,6 +863,45 @@ export class MultipathDevice extends Device {
     }
     life.checkEveryMs = Math.min(2 * life.checkEveryMs, this.#settings.maxPollingMs);
     life.nextCheckMs = startedMs + life.checkEveryMs;
+  }
+
+  /** No path works, and one is only standby: it is made active. False: there is none, or it does not become so. */
+  async #activateGhost(): Promise<boolean> {
+    for (const { paths } of this.#groups) {
+      for (const life of paths.map((index) => this.#life(index))) {
+        const { nexus } = life;
+        if (life.state !== 'ghost' || nexus?.connection.activate === undefined) continue;
+        this.#activation ??= this.#activate(life, nexus).finally(() => {
+          this.#activation = null;
+        });
+        await this.#activation;
+        return this.#lives.some(({ index }) => this.#works(index));
+      }
+    }
+    return false;
+  }
+
+  /** What does not become active is down until its next check. Ends when the checker's time is up, at the latest. */
+  #activate(life: PathLife, nexus: Nexus): Promise<void> {
+    return this.#during(life, nexus, async () => {
+      await this.#within(nexus, () => nexus.connection.activate?.() ?? Promise.resolve());
+      await this.#ask(life, nexus);
+      if (life.state === 'ghost')
+        throw new RaidError('MEMBER_GONE', 'it stays standby', { device: this.name });
+    });
+  }
+
+  /** As a check, whose time is limited; if it fails, so does the path. */
+  async #during(life: PathLife, nexus: Nexus, work: () => Promise<void>): Promise<void> {
+    const check = { sinceTick: this.#tick };
+    life.check = check;
+    try {
+      await work();
+    } catch (failure) {
+      if (life.nexus === nexus && !this.isClosed) this.#fail(life, (failure as Error).message);
+    } finally {
+      if (life.check === check) life.check = null;
+    }
   }
 
   #verdict(nexus: Nexus): Promise<'up' | 'ghost' | 'down'> {

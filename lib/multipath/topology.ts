@@ -18,8 +18,17 @@ export interface Topology {
   readonly controllers: readonly { readonly name: string; readonly ports: readonly string[] }[];
   /** Between two of HBAs, switches and ports. */
   readonly cables: readonly (readonly [string, string])[];
-  /** `controllers`: those that it can be reached by (default: all). */
-  readonly luns: readonly { readonly identity: string; readonly controllers?: readonly string[] }[];
+  readonly luns: readonly TopologyLun[];
+}
+
+export interface TopologyLun {
+  readonly identity: string;
+  /** Those that it can be reached by (default: all). */
+  readonly controllers?: readonly string[];
+  /** Whose paths are active/optimized (ALUA), as long as that one works; without it those of all are. */
+  readonly preferred?: string;
+  /** What the others' paths are: `active/non-optimized`, or `standby`. */
+  readonly secondary?: 'active/non-optimized' | 'standby';
 }
 
 export interface FabricPath {
@@ -52,12 +61,13 @@ export function defaultTopology(hbaCount: number, controllerCount: number, ident
 
 /** The topology, if it makes sense; else BAD_ARGUMENT with where and why. */
 export function checkedTopology(topology: Topology): Topology {
-  const complaint = complaintAbout(topology);
+  const complaint = complaintAboutTopology(topology);
   if (complaint !== null) throw new RaidError('BAD_ARGUMENT', `topology: ${complaint}`);
   return topology;
 }
 
-function complaintAbout(topology: Topology): string | null {
+/** Where and why, or null. */
+export function complaintAboutTopology(topology: Topology): string | null {
   const { hbas, switches, controllers, cables, luns } = topology;
   const ports = controllers.flatMap((controller) => controller.ports);
   const names = [...hbas, ...switches, ...controllers.map(({ name }) => name), ...ports];
@@ -80,11 +90,14 @@ function complaintAbout(topology: Topology): string | null {
   }
   const cycle = cycleOf(switches, cables);
   if (cycle !== null) return `the switches ${cycle} are cabled in a circle`;
-  for (const [index, { identity, controllers: by = [] }] of luns.entries()) {
+  for (const [index, { identity, controllers: by, preferred }] of luns.entries()) {
     if (luns.findIndex((other) => other.identity === identity) < index)
       return `luns[${index}]: two LUNs are ${identity}`;
-    const dangling = by.find((name) => !controllers.some((controller) => controller.name === name));
+    const named = [...(by ?? []), ...(preferred === undefined ? [] : [preferred])];
+    const dangling = named.find((name) => !controllers.some((controller) => controller.name === name));
     if (dangling !== undefined) return `luns[${index}] (${identity}): there is no controller ${dangling}`;
+    if (preferred !== undefined && by?.includes(preferred) === false)
+      return `luns[${index}] (${identity}): it prefers ${preferred}, by which it cannot be reached`;
     if (pathsTo(topology, identity).length === 0) return `luns[${index}] (${identity}): no path leads to it`;
   }
   return luns.length === 0 ? 'there is no LUN' : null;
@@ -182,10 +195,41 @@ export function failuresSurvived(paths: readonly FabricPath[]): number {
   return failures - 1;
 }
 
+/** What the kernel waits for a port that was lost where nothing else is said. */
+const DEV_LOSS_MS = 600_000;
+
+/**
+ * When the transport below a path gives up after its light has gone out: `fastIoFailMs` until requests fail, `devLossMs`
+ * until the path is removed; Infinity: never. As multipathd sets them: a path must not be removed while requests may wait for
+ * it, so it lasts for as long as `no_path_retry` queues; and without fast_io_fail_tmo the kernel waits 600 s at most.
+ */
+export function transportTimes(
+  settings: Pick<Settings, 'fastIoFailMs' | 'devLossMs' | 'noPathRetry' | 'pollingMs'>,
+): { readonly fastIoFailMs: number | null; readonly devLossMs: number } {
+  const { fastIoFailMs, noPathRetry, pollingMs } = settings;
+  const queuesForMs =
+    noPathRetry.kind === 'queue'
+      ? Number.POSITIVE_INFINITY
+      : noPathRetry.kind === 'retries'
+        ? noPathRetry.count * pollingMs
+        : 0;
+  const wantedMs = Math.max(settings.devLossMs ?? DEV_LOSS_MS, queuesForMs);
+  if (fastIoFailMs === null) return { fastIoFailMs, devLossMs: Math.min(wantedMs, DEV_LOSS_MS) };
+  return { fastIoFailMs, devLossMs: Math.max(wantedMs, fastIoFailMs) };
+}
+
+/** The longest that a request waits for a path whose light has gone out. */
+export function longestBlockMs(settings: Parameters<typeof transportTimes>[0]): number {
+  const { fastIoFailMs, devLossMs } = transportTimes(settings);
+  return fastIoFailMs ?? devLossMs;
+}
+
 export interface StallOptions {
-  readonly settings: Pick<Settings, 'noPathRetry' | 'pollingMs'>;
+  readonly settings: Pick<Settings, 'noPathRetry' | 'pollingMs' | 'checkerTimeoutMs'>;
   /** How many paths there are. */
   readonly paths: number;
+  /** So many of them may be standby, and have to be made active first (default 0). */
+  readonly standby?: number;
   readonly ioTimeoutMs?: number;
   readonly tickMs?: number;
   /** The longest that a fence takes. */
@@ -197,17 +241,19 @@ export interface StallOptions {
  * checkers lie; Infinity where it may wait for ever.
  *
  * A path that falls silent holds a request for the timeout, a tick and the fence. Each path does that once; with retries
- * there are the waits, of which the last ends with a tick, and one more attempt that began just before their end.
+ * there are the waits, of which the last ends with a tick, and one more attempt that began just before their end. A standby
+ * path that does not become active holds it for as long as a checker may take.
  */
 export function longestStallMs(options: StallOptions): number {
-  const { settings, paths, ioTimeoutMs = 30_000, tickMs = 1000, fenceMs = 0 } = options;
-  const { noPathRetry, pollingMs } = settings;
+  const { settings, paths, standby = 0, ioTimeoutMs = 30_000, tickMs = 1000, fenceMs = 0 } = options;
+  const { noPathRetry, pollingMs, checkerTimeoutMs } = settings;
+  const activationMs = standby * (checkerTimeoutMs + tickMs + fenceMs);
   const silenceMs = ioTimeoutMs + tickMs + fenceMs;
   switch (noPathRetry.kind) {
     case 'fail':
-      return paths * silenceMs;
+      return paths * silenceMs + activationMs;
     case 'retries':
-      return (paths + 1) * silenceMs + noPathRetry.count * pollingMs + tickMs;
+      return (paths + 1) * silenceMs + noPathRetry.count * pollingMs + tickMs + activationMs;
     case 'queue':
       return Number.POSITIVE_INFINITY;
   }

@@ -11,6 +11,8 @@ import { SliceDevice } from '../../lib/device/slice.ts';
 import { realHost, seededRandom } from '../../lib/host.ts';
 import { parseConf, settingsFor } from '../../lib/multipath/conf.ts';
 import { MultipathDevice, pathOver } from '../../lib/multipath/device.ts';
+import { Fabric } from '../../lib/multipath/fabric.ts';
+import { defaultTopology } from '../../lib/multipath/topology.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { directFolder, scratchFolder } from '../device/scratch.ts';
 import { randomBytes, runSeed } from './seed.ts';
@@ -177,3 +179,24 @@ conformance(
   },
   { readOnly: true, content },
 );
+
+function fabricOver(below: Device, failed: readonly string[] = []) {
+  const fabric = new Fabric(defaultTopology(2, 2, 'lun'), { host: realHost });
+  for (const name of failed) fabric.fail(name);
+  return { fabric, paths: fabric.attach({ identity: 'lun' }, below, multipath) };
+}
+
+conformance('one path through a fabric', async () => {
+  const { paths } = fabricOver(small());
+  return { device: (await paths[0]?.connect())?.device as Device };
+});
+conformance('one path through a fabric that is slow and narrow', async () => {
+  const { fabric, paths } = fabricOver(small());
+  fabric.set('sw0', { delayMs: 2, queueDepth: 3 });
+  fabric.set('ctl0', { bytesPerSecond: 200 * MIB });
+  return { device: (await paths[0]?.connect())?.device as Device };
+});
+conformance('four paths through a fabric, of which two have failed', async () => {
+  const { paths } = fabricOver(small(), ['hba1']);
+  return { device: await MultipathDevice.open(paths, { host: realHost, settings: multipath }) };
+});

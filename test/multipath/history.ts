@@ -1,4 +1,5 @@
 /** Worlds of wires and a device over them, on a clock of their own; and random histories in them, held against plain memory. */
+import type { Device } from '../../lib/device/device.ts';
 import { RaidError } from '../../lib/errors.ts';
 import {
   groupingPolicies,
@@ -77,21 +78,94 @@ export async function codeOf(work: Promise<unknown>): Promise<string> {
   }
 }
 
-export interface History {
-  readonly requests: number;
+export interface History extends Readonly<Exercise> {
   readonly boundMs: number;
-  readonly longestMs: number;
-  readonly failed: number;
 }
 
 const WORKERS = 6;
 const REGION_BLOCKS = 4;
 
+/** What writers have seen, so far. */
+export interface Exercise {
+  requests: number;
+  failed: number;
+  longestMs: number;
+}
+
 /**
- * Several writers, each with blocks of its own, while wires break, fall silent, lie and are mended. A block holds what was
- * acknowledged last; after a failed write it holds the old or the new, and then stays so. No buffer changes once its
- * request has settled.
+ * Several writers, each with blocks of its own. A block holds what was acknowledged last; after a failed write it holds the
+ * old or the new, and then stays so. No buffer changes once its request has settled.
  */
+export async function exercise(
+  clock: Clock,
+  random: Random,
+  device: Device,
+  steps: number,
+): Promise<Exercise> {
+  const seen: Exercise = { requests: 0, failed: 0, longestMs: 0 };
+  const timed = async <T>(request: Promise<T>): Promise<T> => {
+    const startedMs = clock.nowMs;
+    try {
+      return await request;
+    } finally {
+      seen.longestMs = Math.max(seen.longestMs, clock.nowMs - startedMs);
+    }
+  };
+  const settled: { readonly buffer: Uint8Array; readonly copy: Uint8Array }[] = [];
+  const worker = async (index: number): Promise<void> => {
+    const startBytes = index * REGION_BLOCKS * BLOCK_BYTES;
+    /** By block: what it may hold. */
+    const may: Uint8Array[][] = Array.from({ length: REGION_BLOCKS }, () => [block(0)]);
+    const look = async (at: number): Promise<void> => {
+      const buffer = block(0xee);
+      seen.requests += 1;
+      try {
+        await timed(device.read(startBytes + at * BLOCK_BYTES, buffer));
+      } catch (failure) {
+        if (!(failure instanceof RaidError)) throw failure;
+        seen.failed += 1;
+        settled.push({ buffer, copy: buffer.slice() });
+        return;
+      }
+      settled.push({ buffer, copy: buffer.slice() });
+      const holds = may[at]?.filter((each) => Buffer.compare(each, buffer) === 0) ?? [];
+      if (holds.length === 0)
+        throw new Error(
+          `block ${at} of writer ${index} holds ${buffer[0]},${buffer[1]}, which was overwritten`,
+        );
+      may[at] = [holds[0] as Uint8Array];
+    };
+    for (let step = 0; step < steps; step += 1) {
+      const at = random(REGION_BLOCKS);
+      if (random(3) === 0) await look(at);
+      else {
+        const bytes = randomBytes(random, BLOCK_BYTES);
+        seen.requests += 1;
+        try {
+          await timed(device.write(startBytes + at * BLOCK_BYTES, bytes, { fua: random(4) === 0 }));
+          may[at] = [bytes];
+        } catch (failure) {
+          if (!(failure instanceof RaidError)) throw failure;
+          seen.failed += 1;
+          may[at] = [...(may[at] ?? []), bytes];
+        }
+      }
+      if (random(4) === 0) await new Promise<void>((resolve) => clock.after(random(2000), resolve));
+      if (random(20) === 0) await device.flush().catch(() => undefined);
+    }
+    // What a fence let slip has had time to land by then.
+    await new Promise<void>((resolve) => clock.after(20_000, resolve));
+    for (let at = 0; at < REGION_BLOCKS; at += 1) await look(at);
+  };
+
+  await Promise.all(Array.from({ length: WORKERS }, (_, index) => worker(index)));
+  for (const { buffer, copy } of settled) {
+    if (Buffer.compare(buffer, copy) !== 0) throw new Error('a buffer changed after its request had settled');
+  }
+  return seen;
+}
+
+/** Writers, while wires break, fall silent, lie and are mended. */
 export async function history(
   random: Random,
   retry: 'fail' | 'queue' | '2',
@@ -121,18 +195,6 @@ export async function history(
   });
   const { clock, device, wires } = w;
   let isOver = false;
-  let requests = 0;
-  let failed = 0;
-  let longestMs = 0;
-  const timed = async <T>(request: Promise<T>): Promise<T> => {
-    const startedMs = clock.nowMs;
-    try {
-      return await request;
-    } finally {
-      longestMs = Math.max(longestMs, clock.nowMs - startedMs);
-    }
-  };
-  const settled: { readonly buffer: Uint8Array; readonly copy: Uint8Array }[] = [];
 
   const fate = async (): Promise<void> => {
     while (!isOver) {
@@ -145,69 +207,19 @@ export async function history(
     for (const wire of wires) wire.health = 'fine';
   };
 
-  const worker = async (index: number): Promise<void> => {
-    const startBytes = index * REGION_BLOCKS * BLOCK_BYTES;
-    /** By block: what it may hold. */
-    const may: Uint8Array[][] = Array.from({ length: REGION_BLOCKS }, () => [block(0)]);
-    const look = async (at: number): Promise<void> => {
-      const buffer = block(0xee);
-      requests += 1;
-      try {
-        await timed(device.read(startBytes + at * BLOCK_BYTES, buffer));
-      } catch (failure) {
-        if (!(failure instanceof RaidError)) throw failure;
-        failed += 1;
-        settled.push({ buffer, copy: buffer.slice() });
-        return;
-      }
-      settled.push({ buffer, copy: buffer.slice() });
-      const holds = may[at]?.filter((each) => Buffer.compare(each, buffer) === 0) ?? [];
-      if (holds.length === 0)
-        throw new Error(
-          `block ${at} of writer ${index} holds ${buffer[0]},${buffer[1]}, which was overwritten`,
-        );
-      may[at] = [holds[0] as Uint8Array];
-    };
-    for (let step = 0; step < 30; step += 1) {
-      const at = random(REGION_BLOCKS);
-      if (random(3) === 0) await look(at);
-      else {
-        const bytes = randomBytes(random, BLOCK_BYTES);
-        requests += 1;
-        try {
-          await timed(device.write(startBytes + at * BLOCK_BYTES, bytes, { fua: random(4) === 0 }));
-          may[at] = [bytes];
-        } catch (failure) {
-          if (!(failure instanceof RaidError)) throw failure;
-          failed += 1;
-          may[at] = [...(may[at] ?? []), bytes];
-        }
-      }
-      if (random(4) === 0) await new Promise<void>((resolve) => clock.after(random(2000), resolve));
-      if (random(20) === 0) await device.flush().catch(() => undefined);
-    }
-    // What a fence let slip has had time to land by then.
-    await new Promise<void>((resolve) => clock.after(20_000, resolve));
-    for (let at = 0; at < REGION_BLOCKS; at += 1) await look(at);
-  };
-
-  const run = async (): Promise<void> => {
+  const run = async (): Promise<Exercise> => {
     const ended = fate();
-    const writers = Array.from({ length: WORKERS }, (_, index) => worker(index));
     // With `queue` a request may wait for as long as every path is down: fate mends them after a while.
     clock.after(120_000, () => {
       isOver = true;
     });
-    await Promise.all(writers);
+    const seen = await exercise(clock, random, device, 30);
     isOver = true;
     await ended;
-    for (const { buffer, copy } of settled) {
-      if (Buffer.compare(buffer, copy) !== 0)
-        throw new Error('a buffer changed after its request had settled');
-    }
     await device.close();
+    return seen;
   };
-  await clock.drive(run(), 3_600_000);
+  const seen = await clock.drive(run(), 3_600_000);
   const boundMs = longestStallMs({ settings: of, paths: count, ioTimeoutMs: 1000, tickMs: 250, fenceMs: 80 });
-  return { requests, failed, longestMs, boundMs };
+  return { ...seen, boundMs };
 }

@@ -88,6 +88,14 @@ test.each<[string, Partial<Topology>]>([
     'topology: luns[0] (lun): there is no controller ctl7',
     { luns: [{ identity: 'lun', controllers: ['ctl7'] }] },
   ],
+  [
+    'topology: luns[0] (lun): there is no controller ctl7',
+    { luns: [{ identity: 'lun', preferred: 'ctl7' }] },
+  ],
+  [
+    'topology: luns[0] (lun): it prefers ctl1, by which it cannot be reached',
+    { luns: [{ identity: 'lun', controllers: ['ctl0'], preferred: 'ctl1' }] },
+  ],
   ['topology: luns[0] (lun): no path leads to it', { cables: [['hba0', 'sw0']] }],
   ['topology: there is no LUN', { luns: [] }],
 ])('%s', (complaint, change) => {

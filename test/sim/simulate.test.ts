@@ -13,7 +13,7 @@ async function hashOf(seed: number, runs: number): Promise<string> {
   return hash;
 }
 
-test('the same seed and number of cases is the same history, in one process and in two', async () => {
+test('the same seed and number of cases is the same history, in one process and in two (I20)', async () => {
   const hash = await hashOf(11, 3);
   expect(await hashOf(11, 3)).toBe(hash);
   expect(await hashOf(12, 3)).not.toBe(hash);
@@ -36,7 +36,7 @@ test('a case is data: saved and parsed it has the same history', async () => {
     expect(() => parseCase(text)).toThrow('not a case');
 });
 
-test('nothing is lost in three dozen short histories', async () => {
+test('nothing is lost in three dozen short histories, crashed again while they recover (I14)', async () => {
   for await (const { one, outcome } of simulate({ seed: 1, runs: 36, steps })) {
     expect(outcome.failure, `pickCase(${one.seed}, { steps: ${steps} })`).toBeNull();
   }

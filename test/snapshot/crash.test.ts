@@ -6,7 +6,7 @@ import { type Cut, everyCrash } from './crash-world.ts';
 /** The worst for a store, and everything in between; the others are in crash.slow.test.ts. */
 const QUICK: readonly Cut[] = ['origin only', 'some sectors'];
 
-test('cut after any request to a disk, whatever the disks kept: every snapshot is its image', async () => {
+test('cut after any request to a disk, whatever the disks kept: every snapshot is its image (I17)', async () => {
   expect((await everyCrash(runSeed, 256 * KIB, 6, QUICK)).crashed).toBeGreaterThan(20);
 });
 
