@@ -124,6 +124,12 @@ export class RaidArray extends Device {
   #lastMismatchCount = 0;
   /** Of the scrub that is under way. */
   #scrub: ScrubProgress | null = null;
+  /** Slots with damaged places that their bad-block logs do not list yet, or cannot. */
+  readonly #unlisted = new Set<number>();
+  /** Resolves when the last of the lists asked for has been written, or could not be. */
+  #lastList: Promise<void> = Promise.resolve();
+  /** Has just become the member of its slot; requests of before know it as a replacement still. */
+  #promoted: Member | null = null;
   /** Resolves when every failure so far is on record; null when there is none to wait for. */
   #recording: Promise<void> | null = null;
 
@@ -178,7 +184,7 @@ export class RaidArray extends Device {
     this.#metadata?.attach({
       flush: () => this.#flushMembers(),
       failed: (descriptor, error) => this.#failedWhileRecording(descriptor, error),
-      resyncedBytes: () => this.#unsyncedFromBytes,
+      resyncedBytes: () => (this.#hidesDamage() ? 0 : this.#unsyncedFromBytes),
       mayMiss: (descriptor) => this.#mayMiss(descriptor),
     });
     this.#startSync();
@@ -291,8 +297,8 @@ export class RaidArray extends Device {
       // That it failed may still be on its way into the record.
       await this.#untilRecorded();
       const whole = this.#metadata?.deviceOf(member.descriptor) ?? member.device;
-      this.#members.leave(member);
       await this.#metadata?.remove(member.descriptor);
+      this.#members.leave(member);
       return whole;
     });
   }
@@ -555,6 +561,7 @@ export class RaidArray extends Device {
       // A write that waits for the array to become active is not with the engine yet.
       await this.#changes.whenIdle();
       await this.#engine.idle();
+      await this.#lastList;
       if (!this.limits.readOnly && this.state !== 'failed') {
         await this.#flushMembers();
         await this.#metadata?.stop();
@@ -749,7 +756,7 @@ export class RaidArray extends Device {
     const { memberCount } = this.layout;
     for (const { member: number, error } of exclusions) {
       const member =
-        number < memberCount ? this.#members.in(number) : this.#members.replacementOf(number - memberCount);
+        number < memberCount ? this.#members.in(number) : this.#replacementOf(number - memberCount);
       if (member === null) continue;
       if (error.code === 'MEDIUM_ERROR' || error.code === 'SHORT_READ') member.errors.read += 1;
       else member.errors.write += 1;
@@ -762,6 +769,12 @@ export class RaidArray extends Device {
       });
     }
     this.#startSync();
+  }
+
+  #replacementOf(slot: number): Member | null {
+    const promoted = this.#promoted?.state;
+    const isIt = promoted?.state === 'in_sync' && promoted.slot === slot;
+    return this.#members.replacementOf(slot) ?? (isIt ? this.#promoted : null);
   }
 
   /** A member did not take its superblock, or its bitmap: that it failed is being recorded already. */
@@ -781,8 +794,17 @@ export class RaidArray extends Device {
   #damaged(ranges: readonly ErasedRange[]): void {
     const before = this.#members.erased;
     this.#members.damage(ranges);
+    for (const { member } of ranges) this.#unlisted.add(member);
     void this.#engine.setHealth(this.#health());
     this.#recordBadBlocks(before).catch(() => undefined);
+  }
+
+  /**
+   * Whether there is damage that the next life would not hear of. What is computed from such a place is wrong, so on
+   * record redundancy is not to be trusted: a degraded array is then not started as if it were clean.
+   */
+  #hidesDamage(): boolean {
+    return this.#members.erased.some(({ member }) => this.#unlisted.has(member));
   }
 
   #corrected(corrections: readonly Correction[]): void {
@@ -819,15 +841,23 @@ export class RaidArray extends Device {
     await this.#recordBadBlocks(before);
   }
 
-  /** The bad-block logs of the members whose list has changed. */
-  async #recordBadBlocks(before: readonly ErasedRange[]): Promise<void> {
+  /** The bad-block logs of the members whose list has changed, one list after the other: the newest is what stays. */
+  #recordBadBlocks(before: readonly ErasedRange[]): Promise<void> {
     const slots = new Set([...before, ...this.#members.erased].map((range) => range.member));
-    for (const slot of slots) {
-      const member = this.#members.in(slot);
-      if (member === null) continue;
-      const ranges = this.#members.erased.filter((range) => range.member === slot);
-      await this.#metadata?.setBadBlocks(member.descriptor, ranges);
-    }
+    const listed = this.#lastList.then(async () => {
+      for (const slot of slots) await this.#listBadBlocks(slot);
+    });
+    this.#lastList = listed.catch(() => undefined);
+    return listed;
+  }
+
+  async #listBadBlocks(slot: number): Promise<void> {
+    const member = this.#members.in(slot);
+    if (member === null) return;
+    const ranges = this.#members.erased.filter((range) => range.member === slot);
+    const isListed = (await this.#metadata?.setBadBlocks(member.descriptor, ranges)) !== false;
+    const isAll = this.#members.erased.every((range) => range.member !== slot || ranges.includes(range));
+    if (isListed && isAll) this.#unlisted.delete(slot);
   }
 
   #health(): Health {
@@ -908,8 +938,10 @@ export class RaidArray extends Device {
     const because = new RaidError('MEMBER_GONE', `${original.name} was replaced by ${member.name}`);
     original.state = { state: 'faulty', formerSlot: slot, because };
     member.state = { state: 'in_sync', slot };
+    this.#promoted = member;
     await this.#recorded(async () => {
-      await this.#engine.promote(slot, member.device, this.#health(), member.log ?? null);
+      await this.#engine.promote(slot, member.device, () => this.#health(), member.log ?? null);
+      this.#promoted = null;
       const bad = this.#members.erased.filter((range) => range.member === slot);
       if (bad.length > 0) await this.#metadata?.setBadBlocks(member.descriptor, bad);
       await this.#metadata?.finishReplacement(member.descriptor);

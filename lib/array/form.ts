@@ -345,7 +345,8 @@ export async function assembleDevices(
   }
   // What was being written when the last life ended may have reached only one of a member and its replacement, and neither
   // a resync nor a log compares the two: the copy starts over.
-  const startsOver = found.replay !== null || found.resyncOffsetSectors !== Number.POSITIVE_INFINITY;
+  const startsOver =
+    found.replay !== null || found.atRisk !== null || found.resyncOffsetSectors !== Number.POSITIVE_INFINITY;
   for (const member of found.replacements) {
     const recoveredBytes = startsOver
       ? 0
@@ -596,21 +597,38 @@ function newBitmap(
   return { superblock, bits };
 }
 
-/** The bitmap of the first member in sync; the other copies follow it from now on. */
+/** The bitmap of the first member in sync that can be read there; the other copies follow it from now on. */
 async function loadBitmap(
   array: MdArray,
   geometry: Geometry,
   devices: ReadonlyMap<number, Device>,
 ): Promise<LoadedBitmap | null> {
-  const model = array.members.find((member) => member.state === 'in_sync');
-  const offset = model === undefined ? null : bitmapOffsetOf(model.superblock);
-  const device = model === undefined ? undefined : devices.get(model.descriptor);
-  if (model === undefined || offset === null || device === undefined) return null;
-  const at = (model.superblock.superSector + offset) * SECTOR_BYTES;
+  let unreadable: RaidError | null = null;
+  for (const { state, descriptor, superblock } of array.members) {
+    const device = devices.get(descriptor);
+    const offset = bitmapOffsetOf(superblock);
+    if (state !== 'in_sync' || device === undefined) continue;
+    if (offset === null) return null;
+    try {
+      return await bitmapOn(
+        device,
+        (superblock.superSector + offset) * SECTOR_BYTES,
+        ownerOf(array, geometry),
+      );
+    } catch (error) {
+      // One that is broken is not passed over; one that cannot be read is what the other copies are for.
+      if (!(error instanceof RaidError) || error.reaction === 'refuse') throw error;
+      unreadable ??= error;
+    }
+  }
+  if (unreadable !== null) throw unreadable;
+  return null;
+}
+
+async function bitmapOn(device: Device, at: number, owner: BitmapOwner): Promise<LoadedBitmap> {
   const head = new Uint8Array(Math.max(BITMAP_SUPERBLOCK_BYTES, 512));
   await device.read(at, head);
   const superblock = decodeBitmapSuperblock(head.subarray(0, BITMAP_SUPERBLOCK_BYTES));
-  const owner = ownerOf(array, geometry);
   checkBitmap(superblock, owner);
   const area = new Uint8Array(bitmapAreaBytes(owner.syncSectors, superblock.chunkBytes));
   await device.read(at, area);

@@ -148,7 +148,9 @@ export class Intent {
   }
 
   async #writePages(pages: ReadonlySet<number>): Promise<void> {
-    await Promise.all([...pages].map((page) => this.#writePage(page)));
+    // To the last, also when one fails: see `allEnded` in metadata.ts.
+    const answers = await Promise.allSettled([...pages].map((page) => this.#writePage(page)));
+    for (const answer of answers) if (answer.status === 'rejected') throw answer.reason;
   }
 
   /**

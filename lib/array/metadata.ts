@@ -117,6 +117,9 @@ export class Metadata {
   #attached: Attachment | null = null;
   /** Members on their way into the record as failed, because they did not take what is kept on them. */
   readonly #failing = new Set<number>();
+  #isFailing = false;
+  /** Resolves when all of them are on record, or one cannot be. */
+  #failures: Promise<void> = Promise.resolve();
   /** How far each recovering member is, written or not. */
   readonly #recovered = new Map<number, number>();
   #checkpointBytes = 0;
@@ -234,8 +237,8 @@ export class Metadata {
   }
 
   /** Every change asked for so far is on record. */
-  settled(): Promise<void> {
-    return this.#record.settled();
+  async settled(): Promise<void> {
+    await Promise.all([this.#record.settled(), this.#failures]);
   }
 
   // Members.
@@ -257,6 +260,11 @@ export class Metadata {
   async remove(descriptor: number): Promise<void> {
     await this.#record.change((array, utime) => {
       const member = array.members.find((each) => each.descriptor === descriptor);
+      if (member?.state === 'recovering') {
+        // A replacement whose original has failed: on record it has the slot, and the array has yet to give it.
+        const steps = failMember(array, descriptor, utime);
+        return [...steps, removeMember(steps[1], descriptor, utime)];
+      }
       if (member?.state !== 'spare' && member?.state !== 'faulty') {
         throw new RaidError('ARRAY_FAILED', 'that this member failed could not be put on record; it stays');
       }
@@ -456,12 +464,13 @@ export class Metadata {
     await this.#activity?.checkpoint();
   }
 
-  async setBadBlocks(descriptor: number, ranges: readonly ErasedRange[]): Promise<void> {
+  /** False when there is no log to list them in, or no room in it. */
+  async setBadBlocks(descriptor: number, ranges: readonly ErasedRange[]): Promise<boolean> {
     const device = this.#devices.get(descriptor);
     const member = this.array.members.find((each) => each.descriptor === descriptor);
-    if (device === undefined || member === undefined) return;
+    if (device === undefined || member === undefined) return true;
     const { superblock } = member;
-    if (superblock.bblogSectors === 0 || superblock.bblogOffsetSectors === 0) return;
+    if (superblock.bblogSectors === 0 || superblock.bblogOffsetSectors === 0) return false;
     const unit = SECTOR_BYTES << superblock.bblogShift;
     const start = superblock.dataOffsetSectors * SECTOR_BYTES;
     const bad = ranges.map((range): BadRange => {
@@ -472,18 +481,19 @@ export class Metadata {
     const log = encodeBadBlocks(bad, superblock.bblogShift);
     if (log === null) {
       // More than the log holds: the member is no good, unless it is all that there is.
-      if (member.state === 'in_sync' && !this.#mayMiss(descriptor)) return;
+      if (member.state === 'in_sync' && !this.#mayMiss(descriptor)) return false;
       this.#attached?.failed(
         descriptor,
         new RaidError('WRITE_FAILED', `${device.name} has more bad places than its log holds`),
       );
       await this.fail(descriptor);
-      return;
+      return true;
     }
     await device.write((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log, {
       fua: true,
     });
     await this.#record.change((array, utime) => setBadBlocks(array, descriptor, bad.length > 0, utime));
+    return true;
   }
 
   // Sync.
@@ -603,7 +613,7 @@ export class Metadata {
   }
 
   async #writeBitmap(offsetBytes: number, bytes: Uint8Array): Promise<void> {
-    await Promise.all(
+    await allEnded(
       this.array.members.map(async (member) => {
         const device = this.#devices.get(member.descriptor);
         if (device === undefined || member.state === 'faulty' || member.state === 'spare') return;
@@ -640,7 +650,7 @@ export class Metadata {
   }
 
   async #emptyLogs(): Promise<void> {
-    await Promise.all(
+    await allEnded(
       this.array.members.map(async (member) => {
         const device = this.#devices.get(member.descriptor);
         if (device === undefined || member.state === 'faulty' || member.state === 'spare') return;
@@ -662,20 +672,28 @@ export class Metadata {
   }
 
   /**
-   * Not awaited: this may be part of a change, and changes wait for each other. The array hears of it at once. Once at a
-   * time: the change that fails a member writes the bitmap too, and where it cannot be made, it would ask for itself
-   * again, for ever.
+   * Not awaited: this may be part of a change, and changes wait for each other. The array hears of it at once. The change
+   * that fails a member writes the bitmap too: where it cannot be made, it and those of others would ask for each other
+   * again, for ever. So one after the other is tried, and not again before somebody else's change meets the failure.
    */
   #failSoon(descriptor: number, error: RaidError): void {
-    if (!this.#failing.has(descriptor)) {
-      this.#failing.add(descriptor);
-      const ended = (): void => {
-        this.#failing.delete(descriptor);
-      };
-      this.fail(descriptor).then(ended, ended);
+    this.#failing.add(descriptor);
+    if (!this.#isFailing) {
+      this.#isFailing = true;
+      this.#failures = this.#failAll().catch(() => undefined);
     }
     // After that: what the array waits for from here on is the end of all changes asked for.
     this.#attached?.failed(descriptor, error);
+  }
+
+  async #failAll(): Promise<void> {
+    try {
+      // A set is walked to the end, with what is added meanwhile.
+      for (const descriptor of this.#failing) await this.fail(descriptor);
+    } finally {
+      this.#failing.clear();
+      this.#isFailing = false;
+    }
   }
 
   /** First it is no log any more, then zeros, then an empty log: a power cut in between leaves none that is believed. */
@@ -766,6 +784,14 @@ function withoutProgress(array: MdArray, original: MdMember): MdArray {
       : member,
   );
   return { ...array, members };
+}
+
+/**
+ * Rejects only when all have ended: a member that fails late fails within the change that it belongs to, and not after it,
+ * when it would be taken for a new failure (`failSoon`).
+ */
+async function allEnded(work: readonly Promise<void>[]): Promise<void> {
+  for (const answer of await Promise.allSettled(work)) if (answer.status === 'rejected') throw answer.reason;
 }
 
 function bitmapStart(member: MdMember): number {

@@ -10,7 +10,10 @@
  * those are fewer.
  *
  * The first change of a life finds members that an update did not reach, and perhaps a slot whose loss nobody has put on
- * record. Both come before it (`level`, `recordLoss`), and so before the first byte of data: see `begin`.
+ * record. Both come before it (`level`, `recordLoss`), and so before the first byte of data: see `begin`. And before
+ * these a flush of all members: what was read at assembly may be in a cache only, where a process that was killed within an
+ * update has left it. Without it, members that were seen to say "not clean", or who has failed, could after a power cut
+ * say what they said before, of data written since.
  *
  * Changes are written one after the other: two that overlapped could leave the newer `events` on one member and the older
  * on another, and both would be believed by somebody.
@@ -50,6 +53,11 @@ export interface RecordOptions {
   readonly mayMiss: (descriptor: number) => boolean;
   /** Members that failed while a change was written; recorded already. */
   readonly onFailure: (descriptor: number, error: RaidError) => void;
+}
+
+interface Failure {
+  readonly descriptor: number;
+  readonly error: RaidError;
 }
 
 export class MdRecord {
@@ -112,8 +120,10 @@ export class MdRecord {
 
   async #make(change: Change): Promise<void> {
     if (!this.#isLevel) {
+      const failures = await this.#flush();
       const even = level(this.#array);
       if (superblocksToWrite(this.#array, even).length > 0) await this.#applyAll([even]);
+      await this.#failAll(failures, 'does not make durable what it holds');
       this.#isLevel = true;
     }
     // Who is not here is put on record before anything that they will have missed.
@@ -138,6 +148,10 @@ export class MdRecord {
     await this.#options.before?.(next);
     const failures = await this.#write(superblocksToWrite(this.#array, next));
     this.#array = next;
+    return await this.#failAll(failures, 'does not take its superblock');
+  }
+
+  async #failAll(failures: readonly Failure[], what: string): Promise<readonly number[]> {
     const gone: number[] = [];
     for (const { descriptor, error } of failures) {
       const failed = this.#array.members.find((member) => member.descriptor === descriptor);
@@ -145,7 +159,7 @@ export class MdRecord {
       if (failed.state === 'in_sync' && !this.#options.mayMiss(descriptor)) {
         throw new RaidError(
           'ARRAY_FAILED',
-          `${this.#devices.get(descriptor)?.name ?? `device number ${descriptor}`} does not take its superblock, and the array cannot do without it; nothing can be written until it does`,
+          `${this.#devices.get(descriptor)?.name ?? `device number ${descriptor}`} ${what}, and the array cannot do without it; nothing can be written until it does`,
           { cause: error },
         );
       }
@@ -159,8 +173,25 @@ export class MdRecord {
     return gone;
   }
 
-  async #write(members: readonly MdMember[]): Promise<{ descriptor: number; error: RaidError }[]> {
-    const failures: { descriptor: number; error: RaidError }[] = [];
+  /** All members that superblocks count on. */
+  async #flush(): Promise<readonly Failure[]> {
+    const failures: Failure[] = [];
+    await Promise.all(
+      this.#array.members.map(async ({ state, descriptor }) => {
+        if (state === 'faulty' || state === 'spare') return;
+        try {
+          await this.#devices.get(descriptor)?.flush();
+        } catch (error) {
+          if (!(error instanceof RaidError)) throw error;
+          failures.push({ descriptor, error });
+        }
+      }),
+    );
+    return failures;
+  }
+
+  async #write(members: readonly MdMember[]): Promise<readonly Failure[]> {
+    const failures: Failure[] = [];
     const encoded = members.map((member) => ({ ...member, bytes: this.#encode(member) }));
     await Promise.all(
       encoded.map(async ({ descriptor, superblock, bytes }) => {

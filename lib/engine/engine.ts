@@ -261,11 +261,16 @@ export class Engine {
 
   /**
    * The replacement of a slot is its member from now on. Both hold the same; `health` says so, and has no replacement
-   * there any more.
+   * there any more. It is asked when the jobs of before have ended: others may have failed meanwhile.
    */
-  async promote(slot: number, device: Device, health: Health, log: Device | null = null): Promise<void> {
+  async promote(
+    slot: number,
+    device: Device,
+    health: () => Health,
+    log: Device | null = null,
+  ): Promise<void> {
     await this.#driver.setMember(slot, device, log);
-    await this.setHealth(health);
+    await this.setHealth(health());
     await this.#driver.setMember(replacementOf(this.#layout.memberCount, slot), null, null);
   }
 

@@ -409,6 +409,7 @@ export class Runner {
       if (plan.writes.length > 0) {
         const error = yield* this.#commit(plan, job);
         if (error !== null) return error;
+        if (job.op === 'write' && erased.length > 0) this.#keepErased(plan, job);
       }
       if (plan.inspect.length > 0) {
         const mismatches = this.#inspect(plan, job.address);
@@ -425,6 +426,31 @@ export class Runner {
     }
     for (const range of erased) yield* this.#heal(range, erased);
     return null;
+  }
+
+  /**
+   * A write makes erased places good, which whoever lists them takes for granted. Where something could not be read,
+   * parity that is erased too cannot be computed, and is not written: it is damaged as before.
+   */
+  #keepErased(plan: Plan, job: Job): void {
+    const health = this.#health.compiled;
+    const planned = this.#plan(job, health);
+    if ('lost' in planned) return;
+    const isWritten = (place: ErasedRange): boolean =>
+      plan.writes.some(
+        (write) =>
+          write.member === place.member &&
+          write.offsetBytes <= place.offsetBytes &&
+          place.offsetBytes + place.lengthBytes <= write.offsetBytes + write.lengthBytes,
+      );
+    for (const { member, offsetBytes, lengthBytes } of planned.writes) {
+      for (const range of health.health.erased) {
+        const from = Math.max(offsetBytes, range.offsetBytes);
+        const to = Math.min(offsetBytes + lengthBytes, range.offsetBytes + range.lengthBytes);
+        const place = { member, offsetBytes: from, lengthBytes: to - from };
+        if (range.member === member && to > from && !isWritten(place)) this.#health.damage(place);
+      }
+    }
   }
 
   /** Whether there is nobody left to be recovered, or copied, or copied to. */

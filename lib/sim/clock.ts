@@ -29,7 +29,14 @@ const EPOCH_MS = Date.UTC(2026, 0, 1);
 /** Events in the log are four words each; so many are hashed at once. */
 const LOG_WORDS = 4 * 4096;
 
-/** Nothing is left that could happen, or too much time has passed, and somebody still waits (I16). */
+/**
+ * Who asks for so much before the next event can happen goes round in microtasks, and that event never comes; and where so
+ * much happens within a millisecond, time stands still. Both are a hundred times what arrays of a few disks do.
+ */
+const ASKED_MOST = 100_000;
+const HAPPENED_MOST = 200_000;
+
+/** Nothing is left that could happen, too much time has passed, or none passes any more, and somebody still waits (I16). */
 export class Stuck extends InvariantViolation {}
 
 export class Clock {
@@ -44,6 +51,11 @@ export class Clock {
   #settle: (() => void) | null = null;
   #fail: (error: Error) => void = () => undefined;
   #untilMs = Number.POSITIVE_INFINITY;
+  /** Since the last event. */
+  #asked = 0;
+  /** When a millisecond began, and the number of the event with which it did. */
+  #markMs = 0;
+  #markCount = 0;
   readonly #runsByItself: boolean;
   #hash: Hash | null = null;
   readonly #log = new Uint32Array(LOG_WORDS);
@@ -72,6 +84,8 @@ export class Clock {
 
   /** In so many milliseconds. With a process: unless that is dead by then. */
   after(delayMs: number, run: () => void, process: Process | null = null): void {
+    this.#asked += 1;
+    if (this.#asked > ASKED_MOST) throw this.#standsStill();
     this.#push({ atMs: this.#nowMs + delayMs, lot: this.random(2 ** 30), process, run });
     this.#runIfAlone();
   }
@@ -177,8 +191,25 @@ export class Clock {
     }
     this.#nowMs = event.atMs;
     this.#count += 1;
+    this.#asked = 0;
+    if (this.#nowMs >= this.#markMs + 1) {
+      this.#markMs = this.#nowMs;
+      this.#markCount = this.#count;
+    } else if (this.#count - this.#markCount > HAPPENED_MOST) {
+      this.#standsStill();
+      return false;
+    }
     if (event.process === null || event.process.isAlive) event.run();
     return true;
+  }
+
+  /** What is driven fails with it. */
+  #standsStill(): Stuck {
+    const stuck = new Stuck(
+      `at ${this.#nowMs.toFixed(3)} ms time stands still, and somebody goes on for ever`,
+    );
+    this.#fail(stuck);
+    return stuck;
   }
 
   // A binary heap.

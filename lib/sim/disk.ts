@@ -168,6 +168,8 @@ export class Disk {
   slowness = 1;
   /** No request ends before this moment. */
   hangsUntilMs = 0;
+  /** Every request that has arrived has ended by then. */
+  busyUntilMs = 0;
   /** Every write fails from now on. */
   refusesWrites: ErrorCode | null = null;
   #seen: Image;
@@ -309,7 +311,9 @@ export class Disk {
     const mean = op === 'read' ? readMs : op === 'write' ? writeMs : flushMs;
     const lot = this.clock.random(2 ** 16);
     const ms = mean * (0.5 + lot / 2 ** 16) * (lot % 32 === 0 ? 8 : 1) * this.slowness;
-    return Math.max(ms, this.hangsUntilMs - this.clock.nowMs);
+    const untilMs = Math.max(this.clock.nowMs + ms, this.hangsUntilMs);
+    this.busyUntilMs = Math.max(this.busyUntilMs, untilMs);
+    return untilMs - this.clock.nowMs;
   }
 
   read(offsetBytes: number, targets: readonly Uint8Array[], lengthBytes: number): void {

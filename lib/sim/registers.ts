@@ -37,6 +37,8 @@ export interface Write {
   readonly isAnything: boolean;
   end: number;
   isAcknowledged: boolean;
+  /** A disk has forgotten that it has yet to be made durable: no later flush covers it. */
+  isForgotten: boolean;
 }
 
 interface Pin {
@@ -111,6 +113,14 @@ export class Registers {
     this.#unflushed = this.#unflushed.filter((write) => write.end > inv);
   }
 
+  /**
+   * The flush of a disk that nothing replaces has failed, and who writes was told. What was not flushed can be read until
+   * the power goes, and no flush that is acknowledged later has made it durable.
+   */
+  flushFailed(): void {
+    for (const write of this.#unflushed) write.isForgotten = true;
+  }
+
   /** Writes under way, or ended since the last flush: where redundancy may be wrong after a crash. */
   get unflushed(): readonly Write[] {
     return this.#unflushed;
@@ -172,13 +182,14 @@ export class Registers {
 
   /**
    * Judges what a read that was asked for at `inv` has returned: null, or the first sector that is wrong, in words.
-   * What is seen is remembered. `isExempt` sectors are not judged.
+   * What is seen is remembered where it is `isFirm`. `isExempt` sectors are not judged.
    */
   check(
     firstSector: number,
     content: Uint8Array,
     inv: number,
     isExempt: (sector: number) => boolean = () => false,
+    isFirm: (sector: number) => boolean = () => true,
   ): string | null {
     const words = new Uint32Array(content.buffer, content.byteOffset, content.byteLength / 4);
     for (let index = 0; index * WORDS < words.length; index += 1) {
@@ -188,21 +199,29 @@ export class Registers {
       const only = candidates[0];
       if (candidates.length === 1 && only !== undefined && holds(words, index * WORDS, only, sector))
         continue;
-      if (!this.#judge(sector, candidates, words, index * WORDS, inv) && !isExempt(sector)) {
+      if (!this.#judge(sector, candidates, words, index * WORDS, inv, isFirm) && !isExempt(sector)) {
         return this.#describe(sector, candidates, words, index * WORDS, inv);
       }
     }
     return null;
   }
 
-  #judge(sector: number, candidates: readonly Write[], words: Uint32Array, at: number, inv: number): boolean {
+  #judge(
+    sector: number,
+    candidates: readonly Write[],
+    words: Uint32Array,
+    at: number,
+    inv: number,
+    isFirm: (sector: number) => boolean,
+  ): boolean {
     let isLost = false;
     for (let index = candidates.length - 1; index >= 0; index -= 1) {
       const write = candidates[index] as Write;
       if (!this.#mayBeSeen(sector, candidates, write, inv)) continue;
       isLost ||= write.isAnything;
       if (!holds(words, at, write, sector)) continue;
-      if (!isLost && inv > this.#unpinned) this.#pins.set(sector, { write, inv, end: this.now() });
+      if (!isLost && inv > this.#unpinned && isFirm(sector))
+        this.#pins.set(sector, { write, inv, end: this.now() });
       return true;
     }
     if (isLost) this.lostSeen += 1;
@@ -246,7 +265,8 @@ export class Registers {
     rest: { readonly id: number; readonly isFua: boolean; readonly isAnything: boolean },
   ): Write {
     const inv = this.now();
-    return { ...rest, firstSector, sectorCount, inv, end: Number.POSITIVE_INFINITY, isAcknowledged: false };
+    const end = Number.POSITIVE_INFINITY;
+    return { ...rest, firstSector, sectorCount, inv, end, isAcknowledged: false, isForgotten: false };
   }
 
   #add(write: Write): void {
@@ -263,8 +283,8 @@ export class Registers {
   #settle(candidates: Write[]): void {
     let floor = -1;
     for (const write of candidates) {
-      if (write.isAcknowledged && (write.isFua || write.end <= this.#flushed))
-        floor = Math.max(floor, write.inv);
+      const isDurable = write.isFua || (write.end <= this.#flushed && !write.isForgotten);
+      if (write.isAcknowledged && isDurable) floor = Math.max(floor, write.inv);
     }
     let kept = 0;
     for (const write of candidates) {

@@ -18,6 +18,7 @@
  */
 import type { RaidArray } from '../array/array.ts';
 import { type AssemblyReport, assembleDevices, formArray, type Source } from '../array/form.ts';
+import type { Mismatch } from '../engine/run.ts';
 import { InvariantViolation, RaidError } from '../errors.ts';
 import { checkSuperblock1, decodeSuperblock1, superSectorOf } from '../md/superblock1.ts';
 import { KIB, MIB, SECTOR_BYTES } from '../units.ts';
@@ -143,6 +144,8 @@ class World {
   /** The same, for good: the array was declared clean by force. */
   readonly #declared = new Set<number>();
   #declaredSeen = 0;
+  /** Rows of writes that failed, whose error says that they are old or new: redundancy need not agree there. */
+  readonly #torn = new Set<number>();
   /** Sectors that share their redundancy with a lie: 1 the sector itself, 2 the others. */
   readonly #tainted = new Map<number, 1 | 2>();
   /** Something was computed from redundancy since the first lie, or may have been. */
@@ -249,21 +252,11 @@ class World {
       const other = this.#clock.random(index + 1);
       [offered[index], offered[other]] = [offered[other] as Unit, offered[index] as Unit];
     }
-    let opened: { array: RaidArray; report: AssemblyReport };
-    try {
-      opened = await this.#assembleUnits(offered, false);
-    } catch (error) {
-      if (!(error instanceof RaidError) || error.code !== 'DIRTY_DEGRADED') throw error;
-      // Parity may be wrong and a member is missing: refused, as it has to be. Should the power go while it is forced,
-      // what is on record may already be that the array is clean.
-      for (const row of this.#atRisk) this.#declared.add(row);
-      this.#computes = true;
-      opened = await this.#assembleUnits(offered, true);
-    }
+    const opened = await this.#assembleAsAsked(offered);
     this.#array = opened.array;
-    for (const index of opened.report.left) {
-      const unit = offered[index];
-      if (unit === undefined) continue;
+    const members = new Set(opened.array.members.map(({ name }) => name));
+    for (const unit of offered) {
+      if (members.has(unit.disk.name)) continue;
       await unit.device?.close();
       unit.device = null;
     }
@@ -276,6 +269,28 @@ class World {
     this.#eventsAssembled = count;
     this.#observe();
     this.#exposeRisks();
+  }
+
+  /** With what a person does who is told why the array does not start. */
+  async #assembleAsAsked(offered: readonly Unit[]): Promise<{ array: RaidArray; report: AssemblyReport }> {
+    try {
+      return await this.#assembleUnits(offered, false);
+    } catch (error) {
+      const code = error instanceof RaidError ? error.code : null;
+      const current = offered.filter((unit) => unit.isCurrent);
+      if (code === 'FORKED_HISTORY' && current.length < offered.length) {
+        // A disk that was left behind may not be told from one that went on by itself, when nobody whom both know is
+        // here, or when the number of one it calls faulty is another's by now. Who has seen the array run knows whom to
+        // leave out, and it must start without those.
+        return await this.#assembleAsAsked(current);
+      }
+      if (code !== 'DIRTY_DEGRADED') throw error;
+      // Parity may be wrong and a member is missing: refused, as it has to be. Should the power go while it is forced,
+      // what is on record may already be that the array is clean.
+      for (const row of this.#atRisk) this.#declared.add(row);
+      this.#computes = true;
+      return await this.#assembleUnits(offered, true);
+    }
   }
 
   async #assembleUnits(
@@ -459,6 +474,9 @@ class World {
     done.then(
       () => {
         registers.acknowledged(write);
+        // All copies have it. Of a row of parity the rest may still be torn.
+        if (this.#torn.size > 0 && array.layout.kind === 'copies')
+          for (const row of rowsOf(array.layout, write)) this.#torn.delete(row);
         this.#end();
       },
       (error: unknown) => this.#requestFailed('write', error, write),
@@ -498,7 +516,7 @@ class World {
   }
 
   #judge(sector: number, content: Uint8Array, inv: number): void {
-    const wrong = this.#registers.check(sector, content, inv, this.#isExempt);
+    const wrong = this.#registers.check(sector, content, inv, this.#isExempt, this.#isFirm);
     if (wrong !== null) this.#fail(new Wrong('wrong data', wrong));
   }
 
@@ -517,6 +535,16 @@ class World {
     return false;
   };
 
+  /**
+   * Between a crash and the resync copies may differ. Reads agree on one of them; when the member that has it is lost
+   * before the resync has come by, the others' is what the sector holds.
+   */
+  readonly #isFirm = (sector: number): boolean => {
+    const { layout } = this.#live();
+    if (layout.kind !== 'copies') return true;
+    return !this.#torn.has(sector) && (!this.#atRisk.has(sector) || this.#damage().impaired.size === 0);
+  };
+
   #isDeclaredLost(sector: number): boolean {
     const { layout } = this.#live();
     const row = rowOf(layout, sector);
@@ -527,8 +555,11 @@ class World {
 
   #requestFailed(what: string, error: unknown, write: Write | null): void {
     if (write !== null) this.#registers.failed(write);
-    if (isLoss(error) && this.#isBeyond) this.#tally.losses.L1 += 1;
-    else if (!(error instanceof RaidError) || error.code !== 'CLOSED') this.#fail(contextual(what, error));
+    if (isLoss(error) && this.#isBeyond) {
+      this.#tally.losses.L1 += 1;
+      const layout = this.#layout;
+      if (write !== null && layout !== null) for (const row of rowsOf(layout, write)) this.#torn.add(row);
+    } else if (!(error instanceof RaidError) || error.code !== 'CLOSED') this.#fail(contextual(what, error));
     this.#end();
   }
 
@@ -543,11 +574,17 @@ class World {
           step.which,
         );
         if (found === undefined) return;
-        const { state } = found;
-        if (state.state === 'in_sync' && !this.#spend(state.slot)) return;
+        // By the time that its turn comes, a replacement may be the member of its slot.
+        const unit = this.#unitNamed(found.name);
+        const slot = this.#slotOf(unit) ?? this.#slotToBe(unit);
+        if (slot !== null && !this.#spend(slot)) return;
+        const wasTroubled = unit.isTroubled;
+        unit.isTroubled = true;
         this.#computes = true;
-        this.#exposeRisks(state.state === 'in_sync' ? [state.slot] : []);
-        return await this.#allowing(['LAST_COPY'], () => array.fail(found.name));
+        this.#exposeRisks();
+        await this.#allowing(['LAST_COPY'], () => array.fail(found.name));
+        if (found.state.state !== 'faulty') unit.isTroubled = wasTroubled;
+        return;
       }
       case 'remove': {
         const found = pickFrom(
@@ -678,13 +715,24 @@ class World {
     try {
       for await (const progress of array.scrub({ repair })) {
         isSure &&= mustAgree();
-        if (!isSure || progress.mismatches.length === 0) continue;
-        throw new Wrong('mismatch', `a scrub found ${JSON.stringify(progress.mismatches[0])} (I9)`);
+        const mismatch = progress.mismatches.find((each) => !this.#isTorn(each));
+        if (!isSure || mismatch === undefined) continue;
+        throw new Wrong('mismatch', `a scrub found ${JSON.stringify(mismatch)} (I9)`);
       }
     } catch (error) {
       if (isClosed(error) || (this.#isBeyond && isLoss(error))) return;
       throw error;
     }
+  }
+
+  /** Whether writes that failed explain all of it. */
+  #isTorn({ member, offsetBytes, lengthBytes }: Mismatch): boolean {
+    const { layout } = this.#live();
+    const first = Math.floor(offsetBytes / SECTOR_BYTES);
+    const count = Math.ceil((offsetBytes + lengthBytes) / SECTOR_BYTES) - first;
+    return Array.from({ length: count }, (_, index) => columnOf(layout, member ?? 0, first + index)).every(
+      ([sector]) => sector !== undefined && this.#torn.has(rowOf(layout, sector)),
+    );
   }
 
   async #rebuild(): Promise<void> {
@@ -732,6 +780,12 @@ class World {
     return member?.state.state === 'in_sync' ? member.state.slot : null;
   }
 
+  /** The slot of the member that it is to replace; null where it replaces none. */
+  #slotToBe(unit: Unit): number | null {
+    const member = this.#array?.members.find(({ name }) => name === unit.disk.name);
+    return member?.state.state === 'replacement' ? member.state.slot : null;
+  }
+
   #dataZone(unit: Unit): Zone | null {
     const array = this.#array;
     const member = array?.members.find(({ name }) => name === unit.disk.name);
@@ -755,7 +809,9 @@ class World {
       const slot = this.#slotOf(unit);
       const zone = this.#dataZone(unit);
       if (slot === null || zone === null) continue;
-      let isSound = !unit.isTroubled && !unit.disk.isGone && unit.disk.refusesWrites === null;
+      // One that is to be absent at the next assembly still is a member while the array is being closed.
+      let isSound =
+        !unit.isTroubled && !unit.isAbsent && !unit.disk.isGone && unit.disk.refusesWrites === null;
       for (const sector of unit.disk.latentSectors) {
         const at = sector - zone.offsetBytes / SECTOR_BYTES;
         if (at < 0 || at * SECTOR_BYTES >= zone.lengthBytes) isSound = false;
@@ -765,6 +821,10 @@ class World {
         else slots.add(slot);
       }
       if (isSound) impaired.delete(slot);
+    }
+    for (const unit of this.#units) {
+      const slot = this.#slotToBe(unit);
+      if (slot !== null && unit.isTroubled) impaired.add(slot);
     }
     return { impaired, latent };
   }
@@ -779,7 +839,7 @@ class World {
   }
 
   /** What is computed from redundancy that a crash may have left wrong is lost: L3. */
-  #exposeRisks(alsoImpaired: readonly number[] = []): void {
+  #exposeRisks(): void {
     if (this.#atRisk.size === 0 && this.#declared.size === 0) return;
     const { layout } = this.#live();
     const { impaired, latent } = this.#damage();
@@ -789,7 +849,7 @@ class World {
           this.#registers.unpin(row);
           continue;
         }
-        for (const slot of new Set([...impaired, ...alsoImpaired])) this.#lose(sectorsOn(layout, slot, row));
+        for (const slot of impaired) this.#lose(sectorsOn(layout, slot, row));
         for (const [page, slots] of latent)
           for (const slot of slots) this.#lose(sectorsOn(layout, slot, row, page));
       }
@@ -852,8 +912,9 @@ class World {
     }
     // On a disk that only becomes a member, what nothing notices before it is one would come too late for the account.
     if (slot === null && !noticedSoon.includes(fault)) return;
-    // All others cost the array the member.
-    if (slot !== null && !this.#spend(slot)) return;
+    // All others cost the array the member; a replacement may have been flushed for the last time before it is one.
+    const atStake = slot ?? this.#slotToBe(unit);
+    if (atStake !== null && !this.#spend(atStake)) return;
     unit.isTroubled = true;
     this.#computes = true;
     this.#exposeRisks();
@@ -879,7 +940,11 @@ class World {
         this.#hit(fault);
         return;
       case 'flush-error':
-        arm({ on: 'flush', kind: 'error', code: 'FLUSH_FAILED' });
+        disk.arm({ on: 'flush', kind: 'error', code: 'FLUSH_FAILED' }, null, () => {
+          this.#hit(fault);
+          // Where it is the last copy, it stays.
+          if (this.#isBeyond) this.#registers.flushFailed();
+        });
         return;
       case 'gone':
         disk.isGone = true;
@@ -928,11 +993,16 @@ class World {
   /** The disk does not do what it says, and nothing in the array can tell. */
   #lie(unit: Unit, zone: Zone, step: Extract<Step, { do: 'fault' }>): void {
     const { disk } = unit;
-    const member = this.#live().members.find(({ name }) => name === disk.name);
-    if (member === undefined || !('slot' in member.state)) return;
-    const { slot } = member.state;
+    const slotNow = (): number | null => {
+      const state = this.#array?.members.find(({ name }) => name === disk.name)?.state;
+      return state !== undefined && 'slot' in state ? state.slot : null;
+    };
+    if (slotNow() === null) return;
     const { layout } = this.#live();
     const taint = (place: Zone): void => {
+      // Who was armed in one slot may be hit in another. One that has none any more has nothing that is read.
+      const slot = slotNow();
+      if (slot === null) return;
       const first = (place.offsetBytes - zone.offsetBytes) / SECTOR_BYTES;
       for (let at = first; at < first + place.lengthBytes / SECTOR_BYTES; at += 1) {
         const [self, ...others] = columnOf(layout, slot, at);
@@ -1009,11 +1079,9 @@ class World {
   #noteRisks(): void {
     const layout = this.#layout;
     if (layout === null) return;
-    for (const { firstSector, sectorCount } of this.#registers.unflushed) {
-      for (let sector = firstSector; sector < firstSector + sectorCount; sector += 1) {
-        this.#atRisk.add(rowOf(layout, sector));
-      }
-    }
+    for (const row of this.#torn) this.#atRisk.add(row);
+    for (const write of this.#registers.unflushed)
+      for (const row of rowsOf(layout, write)) this.#atRisk.add(row);
   }
 
   #layoutKept: RaidArray['layout'] | null = null;
@@ -1079,6 +1147,9 @@ class World {
 
   async #becomeWhole(): Promise<void> {
     for (const { disk } of this.#units) disk.heal();
+    // What a slow disk was asked before takes as long as it does.
+    const busyMs = Math.max(...this.#units.map(({ disk }) => disk.busyUntilMs)) - this.#clock.nowMs;
+    if (this.#array !== null && busyMs > 0) await this.#process.sleep(busyMs);
     if (this.#array === null && !(await this.#assembleOrGiveUp())) return;
     const array = this.#live();
     if (this.#isBeyond) return await this.#readWhatThereIs(array);
@@ -1179,6 +1250,10 @@ class World {
     });
     if (wrong !== null) throw new Wrong('mismatch', `${wrong} (I9, looked up on the disks)`);
   }
+}
+
+function rowsOf(layout: RaidArray['layout'], { firstSector, sectorCount }: Write): ReadonlySet<number> {
+  return new Set(Array.from({ length: sectorCount }, (_, index) => rowOf(layout, firstSector + index)));
 }
 
 function pickFrom<T>(from: readonly T[], which: number): T | undefined {

@@ -67,3 +67,23 @@ test.each(['internal', 'none'] as const)('with a bitmap: %s, whichever member is
     await array.close();
   }
 });
+
+test('a raid5 started by force makes the replacement of a member anew: a write may have reached only one of the two', async () => {
+  const memories = Array.from({ length: 5 }, () => new SharedArrayBuffer(16 * MIB));
+  const shape = { level: 5, chunk: '16K', assumeClean: true, spares: 1 };
+  const array = await formArray(sourcesOn(memories), { ...options, ...shape });
+  await array.replace('m0');
+  for await (const _ of array.rebuild()) break;
+  await array.close();
+  const copied = ({ members }: RaidArray): number[] =>
+    members.flatMap(({ state }) => (state.state === 'replacement' ? [state.recoveredBytes] : []));
+  const { array: again } = await assembleDevices(sourcesOn(memories), options);
+  expect(copied(again)).toEqual([expect.any(Number)]);
+  expect(copied(again)).not.toEqual([0]);
+  await again.write(0, new Uint8Array(4 * KIB));
+  const kept = memories.map((memory) => memory.slice(0)).filter((_, at) => at !== 1);
+  await again.close();
+  const { array: forced } = await assembleDevices(sourcesOn(kept), { ...options, force: true });
+  expect(copied(forced)).toEqual([0]);
+  await forced.close();
+});

@@ -422,6 +422,25 @@ describe.each(levels)('%s', (_, shape, count) => {
     }
   });
 
+  test('what a dead process has left in the caches of members is durable before any superblock or data is written', async () => {
+    for (const bitmap of ['none', 'internal'] as const) {
+      const { array: dead, memories, clock } = await make({ ...shape, bitmap }, count);
+      await dead.write(0, bytes(4096));
+      const trace: Trace = { entries: [], hold: letGo };
+      const sources = memories.map((memory, index) => memberOn(memory, index, trace).source);
+      const { array } = await assembleDevices(sources, { name: 'array', host: clock, autoSync: false });
+      trace.entries.length = 0;
+      await array.write(0, bytes(4096, 2));
+      const written = trace.entries.findIndex(({ kind }) => kind === 'super' || kind === 'data');
+      const flushed = trace.entries
+        .slice(0, written)
+        .filter(({ kind, event }) => kind === 'flush' && event === 'done')
+        .map(({ member }) => member);
+      expect(flushed.toSorted()).toEqual([...memories.keys()]);
+      await array.close();
+    }
+  });
+
   test('a replacement has flushed all that it copied before a superblock calls it whole', async () => {
     const world = await make({ ...shape, spares: 1 }, count + 1);
     const { array, trace } = world;
@@ -532,6 +551,30 @@ test.each([
     faults[1]?.clear();
     await array.write(0, bytes(4096));
     await array.close();
+  },
+);
+
+test.each([
+  ['that is listed', 1, 'REDUNDANCY_LOST'],
+  ['that cannot be listed', 0, 'DIRTY_DEGRADED'],
+] as const)(
+  'a place %s, where the last parity was not taken, is computed from in no later life',
+  async (_, fromMib, code) => {
+    const { array, faults, memories, clock } = await make({ level: '5' }, 3);
+    await array.write(0, bytes(128 * KIB));
+    await array.fail('m1');
+    // Of the first row m0 has the first chunk, m1 had the second, and m2 has the parity. Its metadata is in the first MiB.
+    const range = { offsetBytes: fromMib * MIB, lengthBytes: 2 * MIB - fromMib * MIB };
+    faults[2]?.add({ on: 'write', range, fault: { kind: 'error', code: 'WRITE_FAILED' } });
+    await expect(array.write(0, bytes(4096, 5))).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+    await array.close().catch(() => undefined);
+    const trace: Trace = { entries: [], hold: letGo };
+    const sources = memories.map((memory, index) => memberOn(memory, index, trace).source);
+    const readAgain = async (): Promise<void> => {
+      const { array: again } = await assembleDevices(sources, { name: 'array', host: clock });
+      await again.read(64 * KIB, new Uint8Array(4096)).finally(() => again.close());
+    };
+    await expect(readAgain()).rejects.toMatchObject({ code });
   },
 );
 

@@ -299,6 +299,43 @@ describe('recovery', () => {
     await array.close();
   });
 
+  test.each([
+    ['another', 'disk1'],
+    ['the new one', 'disk5'],
+  ] as const)(
+    'of a replacement, when %s fails while the two change places, does without it',
+    async (_, which) => {
+      const below = memoryMembers(raid6) as readonly Device[];
+      const other = new FaultDevice(below[1] as Device);
+      const fresh = new FaultDevice(spare(raid6));
+      const slow = new DelayDevice(below[3] as Device, { host: realHost });
+      const newOne = new DelayDevice(fresh, { host: realHost });
+      const members = below.with(1, other).with(3, slow);
+      const array = new RaidArray({ geometry: raid6, members, driver: 'event-loop', heapBytes: 8 * MIB });
+      await array.add(newOne);
+      const flushes = newOne.hold({ only: ({ op }) => op === 'flush' });
+      await array.replace(0);
+      await until(() => flushes.waiting.length > 0);
+      const failing = which === 'disk1' ? other : fresh;
+      failing.add({ on: 'write', fault: { kind: 'error', code: 'WRITE_FAILED' } });
+      const writes = slow.hold({ only: ({ op }) => op === 'write' });
+      const written = array.write(0, new Uint8Array(MIB).fill(7));
+      await until(() => writes.waiting.length > 0);
+      flushes.release();
+      const stateOf = (which: string): string | undefined =>
+        array.members.find(({ name }) => name === which)?.state.state;
+      await until(() => stateOf('disk0') === 'faulty');
+      writes.release();
+      await written;
+      await rebuild(array);
+      expect(stateOf(which)).toBe('faulty');
+      const seen = new Uint8Array(MIB);
+      await array.read(0, seen);
+      expect(seen.findIndex((byte) => byte !== 7)).toBe(-1);
+      await array.close();
+    },
+  );
+
   test('does not make a member of one that missed a write during its last flush', async () => {
     const faulty = new FaultDevice(spare(raid5));
     const slow = new DelayDevice(faulty, { host: realHost });

@@ -76,3 +76,19 @@ test('a process that was killed hears of nothing any more', async () => {
   await clock.drive(alive.sleep(2));
   expect(heard).toBe(false);
 });
+
+test('who asks for more and more while time stands still is told so, in microtasks and in events', async () => {
+  const clock = new Clock(1);
+  const inMicrotasks = async (): Promise<void> => {
+    for (;;) {
+      clock.after(1, () => undefined);
+      await Promise.resolve();
+    }
+  };
+  await expect(clock.drive(inMicrotasks())).rejects.toBeInstanceOf(Stuck);
+  const other = new Clock(2);
+  const inEvents = async (): Promise<void> => {
+    for (const idle = new Process(other); ; ) await idle.sleep(0);
+  };
+  await expect(other.drive(inEvents())).rejects.toBeInstanceOf(Stuck);
+});
