@@ -103,6 +103,8 @@ export interface Opened {
   readonly manifest: Manifest;
   /** Where a member's file is, relative to here. */
   readonly pathOf: (source: string) => string;
+  /** Of an array that is served: who is connected. */
+  readonly clientCount?: () => number;
 }
 
 export interface OpenHow {

@@ -2,14 +2,19 @@
 import { basename, resolve } from 'node:path';
 import {
   type Backup,
-  type Device,
+  type ChangedSince,
+  Device,
+  type Extent,
   FileDevice,
+  type Limits,
   RaidError,
   type Repository,
   type RestoreOptions,
+  realHost,
   writeNewFile,
 } from '../lib/index.ts';
-import { checkFolder, open, statOf } from './array.ts';
+import { checkFolder, commandLine, open, statOf } from './array.ts';
+import { type Reached, type ReadableBytes, reach, resultOf } from './reach.ts';
 
 export interface Source {
   readonly device: Device;
@@ -18,15 +23,183 @@ export interface Source {
   readonly close: () => Promise<void>;
 }
 
+/** What is backed up, at an instant. */
+export interface Instant {
+  readonly device: Device;
+  readonly name: string;
+  readonly uuid: string | null;
+  /** What the array calls this instant; null for what cannot be asked later what has changed since. */
+  readonly point: string | null;
+  readonly changedSince: ChangedSince | null;
+  /** `isBackedUp`: what changes from here on is remembered, for the next backup. */
+  readonly close: (isBackedUp: boolean) => Promise<void>;
+}
+
 /** An array, which stays this process's own until it is closed: nobody writes to it meanwhile. Or a file. */
 export async function openSource(path: string): Promise<Source> {
-  const found = await statOf(path);
-  if (found !== null && (found.isFile() || found.isBlockDevice()) && basename(path) !== 'raidsim.json') {
-    const device = await FileDevice.open(path, { readOnly: true });
-    return { device, name: basename(path), uuid: null, close: () => device.close() };
-  }
+  const file = await openFile(path);
+  if (file !== null) return file;
   const { array } = await open(path);
   return { device: array, name: array.name, uuid: array.status().uuid, close: () => array.close() };
+}
+
+async function openFile(path: string): Promise<Source | null> {
+  const found = await statOf(path);
+  const isFile = found !== null && (found.isFile() || found.isBlockDevice());
+  if (!isFile || basename(path) === 'raidsim.json') return null;
+  const device = await FileDevice.open(path, { readOnly: true });
+  return { device, name: basename(path), uuid: null, close: () => device.close() };
+}
+
+/**
+ * An array at an instant: a snapshot of it, this one, or one that is taken now and goes with the backup. Without a snapshot (false) it
+ * is the array itself, which must be nobody's then. A file is read as it is.
+ */
+export async function openInstant(path: string, snapshot: string | false | null): Promise<Instant> {
+  const file = await openFile(path);
+  if (file !== null) {
+    if (typeof snapshot === 'string')
+      throw new RaidError('BAD_ARGUMENT', `${path} is a file, and has no snapshots`);
+    return { ...file, point: null, changedSince: null };
+  }
+  const reached = await reach(path);
+  try {
+    if (snapshot === false && reached.isLive) {
+      throw new RaidError(
+        'BUSY',
+        `${path} is served, and may be written to while it is read; without --no-snapshot, a snapshot is backed up:${commandLine('backup', 'create', path)}`,
+      );
+    }
+    if (typeof snapshot !== 'string' && (snapshot === false || !reached.facts.mayHaveSnapshots))
+      return atRest(reached);
+    return await atSnapshot(reached, snapshot);
+  } catch (error) {
+    await reached.close();
+    throw error;
+  }
+}
+
+/** Nobody else has it open, or nobody can write to it. */
+function atRest(reached: Reached): Instant {
+  const { facts, bytes } = reached;
+  return {
+    device: new BytesDevice(bytes, reached),
+    name: facts.name,
+    uuid: facts.uuid,
+    point: null,
+    changedSince: null,
+    close: () => reached.close(),
+  };
+}
+
+async function atSnapshot(reached: Reached, given: string | null): Promise<Instant> {
+  const { facts } = reached;
+  const name = given ?? `backup-${new Date(realHost.wallClock()).toISOString().replaceAll(/[-:]/g, '')}`;
+  if (given === null) await resultOf(reached.run('snapshotCreate', { name, limitBytes: null }));
+  let base: string | null = null;
+  const snapshot = await reached.openSnapshot(name);
+  return {
+    device: new BytesDevice(snapshot, reached),
+    name: facts.name,
+    uuid: facts.uuid,
+    point: snapshot.point,
+    changedSince: async (point) => {
+      const ranges: { offsetBytes: number; lengthBytes: number }[] = [];
+      const steps = reached.run('changedSince', { point, until: name });
+      for (;;) {
+        const { done, value } = await steps.next();
+        if (done !== true) for (const range of value) ranges.push(range);
+        else {
+          if (!value) return 'unknown';
+          base = point;
+          return ranges;
+        }
+      }
+    },
+    close: async (isBackedUp) => {
+      try {
+        await snapshot.close();
+        if (given === null) await resultOf(reached.run('snapshotDelete', { name, keepTracking: isBackedUp }));
+        // The next backup begins where this one is.
+        if (isBackedUp && base !== null) await resultOf(reached.run('forget', { point: base }));
+      } finally {
+        await reached.close();
+      }
+    },
+  };
+}
+
+/** Reads that are under way at a time: a control socket takes few calls. */
+const UNDER_WAY = 4;
+
+/** Bytes that come from wherever the array is open. */
+class BytesDevice extends Device {
+  override readonly name: string;
+  override readonly limits: Limits;
+  override readonly direct = null;
+  readonly #bytes: ReadableBytes;
+  readonly #queues: Promise<unknown>[] = Array.from({ length: UNDER_WAY }, () => Promise.resolve());
+  #turn = 0;
+
+  constructor(bytes: ReadableBytes, { facts }: Reached) {
+    super();
+    this.name = bytes.name;
+    this.limits = {
+      sizeBytes: facts.sizeBytes,
+      blockBytes: facts.blockBytes,
+      preferredBytes: facts.preferredBytes,
+      readOnly: true,
+    };
+    this.#bytes = bytes;
+  }
+
+  protected override doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    this.#turn = (this.#turn + 1) % UNDER_WAY;
+    const before = this.#queues[this.#turn] ?? Promise.resolve();
+    const read = before.then(() => this.#readAll(offsetBytes, targets));
+    this.#queues[this.#turn] = read.catch(() => undefined);
+    return read;
+  }
+
+  async #readAll(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    let at = offsetBytes;
+    for (const target of targets) {
+      await this.#bytes.read(at, target);
+      at += target.byteLength;
+    }
+  }
+
+  protected override doBlockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
+    return Promise.resolve([{ offsetBytes, lengthBytes, allocated: true, zero: false }]);
+  }
+
+  protected override doFlush(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  protected override doWrite(): Promise<void> {
+    return this.#refuse();
+  }
+
+  protected override doDiscard(): Promise<void> {
+    return this.#refuse();
+  }
+
+  protected override doWriteZeroes(): Promise<void> {
+    return this.#refuse();
+  }
+
+  protected override doResize(): Promise<void> {
+    return this.#refuse();
+  }
+
+  protected override doClose(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  #refuse(): Promise<never> {
+    return Promise.reject(new RaidError('READ_ONLY', `${this.name} is only read`, { device: this.name }));
+  }
 }
 
 /** False where it was asked to stop. */

@@ -4,18 +4,22 @@
  * nothing of terminals: what it takes, yields and returns is plain data.
  */
 import {
+  type ArraySnapshots,
   type ArrayStatus,
   type Inspection,
   inspectArray,
   type MemberStatus,
   type RaidArray,
   RaidError,
+  type RollbackProgress,
   type SanStatus,
   type ScrubProgress,
+  type SnapshotInfo,
   sanOf,
 } from '../lib/index.ts';
 import { addDisk, reAddDisk } from './adding.ts';
 import {
+  closest,
   commandLine,
   dropFromManifest,
   findDisk,
@@ -49,10 +53,17 @@ export interface Range {
 /** What does not change while an array is open. */
 export interface Facts {
   readonly name: string;
+  readonly uuid: string | null;
   readonly layoutKind: 'copies' | 'parity';
   readonly sizeBytes: number;
+  readonly blockBytes: number;
   readonly preferredBytes: number;
+  /** Not one that is only read, or writes to an overlay. */
+  readonly mayHaveSnapshots: boolean;
 }
+
+/** Ranges that cross in one step. */
+const RANGES = 1000;
 
 /** Steps that are texts say, for people, what was done. */
 export const operations = {
@@ -197,8 +208,16 @@ export const operations = {
 
   // biome-ignore lint/correctness/useYield: nothing happens on the way.
   async *facts({ array }: Opened): AsyncGenerator<never, Facts> {
-    const { sizeBytes, preferredBytes } = array.limits;
-    return { name: array.name, layoutKind: array.layout.kind, sizeBytes, preferredBytes };
+    const { sizeBytes, blockBytes, preferredBytes } = array.limits;
+    return {
+      name: array.name,
+      uuid: array.status().uuid,
+      layoutKind: array.layout.kind,
+      sizeBytes,
+      blockBytes,
+      preferredBytes,
+      mayHaveSnapshots: array.snapshots !== null,
+    };
   },
 
   // biome-ignore lint/correctness/useYield: nothing happens on the way.
@@ -220,7 +239,142 @@ export const operations = {
   async *flush({ array }: Opened): AsyncGenerator<never, void> {
     await telling(array, array.flush());
   },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *snapshotCreate(
+    opened: Opened,
+    { name, limitBytes }: { readonly name: string; readonly limitBytes: number | null },
+  ): AsyncGenerator<never, SnapshotInfo> {
+    const options = limitBytes === null ? {} : { limitBytes };
+    return await telling(opened.array, snapshotsOf(opened).create(name, options));
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *snapshotFind(
+    opened: Opened,
+    { name }: { readonly name: string },
+  ): AsyncGenerator<never, SnapshotInfo> {
+    const found = findSnapshot(opened, name);
+    // One that is invalid is told as such.
+    await snapshotsOf(opened).openSnapshot(name).close();
+    return found;
+  },
+
+  /** `point`: of the snapshot that is meant, should another have got its name meanwhile. */
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *snapshotRead(
+    opened: Opened,
+    { name, point, offsetBytes, lengthBytes }: Range & { readonly name: string; readonly point: string },
+  ): AsyncGenerator<never, string> {
+    if (findSnapshot(opened, name).point !== point) throw noSnapshot(opened, name);
+    await using snapshot = snapshotsOf(opened).openSnapshot(name);
+    const target = new Uint8Array(lengthBytes);
+    await telling(opened.array, snapshot.read(offsetBytes, target));
+    return Buffer.from(target.buffer).toString('base64');
+  },
+
+  async *snapshotRollback(
+    opened: Opened,
+    { name, force }: { readonly name: string; readonly force: boolean },
+  ): AsyncGenerator<RollbackProgress> {
+    const clients = opened.clientCount?.() ?? 0;
+    if (clients > 0 && !force) {
+      throw new RaidError(
+        'BUSY',
+        `${opened.array.name} has ${clients === 1 ? 'a client' : `${clients} clients`}, which would not know that its bytes have changed; let them go (umount, disconnect), or if that is meant:${commandLine('snapshot', 'rollback', opened.folder, name, '--force')}`,
+      );
+    }
+    findSnapshot(opened, name);
+    let last: RollbackProgress = { doneBytes: 0, totalBytes: 0 };
+    let wake: () => void = () => undefined;
+    let isDone = false;
+    const work = snapshotsOf(opened)
+      .rollback(name, (progress) => {
+        last = progress;
+        wake();
+      })
+      .finally(() => {
+        isDone = true;
+        wake();
+      });
+    work.catch(() => undefined);
+    while (!isDone) {
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      if (last.doneBytes < last.totalBytes) yield last;
+    }
+    await telling(opened.array, work);
+    yield last;
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *snapshotDelete(
+    opened: Opened,
+    { name, keepTracking }: { readonly name: string; readonly keepTracking: boolean },
+  ): AsyncGenerator<never, void> {
+    findSnapshot(opened, name);
+    await snapshotsOf(opened).delete(name, { keepTracking });
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *snapshotDeleteAll(opened: Opened): AsyncGenerator<never, number> {
+    const snapshots = snapshotsOf(opened);
+    const count = snapshots.list().length;
+    await snapshots.deleteAll();
+    return count;
+  },
+
+  /** What differs between a point and a snapshot; false where that is not known. */
+  async *changedSince(
+    opened: Opened,
+    { point, until }: { readonly point: string; readonly until: string },
+  ): AsyncGenerator<readonly Range[], boolean> {
+    const changed = snapshotsOf(opened).changedSince(point, until);
+    if (changed === 'unknown') return false;
+    for (let at = 0; at < changed.length; at += RANGES) yield changed.slice(at, at + RANGES);
+    return true;
+  },
+
+  /** Nobody will ask what has changed since. */
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *forget(opened: Opened, { point }: { readonly point: string }): AsyncGenerator<never, void> {
+    await snapshotsOf(opened).forget(point);
+  },
 };
+
+function snapshotsOf({ array, folder, manifest }: Opened): ArraySnapshots {
+  if (array.snapshots !== null) return array.snapshots;
+  const why =
+    manifest.overlay === true
+      ? 'writes to an overlay'
+      : manifest.readOnly === true || array.limits.readOnly
+        ? 'is open for reading only'
+        : 'is not kept in a folder';
+  throw new RaidError('NOT_SUPPORTED', `${folder} ${why}: its snapshots are left alone`);
+}
+
+function findSnapshot(opened: Opened, name: string): SnapshotInfo {
+  const snapshots = snapshotsOf(opened);
+  if (snapshots.problem !== null) throw snapshots.problem;
+  const found = snapshots.list().find((each) => each.name === name);
+  if (found === undefined) throw noSnapshot(opened, name);
+  return found;
+}
+
+function noSnapshot(opened: Opened, name: string): RaidError {
+  const names = snapshotsOf(opened)
+    .list()
+    .map((each) => each.name);
+  const close = closest(name, names);
+  const hint =
+    names.length === 0
+      ? 'it has none'
+      : close === null
+        ? `it has ${names.join(', ')}`
+        : `did you mean ${close}? It has ${names.join(', ')}`;
+  return new RaidError('BAD_ARGUMENT', `${opened.folder} has no snapshot ${name}; ${hint}`);
+}
 
 export type OperationName = keyof typeof operations;
 export type InputOf<Name extends OperationName> = Parameters<(typeof operations)[Name]>[1];
@@ -273,7 +427,17 @@ export async function inspectLive({ array, folder }: Opened, served: string | nu
     ].toSorted((left, right) => rank(left) - rank(right)),
     served,
   };
-  return { ...found, status, refusal: null, needs: null };
+  // What lies in the store may be under way; whoever has it open knows.
+  const { snapshots: _seen, ...rest } = status;
+  const { snapshots } = live;
+  return {
+    ...found,
+    status: snapshots === undefined ? rest : { ...rest, snapshots },
+    refusal: null,
+    needs: null,
+    snapshotUsage: array.snapshots?.usage() ?? null,
+    snapshotProblem: array.snapshots?.problem?.toRecord() ?? null,
+  };
 }
 
 async function failDisk(array: RaidArray, name: string): Promise<string> {

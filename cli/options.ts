@@ -28,3 +28,21 @@ export function seconds(text: string): number {
     throw new InvalidArgumentError('Write seconds, for example 2 or 0.5.');
   return value;
 }
+
+export interface ReadingOptions {
+  readonly offset?: string;
+  readonly length?: string;
+  readonly to?: string;
+  readonly keepGoing?: boolean;
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+/** What `read` takes, and `snapshot read`. */
+export function readingOptions(command: Command): Command {
+  return command
+    .option('--to <file>', 'where the bytes go; - for standard output (default: -, where it is a pipe)')
+    .option('--offset <size>', 'the first byte (default: 0)')
+    .option('--length <size>', 'so many bytes (default: to the end)')
+    .option('--keep-going', 'where data is lost, write zeros, list the place and go on');
+}

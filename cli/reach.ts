@@ -17,16 +17,26 @@ import {
   type InputOf,
   type OperationName,
   operations,
+  type Range,
   type ResultOf,
   type StepOf,
   telling,
 } from './operations.ts';
 
-/** Bytes of the array, as `Device` has them. */
-export interface Bytes {
+/** Bytes of the array, or of a snapshot of it, as `Device` has them. */
+export interface ReadableBytes {
   readonly name: string;
   readonly limits: { readonly sizeBytes: number; readonly preferredBytes: number };
   read(offsetBytes: number, target: Uint8Array): Promise<void>;
+}
+
+export interface SnapshotBytes extends ReadableBytes {
+  /** What `changedSince` is asked with. */
+  readonly point: string;
+  close(): Promise<void>;
+}
+
+export interface Bytes extends ReadableBytes {
   write(offsetBytes: number, source: Uint8Array): Promise<void>;
   flush(): Promise<void>;
 }
@@ -44,6 +54,8 @@ export interface Reached {
     name: Name,
     input: InputOf<Name>,
   ): AsyncGenerator<StepOf<Name>, ResultOf<Name>>;
+  /** While it is open here, it cannot be deleted; there, whoever reads it is told when it is gone. */
+  openSnapshot(name: string): Promise<SnapshotBytes>;
   close(): Promise<void>;
 }
 
@@ -97,6 +109,18 @@ async function here(opened: Opened): Promise<Reached> {
     isLive: false,
     word: (text) => Promise.resolve(text),
     run,
+    openSnapshot: async (name) => {
+      const { point } = await resultOf(operations.snapshotFind(opened, { name }));
+      const device = array.snapshots?.openSnapshot(name);
+      if (device === undefined) throw new RaidError('CLOSED', `${array.name} is closed`);
+      return {
+        name: device.name,
+        limits: array.limits,
+        point,
+        read: (offsetBytes, target) => telling(array, device.read(offsetBytes, target)),
+        close: () => device.close(),
+      };
+    },
     close: () => array.close(),
   };
 }
@@ -114,6 +138,19 @@ async function there(folder: string, control: ControlClient): Promise<Reached> {
       isLive: true,
       word: (text) => wordThere(text, manifest, control.cwd),
       run,
+      openSnapshot: async (name) => {
+        const { point } = await resultOf(run('snapshotFind', { name }));
+        const { sizeBytes, preferredBytes } = facts;
+        const label = `${facts.name}@${name}`;
+        return {
+          name: label,
+          limits: { sizeBytes, preferredBytes },
+          point,
+          read: (offsetBytes, target) =>
+            readPieces(label, offsetBytes, target, (range) => run('snapshotRead', { name, point, ...range })),
+          close: () => Promise.resolve(),
+        };
+      },
       close: () => control.close(),
     };
   } catch (error) {
@@ -129,29 +166,38 @@ async function wordThere(text: string, manifest: Manifest, cwd: string): Promise
   return /[./]/.test(text) || (await statOf(text)) !== null ? resolve(text) : text;
 }
 
+function pieces(total: number): { from: number; length: number }[] {
+  return Array.from({ length: Math.ceil(total / PIECE_BYTES) }, (_, index) => ({
+    from: index * PIECE_BYTES,
+    length: Math.min(PIECE_BYTES, total - index * PIECE_BYTES),
+  }));
+}
+
+async function readPieces(
+  name: string,
+  offsetBytes: number,
+  target: Uint8Array,
+  read: (range: Range) => AsyncGenerator<unknown, string>,
+): Promise<void> {
+  for (const { from, length } of pieces(target.byteLength)) {
+    const data = await resultOf(read({ offsetBytes: offsetBytes + from, lengthBytes: length }));
+    const bytes = Buffer.from(data, 'base64');
+    if (bytes.byteLength !== length) {
+      throw new RaidError(
+        'PROTOCOL_VIOLATION',
+        `${name}: ${bytes.byteLength} bytes came where ${length} were asked for`,
+      );
+    }
+    target.set(bytes, from);
+  }
+}
+
 function bytesThere(facts: Facts, run: Reached['run']): Bytes {
   const { name, sizeBytes, preferredBytes } = facts;
-  const pieces = (total: number): { from: number; length: number }[] =>
-    Array.from({ length: Math.ceil(total / PIECE_BYTES) }, (_, index) => ({
-      from: index * PIECE_BYTES,
-      length: Math.min(PIECE_BYTES, total - index * PIECE_BYTES),
-    }));
   return {
     name,
     limits: { sizeBytes, preferredBytes },
-    async read(offsetBytes, target) {
-      for (const { from, length } of pieces(target.byteLength)) {
-        const data = await resultOf(run('read', { offsetBytes: offsetBytes + from, lengthBytes: length }));
-        const bytes = Buffer.from(data, 'base64');
-        if (bytes.byteLength !== length) {
-          throw new RaidError(
-            'PROTOCOL_VIOLATION',
-            `${name}: ${bytes.byteLength} bytes came where ${length} were asked for`,
-          );
-        }
-        target.set(bytes, from);
-      }
-    },
+    read: (offsetBytes, target) => readPieces(name, offsetBytes, target, (range) => run('read', range)),
     async write(offsetBytes, source) {
       for (const { from, length } of pieces(source.byteLength)) {
         const data = Buffer.from(source.buffer, source.byteOffset + from, length).toString('base64');

@@ -34,6 +34,8 @@ export interface ServeOptions {
   readonly socket: string;
   readonly listen: { readonly host: string; readonly port?: number } | null;
   readonly exportName: string | null;
+  /** Exported too, for reading, as ARRAY@NAME. */
+  readonly snapshots: readonly string[];
   readonly tls: NbdTls | null;
   readonly insecure: boolean;
   readonly onEvent: (event: NbdEvent) => void;
@@ -103,13 +105,19 @@ export class Serving {
     this.#options = options;
     this.#opened = opened;
     this.#exportName = options.exportName ?? exportNameOf(folder);
+    const { array } = opened;
     this.#server = new NbdServer({
       exports: [
         {
           name: this.#exportName,
-          device: opened.array,
-          description: `${opened.array.layout.geometry.level} ${opened.array.name}`,
+          device: array,
+          description: `${array.layout.geometry.level} ${array.name}`,
         },
+        ...options.snapshots.map((name) => ({
+          name: `${this.#exportName}@${name}`,
+          device: snapshotOf(array, name),
+          description: `snapshot ${name} of ${array.name}`,
+        })),
       ],
       tls: options.tls ?? undefined,
       insecure: options.insecure,
@@ -218,27 +226,33 @@ export class Serving {
 
   /** Closed and opened again, with or without filters, while requests and operations wait. */
   #reopen(withFilters: boolean): Promise<void> {
-    const exchange = this.#exchanging
-      .catch(() => undefined)
-      .then(() =>
-        this.#server.exchange(this.#exportName, async () => {
-          await this.#opened.array.close();
-          this.#filters = new Map();
-          const wrap = (device: Device, name: string): Device => this.#wrap(device, name);
-          this.#opened = await openToServe(
-            this.folder,
-            this.#options.readOnly,
-            withFilters ? wrap : undefined,
-          );
-          for (const injected of this.#injected) {
-            const filters = this.#filters.get(injected.disk);
-            if (filters !== undefined) this.#arm(injected, filters);
-          }
-          return this.#opened.array;
-        }),
-      );
+    const exchange = this.#exchanging.catch(() => undefined).then(() => this.#exchangeFrom(0, withFilters));
     this.#exchanging = exchange;
     return exchange;
+  }
+
+  /** Those of the snapshots from this one on, and within them the array. */
+  #exchangeFrom(index: number, withFilters: boolean): Promise<void> {
+    const name = this.#options.snapshots[index];
+    if (name === undefined)
+      return this.#server.exchange(this.#exportName, () => this.#openAgain(withFilters));
+    return this.#server.exchange(`${this.#exportName}@${name}`, async (device) => {
+      await this.#exchangeFrom(index + 1, withFilters);
+      await device.close();
+      return snapshotOf(this.array, name);
+    });
+  }
+
+  async #openAgain(withFilters: boolean): Promise<RaidArray> {
+    await this.#opened.array.close();
+    this.#filters = new Map();
+    const wrap = (device: Device, name: string): Device => this.#wrap(device, name);
+    this.#opened = await openToServe(this.folder, this.#options.readOnly, withFilters ? wrap : undefined);
+    for (const injected of this.#injected) {
+      const filters = this.#filters.get(injected.disk);
+      if (filters !== undefined) this.#arm(injected, filters);
+    }
+    return this.#opened.array;
   }
 
   #wrap(device: Device, name: string): Device {
@@ -279,8 +293,22 @@ export class Serving {
     await this.#exchanging.catch(() => undefined);
     const folder = cwd === process.cwd() ? this.folder : resolve(this.folder);
     const manifest = await readManifest(folder);
-    return { array: this.array, folder, manifest, pathOf: (source) => pathIn(folder, source) };
+    return {
+      array: this.array,
+      folder,
+      manifest,
+      pathOf: (source) => pathIn(folder, source),
+      clientCount: () => this.#server.clientCount,
+    };
   }
+}
+
+function snapshotOf(array: RaidArray, name: string): Device {
+  if (array.snapshots !== null) return array.snapshots.openSnapshot(name);
+  throw new RaidError(
+    'NOT_SUPPORTED',
+    `${array.name} is open for reading only, or writes to an overlay: its snapshots are left alone`,
+  );
 }
 
 type Operations = Parameters<typeof ControlServer.listen>[1];

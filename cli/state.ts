@@ -1,5 +1,5 @@
 /** What a person wants to know of an array at a glance: is my data safe, what is wrong, what to do now. */
-import { type ArrayStatus, formatSize, type Inspection, type MemberStatus } from '../lib/index.ts';
+import { type ArrayStatus, formatSize, type Inspection, type MemberStatus, realHost } from '../lib/index.ts';
 import { shellWord } from './array.ts';
 import { inWords } from './failure.ts';
 import type { Pace } from './progress.ts';
@@ -10,6 +10,7 @@ const DEGRADED = 10;
 const FAILED = 11;
 const BAR_WIDTH = 24;
 const SLOTS_NAMED = 16;
+const SNAPSHOTS_SHOWN = 5;
 
 export function exitCodeOfState(state: string): number {
   if (state === 'clean' || state === 'active') return HEALTHY;
@@ -42,6 +43,7 @@ export function stateText(inspection: Inspection, options: StateOptions): string
   if (action !== null) rows.push(['do now', action]);
   if (status.sync !== null) rows.push(['sync', syncLine(status.sync, inspection, options.pace ?? null)]);
   if (status.sizeBytes > 0) rows.push(['size', formatSize(status.sizeBytes)]);
+  if (status.snapshots !== undefined) rows.push(['snapshots', snapshotLines(inspection)]);
   return `${keyed(rows)}\n\n${membersTable(status.members)}\n`;
 }
 
@@ -91,7 +93,36 @@ function dataLine(inspection: Inspection): string {
   }
 }
 
-function problemsOf({ status, refusal, scrubbed }: Inspection): readonly string[] {
+/** The newest ones: name, age, and what it alone takes. */
+function snapshotLines({ status, snapshotUsage }: Inspection): string {
+  const snapshots = status.snapshots ?? [];
+  const lines = snapshots.slice(-SNAPSHOTS_SHOWN).map(({ name, createdAt, state, uniqueBytes }) => {
+    const age = Math.max(0, (realHost.wallClock() - Date.parse(createdAt)) / 1000);
+    const what = state === 'valid' ? formatSize(uniqueBytes) : paint('red', 'invalid');
+    return `${name}  ${ageOf(age)} ago  ${what}`;
+  });
+  const more = snapshots.length - lines.length;
+  if (more > 0) lines.unshift(`${more} older ones: raidsim snapshot list`);
+  if (snapshotUsage !== null) {
+    const { usedBytes, limitBytes } = snapshotUsage;
+    lines.push(paint('dim', `copies take ${formatSize(usedBytes)} of ${formatSize(limitBytes)}`));
+  }
+  return lines.join('\n');
+}
+
+/** In the largest unit of which there are two. */
+function ageOf(seconds: number): string {
+  const units = [
+    ['days', 86_400],
+    ['h', 3600],
+    ['min', 60],
+  ] as const;
+  for (const [unit, length] of units)
+    if (seconds >= 2 * length) return `${Math.floor(seconds / length)} ${unit}`;
+  return `${Math.floor(seconds)} s`;
+}
+
+function problemsOf({ status, refusal, scrubbed, snapshotProblem }: Inspection): readonly string[] {
   const lines: string[] = [];
   if (refusal !== null) lines.push(refusal.message.split('\n')[0] ?? '');
   for (const { name, state, because, slot } of status.members) {
@@ -113,6 +144,7 @@ function problemsOf({ status, refusal, scrubbed }: Inspection): readonly string[
     const count = status.mismatches === 1 ? '1 mismatch' : `${status.mismatches} mismatches`;
     lines.push(`the last scrub found ${count}${scrubbed === null ? '' : `, on ${scrubbed.at}`}`);
   }
+  if (snapshotProblem !== null) lines.push(snapshotProblem.message);
   const said = lines.map(inWords);
   return said.length <= 6 ? said : [...said.slice(0, 5), `and ${said.length - 5} more`];
 }

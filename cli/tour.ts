@@ -11,6 +11,7 @@ import { remove } from 'fs-extra/esm';
 import xxhash from 'xxhash-wasm';
 import {
   createArray,
+  type Device,
   formatSize,
   openArray,
   openMember,
@@ -30,6 +31,7 @@ export async function takeTour(options: { keep?: boolean; quiet?: boolean }): Pr
   try {
     await lifeAndDeath(tour, folder);
     await rotAndScrub(tour, folder);
+    await backInTime(tour, folder);
     await seenByOthers(tour, folder);
   } finally {
     if (options.keep === true) tour.say(`\n  the array: ${folder}`);
@@ -129,6 +131,42 @@ async function rotAndScrub(tour: Tour, folder: string): Promise<void> {
   tour.claim(`two bytes rot behind its back; a scrub finds the stripe: ${place}`, found === 1);
 }
 
+async function backInTime(tour: Tour, folder: string): Promise<void> {
+  tour.title('A mistake, undone');
+  {
+    const array = await openArray(folder);
+    await using opened = array;
+    const { snapshots } = opened;
+    if (snapshots === null) return tour.claim('the array can have snapshots', false);
+    const before = digest(await all(opened));
+    await snapshots.create('before');
+    const { usedBytes = 1 } = snapshots.usage() ?? {};
+    tour.claim('a snapshot is taken while the array is open; it takes no room yet', usedBytes === 0);
+    await opened.write(3_000_000, pseudoRandom(4_000_000));
+    const now = digest(await all(opened));
+    {
+      await using snapshot = snapshots.openSnapshot('before');
+      tour.claim(
+        `four megabytes are overwritten: xxh64 ${now}; read from the snapshot, the array is what it was: ${before}`,
+        now !== before && digest(await all(snapshot)) === before,
+      );
+    }
+    tour.claim(
+      `what was overwritten was copied first: ${formatSize(snapshots.usage()?.usedBytes ?? 0)}, and no more`,
+      (snapshots.usage()?.usedBytes ?? 0) <= 4_000_000 + 2 * 4096,
+    );
+    await snapshots.rollback('before');
+    tour.claim('rolled back: the mistake was never made', digest(await all(opened)) === before);
+    tour.truth = before;
+  }
+  const array = await openArray(folder);
+  await using opened = array;
+  tour.claim(
+    'closed and opened again, the array and its snapshot still are',
+    opened.snapshots?.list().length === 1 && digest(await all(opened)) === tour.truth,
+  );
+}
+
 /** What other programs say of the images, where they are installed. */
 async function seenByOthers(tour: Tour, folder: string): Promise<void> {
   const said = await promisify(execFile)('mdadm', ['--examine', join(folder, 'disk0.img')]).catch(() => null);
@@ -179,9 +217,9 @@ function map(array: RaidArray): string {
   return `[${memberCount}/${up.filter(Boolean).length}] [${up.map((isUp) => (isUp ? 'U' : '_')).join('')}]`;
 }
 
-async function all(array: RaidArray): Promise<Uint8Array> {
-  const bytes = new Uint8Array(array.limits.sizeBytes);
-  await array.read(0, bytes);
+async function all(device: Device): Promise<Uint8Array> {
+  const bytes = new Uint8Array(device.limits.sizeBytes);
+  await device.read(0, bytes);
   return bytes;
 }
 

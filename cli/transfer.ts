@@ -4,7 +4,7 @@
  * computed from what is written, with nothing to be read first.
  */
 import { open as openFile } from 'node:fs/promises';
-import type { Bytes } from './reach.ts';
+import type { Bytes, ReadableBytes } from './reach.ts';
 
 const PIECE_BYTES = 4 * 1024 * 1024;
 const UNDER_WAY = 2;
@@ -100,7 +100,7 @@ const LOST_BYTES = 4096;
 
 /** Reads what can be read; zeros stand for the rest, which is told, page by page. */
 async function readAround(
-  array: Bytes,
+  array: ReadableBytes,
   offsetBytes: number,
   target: Uint8Array,
   lose: (range: ByteRange) => void,
@@ -140,7 +140,7 @@ export function joined(ranges: readonly ByteRange[]): readonly ByteRange[] {
  * come instead.
  */
 export async function* readPieces(
-  array: Bytes,
+  array: ReadableBytes,
   offsetBytes: number,
   lengthBytes: number,
   lose: ((range: ByteRange) => void) | null = null,

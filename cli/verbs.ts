@@ -21,7 +21,7 @@ const start = 'Start here:';
 const arrays = 'Arrays:';
 const disks = 'Disks of an array:';
 const bytes = 'Bytes of an array:';
-const backups = 'Backups:';
+const backups = 'Snapshots and backups:';
 const observe = 'Observe:';
 
 export const verbs: readonly VerbRow[] = [
@@ -150,6 +150,12 @@ export const verbs: readonly VerbRow[] = [
     summary: 'arrays on simulated disks: faults and power cuts by seed',
     group: observe,
     load: () => import('./commands/simulate.ts'),
+  },
+  {
+    name: 'snapshot',
+    summary: 'an array as it was at an instant: create, read, roll back',
+    group: backups,
+    load: () => import('./commands/snapshot.ts'),
   },
   {
     name: 'backup',

@@ -33,6 +33,7 @@ export {
 export type { ErrorCounts, Member, MemberState } from './array/members.ts';
 export { CONF_NAME, readMultipathConf, sanOf, throughSan } from './array/san.ts';
 export { whatIsOn } from './array/signatures.ts';
+export { ArraySnapshots, SNAPSHOT_STORE } from './array/snapshots.ts';
 export {
   isThere,
   type MemberDevice,
@@ -43,7 +44,7 @@ export {
   sourceIn,
   wholeSource,
 } from './array/source.ts';
-export type { ArrayStatus, MemberStatus, SyncStatus } from './array/status.ts';
+export type { ArrayStatus, MemberStatus, SnapshotStatus, SyncStatus } from './array/status.ts';
 export type { SyncProgress } from './array/sync.ts';
 export type { ChangedSince, CreateBackupOptions, CreateProgress } from './backup/create.ts';
 export {

@@ -10,6 +10,7 @@ type Action = (typeof actions)[number];
 interface Options extends RepositoryChoice {
   readonly redundancy?: 0 | 1 | 2;
   readonly chunk?: string;
+  readonly snapshot?: string | false;
   readonly to?: string;
   readonly readData?: boolean | number;
   readonly keepLast?: number;
@@ -26,7 +27,7 @@ const common: readonly (keyof Options)[] = ['repo', 'passphraseFile', 'json', 'q
 
 /** What an action takes besides: an option that it does not know is a mistake, not something to be passed over. */
 const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
-  create: ['redundancy', 'chunk'],
+  create: ['redundancy', 'chunk', 'snapshot'],
   list: [],
   restore: ['to'],
   verify: ['readData'],
@@ -40,6 +41,9 @@ export function define(command: Command): void {
     .argument('[what]', 'create: folder of the array, or a file; restore: id of the backup, or latest')
     .option('--repo <dir>', 'folder of the repository, or s3:https://HOST/BUCKET/PREFIX (or RAIDSIM_REPO)')
     .option('--passphrase-file <file>', 'the passphrase of an encrypted repository (or RAIDSIM_PASSPHRASE)')
+    .optionsGroup('Options of create:')
+    .option('--snapshot <name>', 'back up this snapshot of the array (default: one that is taken now)')
+    .option('--no-snapshot', 'read the array itself, which nobody may have open; all of it is read')
     .optionsGroup('Options of create, for a new repository:')
     .addOption(
       new Option('--redundancy <n>', 'parity files for each group of 8 packs: so many files may be lost')
@@ -75,6 +79,7 @@ export function define(command: Command): void {
     command,
     [
       'raidsim backup create demo --repo /mnt/backups --redundancy 2',
+      'raidsim backup create demo --repo /mnt/backups --snapshot before-upgrade',
       'raidsim backup list --repo /mnt/backups',
       'raidsim backup restore latest --repo /mnt/backups --to copy.img',
       'raidsim backup verify --repo /mnt/backups --read-data 10',
@@ -83,6 +88,10 @@ export function define(command: Command): void {
     ],
     `create makes the repository where there is nothing. With a passphrase it is encrypted. Chunks that are there already
 are not stored again, of whatever array; interrupted, the next backup goes on from what was stored.
+
+An array is backed up as it was at an instant: create takes a snapshot, reads that, and lets go of it; served or not, the array
+may be written to meanwhile. What changes afterwards is remembered, and the next backup reads only that. Where it is
+not known (the snapshot store was dropped, or something wrote past it), all of the array is read.
 
 verify ends with 12 if repair can mend what it found, and with 5 if data is lost, and names it.`,
   );
@@ -123,10 +132,12 @@ async function create(what: string, options: Options): Promise<void> {
   const { Interrupt, INTERRUPTED, printJson, Progress } = await import('../progress.ts');
   const { openOrCreateRepository } = await import('../repository.ts');
   const { duration } = await import('../render.ts');
-  const { openSource } = await import('../image.ts');
+  const { openInstant } = await import('../image.ts');
 
   using interrupt = new Interrupt();
-  const source = await openSource(what);
+  const source = await openInstant(what, options.snapshot ?? null);
+  let isBackedUp = false;
+  let readBytes = 0;
   try {
     const { repository, isNew } = await openOrCreateRepository(options, {
       ...(options.redundancy === undefined ? {} : { redundancy: options.redundancy }),
@@ -144,8 +155,11 @@ async function create(what: string, options: Options): Promise<void> {
         source: source.device,
         array: source.name,
         uuid: source.uuid,
+        point: source.point,
+        ...(source.changedSince === null ? {} : { changedSince: source.changedSince }),
         signal: interrupt.signal,
-        progress: ({ doneBytes, totalBytes, addedBytes }) => {
+        progress: ({ doneBytes, totalBytes, addedBytes, ...step }) => {
+          readBytes = step.readBytes;
           progress.show({ action: 'backup', doneBytes, totalBytes }, {}, `${formatSize(addedBytes)} new`);
         },
       })
@@ -156,14 +170,15 @@ async function create(what: string, options: Options): Promise<void> {
       process.stderr.write('interrupted: there is no backup yet; the next goes on from what was stored\n');
       return;
     }
-    if (options.json === true) return printJson(backup);
+    isBackedUp = true;
+    if (options.json === true) return printJson({ ...backup, readBytes });
     if (options.quiet !== true) {
       process.stdout.write(
-        `backup ${backup.id}: ${formatSize(backup.sizeBytes)} of ${backup.array}, ${formatSize(backup.addedBytes)} of it new, ${formatSize(backup.storedBytes)} stored, in ${duration(progress.seconds)}\n`,
+        `backup ${backup.id}: ${formatSize(backup.sizeBytes)} of ${backup.array}, ${formatSize(readBytes)} read, ${formatSize(backup.addedBytes)} of it new, ${formatSize(backup.storedBytes)} stored, in ${duration(progress.seconds)}\n`,
       );
     }
   } finally {
-    await source.close();
+    await source.close(isBackedUp);
   }
 }
 

@@ -8,6 +8,7 @@ interface Options {
   readonly listen?: { readonly host: string; readonly port?: number };
   readonly readonly?: boolean;
   readonly export?: string;
+  readonly snapshot?: readonly string[];
   readonly tlsCertificates?: string;
   readonly tlsVerifyClient?: boolean;
   readonly tlsPsk?: string;
@@ -31,6 +32,11 @@ export function define(command: Command): void {
     .option('--listen <host:port>', 'TCP too; off this machine only with TLS, or --insecure', address)
     .option('--readonly', 'nobody writes, and no disk is written to')
     .option('--export <name>', 'the name of the export (default: that of the folder)')
+    .option(
+      '--snapshot <name>',
+      'this snapshot too, read-only, as ARRAY@NAME; more than once for more of them',
+      (name: string, before: readonly string[] = []) => [...before, name],
+    )
     .option('--tls-certificates <dir>', 'TLS with server-cert.pem and server-key.pem in there')
     .option('--tls-verify-client', 'and only for clients with a certificate of ca-cert.pem in there')
     .option('--tls-psk <file>', 'TLS with shared keys: lines of NAME:HEX')
@@ -46,7 +52,9 @@ export function define(command: Command): void {
       'raidsim serve demo',
       'raidsim serve demo --listen 127.0.0.1:10809',
       'raidsim serve demo --listen 0.0.0.0:10809 --tls-certificates pki',
+      'raidsim serve demo --snapshot before-upgrade',
       "nbdinfo 'nbd+unix:///?socket=demo/nbd.sock'",
+      "nbdcopy 'nbd+unix:///demo@before-upgrade?socket=demo/nbd.sock' before.img",
     ],
     `Prints "ready URI" when clients may connect, and then what happens, until Ctrl-C: then what is in flight is finished,
 and the array is stopped clean. Meanwhile the other verbs work on it as ever: raidsim fail demo disk1, raidsim status demo.`,
@@ -79,6 +87,7 @@ async function run(folder: string, options: Options): Promise<void> {
     socket: options.socket ?? join(folder, 'nbd.sock'),
     listen: options.listen ?? null,
     exportName: options.export ?? null,
+    snapshots: [...new Set(options.snapshot ?? [])],
     tls: await tlsOf(options),
     insecure: options.insecure === true,
     onEvent: (event) => teller.client(event),

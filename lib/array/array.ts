@@ -16,7 +16,7 @@
  * Spares take over by themselves: whenever a slot is empty and a spare there, or redundancy is due after a crash, a
  * sync runs in the background (sync.ts), and `rebuild` watches it.
  */
-import { Device, type Extent, type Limits } from '../device/device.ts';
+import { Device, type Extent, type Limits, type ZeroOptions } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { canReach, type DriverKind, Engine, unreachableBy } from '../engine/engine.ts';
 import type { Death } from '../engine/message.ts';
@@ -35,6 +35,7 @@ import type { AssemblyReport } from './form.ts';
 import { type GrowOptions, recordGrowth } from './grow.ts';
 import { type Member, type MemberState, Members } from './members.ts';
 import type { Metadata } from './metadata.ts';
+import { ArraySnapshots } from './snapshots.ts';
 import { type ArrayStatus, statusOf } from './status.ts';
 import { Sync, type SyncProgress } from './sync.ts';
 
@@ -115,9 +116,11 @@ export class RaidArray extends Device {
   readonly #members: Members;
   readonly #metadata: Metadata | null;
   readonly #sync: Sync;
-  readonly #autoSync: boolean;
+  #autoSync: boolean;
+  /** Null for one that cannot have any: it is not in a folder, is only read, or writes to an overlay. */
+  #snapshots: ArraySnapshots | null = null;
   /** Writes of any kind, from the call on. */
-  readonly #changes = new InFlight();
+  #changes = new InFlight();
   /** Resolves when the last of the turns asked for has ended. */
   #lastTurn: Promise<unknown> = Promise.resolve();
   #unsyncedFromBytes: number;
@@ -206,6 +209,44 @@ export class RaidArray extends Device {
 
   get metadata(): Metadata | null {
     return this.#metadata;
+  }
+
+  get snapshots(): ArraySnapshots | null {
+    return this.#snapshots;
+  }
+
+  /**
+   * The array has its snapshots in this file, if it has any: before anybody else has the array, and before it begins to sync,
+   * since `assembly` speaks of superblocks as they were found.
+   */
+  async keepSnapshots(folder: string, path: string, autoSync: boolean): Promise<void> {
+    const metadata = this.#metadata;
+    assert(metadata !== null && this.#snapshots === null, 'an array that is written has one snapshot store');
+    this.#snapshots = new ArraySnapshots({
+      folder,
+      path,
+      name: this.name,
+      limits: this.limits,
+      host: this.#host,
+      metadata,
+      below: {
+        read: (offsetBytes, targets) => this.#engine.read(offsetBytes, targets),
+        write: (offsetBytes, sources, fua) => this.#write(offsetBytes, sources, fua),
+        writeZeroes: (offsetBytes, lengthBytes, options) =>
+          this.#writeZeroes(offsetBytes, lengthBytes, options),
+        flush: () => this.#flush(),
+        settled: async () => {
+          const changes = this.#changes;
+          this.#changes = new InFlight();
+          await changes.whenIdle();
+        },
+        close: () => this.#close(),
+      },
+    });
+    const wasForced = (this.assembly?.forced ?? []).length > 0;
+    await this.#snapshots.open(wasForced ? null : (this.assembly?.witness ?? null));
+    this.#autoSync = autoSync;
+    this.#startSync();
   }
 
   get members(): readonly Readonly<Member>[] {
@@ -502,11 +543,26 @@ export class RaidArray extends Device {
     return this.#engine.killLane(lane, when);
   }
 
+  // Where there are snapshots, what is asked goes by way of them, and comes back below: see snapshots.ts.
+
   protected doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
-    return this.#engine.read(offsetBytes, targets);
+    const snapshots = this.#snapshots;
+    if (snapshots === null) return this.#engine.read(offsetBytes, targets);
+    if (snapshots.problemOfReads !== null) return Promise.reject(snapshots.problemOfReads);
+    const { origin } = snapshots;
+    return origin === null ? this.#engine.read(offsetBytes, targets) : origin.read(offsetBytes, targets);
   }
 
   protected doWrite(offsetBytes: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
+    if (this.#snapshots === null) return this.#write(offsetBytes, sources, fua);
+    const { origin, problem } = this.#snapshots;
+    if (problem !== null) return Promise.reject(problem);
+    return origin === null
+      ? this.#write(offsetBytes, sources, fua)
+      : origin.write(offsetBytes, sources, { fua });
+  }
+
+  #write(offsetBytes: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
     const lengthBytes = sources.length === 1 ? (sources[0]?.byteLength ?? 0) : total(sources);
     return this.#change(
       offsetBytes,
@@ -518,7 +574,11 @@ export class RaidArray extends Device {
   }
 
   /** A flush that relies on a member being out is not acknowledged before that is recorded, as no write is (I5). */
-  protected async doFlush(): Promise<void> {
+  protected doFlush(): Promise<void> {
+    return this.#flush();
+  }
+
+  async #flush(): Promise<void> {
     await this.#flushMembers();
     await this.#engine.settled();
     await this.#untilRecorded();
@@ -532,8 +592,17 @@ export class RaidArray extends Device {
   protected doWriteZeroes(
     offsetBytes: number,
     lengthBytes: number,
-    options: { fua: boolean },
+    options: Required<ZeroOptions>,
   ): Promise<void> {
+    if (this.#snapshots === null) return this.#writeZeroes(offsetBytes, lengthBytes, options);
+    const { origin, problem } = this.#snapshots;
+    if (problem !== null) return Promise.reject(problem);
+    return origin === null
+      ? this.#writeZeroes(offsetBytes, lengthBytes, options)
+      : origin.writeZeroes(offsetBytes, lengthBytes, options);
+  }
+
+  #writeZeroes(offsetBytes: number, lengthBytes: number, options: { fua: boolean }): Promise<void> {
     return this.#change(
       offsetBytes,
       lengthBytes,
@@ -554,7 +623,11 @@ export class RaidArray extends Device {
   }
 
   /** Flushes, records that the array is clean, then closes the members too. */
-  protected async doClose(): Promise<void> {
+  protected doClose(): Promise<void> {
+    return this.#snapshots === null ? this.#close() : this.#snapshots.close();
+  }
+
+  async #close(): Promise<void> {
     try {
       await this.#sync.stop();
       await this.#lastTurn;
@@ -590,7 +663,8 @@ export class RaidArray extends Device {
       return fua ? write(sources).then(() => this.doFlush()) : write(sources);
     }
     const erased = this.#members.erased;
-    this.#changes.begin();
+    const changes = this.#changes;
+    changes.begin();
     const ready = metadata?.enter(offsetBytes, lengthBytes) ?? null;
     const kept = ready === null ? sources : sources.map((source) => source.slice());
     const written = (ready === null ? write(kept) : ready.then(() => write(kept)))
@@ -598,7 +672,7 @@ export class RaidArray extends Device {
       .then(() => this.#clearErased(erased, offsetBytes, lengthBytes))
       .finally(() => {
         metadata?.leave(offsetBytes, lengthBytes);
-        this.#changes.end();
+        changes.end();
       });
     return fua ? written.then(() => this.doFlush()) : written;
   }

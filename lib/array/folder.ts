@@ -33,6 +33,7 @@ import type { Hold } from './metadata.ts';
 import { type MemberFile, Ownership } from './ownership.ts';
 import { openSan, rememberSan } from './san.ts';
 import { whatIsOn } from './signatures.ts';
+import { SNAPSHOT_STORE } from './snapshots.ts';
 import {
   isThere,
   lockOf,
@@ -202,12 +203,16 @@ export async function createArray(folder: string, options: CreateOptions): Promi
       ...form,
       assumeClean: options.assumeClean === true || isNew,
       hold: holdOf(ownership, new Map(), san),
+      autoSync: false,
     });
     const alias = await aliasAmong(opened);
     if (alias !== null) {
       await array.close();
       throw alias;
     }
+    // Of an array that was here before.
+    await rm(join(folder, SNAPSHOT_STORE), { force: true });
+    await keepSnapshots(array, folder, options);
     await writeManifest(folder, {
       raidsim: 1,
       members: paths.map((path) => sourceIn(folder, path)),
@@ -375,6 +380,7 @@ async function openMembers(
 ): Promise<RaidArray> {
   const host = options.host ?? realHost;
   const keepsMembers = options.readOnly === true || options.overlay === true;
+  const hasSnapshots = !keepsMembers;
   const opened: MemberDevice[] = [];
   const used: Device[] = [];
   let ownership: Ownership | null = null;
@@ -435,6 +441,7 @@ async function openMembers(
       ...options,
       host,
       name: basename(resolve(folder)),
+      ...(hasSnapshots ? { autoSync: false } : {}),
       ...(ownership === null ? {} : { hold: holdOf(ownership, files, san) }),
     });
     // Free again: a stale member may be what is added, or brought back, next.
@@ -443,11 +450,22 @@ async function openMembers(
       await used[index]?.close();
       await ownership?.unclaim(opened[index]?.identity ?? '');
     }
+    if (hasSnapshots && array.metadata !== null) await keepSnapshots(array, folder, options);
     return rememberSan(array, san);
   } catch (error) {
     await san?.close();
     await Promise.all([...used, ...opened].map((device) => device.close().catch(() => undefined)));
     await ownership?.release();
+    throw error;
+  }
+}
+
+/** The one place where an array of a folder comes by its snapshots: see snapshots.ts. */
+async function keepSnapshots(array: RaidArray, folder: string, { autoSync }: EngineChoice): Promise<void> {
+  try {
+    await array.keepSnapshots(folder, join(folder, SNAPSHOT_STORE), autoSync !== false);
+  } catch (error) {
+    await array.close().catch(() => undefined);
     throw error;
   }
 }

@@ -52,7 +52,7 @@ import {
   type Superblock1,
   type Version1,
 } from '../md/superblock1.ts';
-import { confirm, type MdArray, type MdMember } from '../md/update.ts';
+import { confirm, type MdArray, type MdMember, witnessOf } from '../md/update.ts';
 import type { ArrayRange, ErasedRange } from '../plan/plan.ts';
 import { parseSize, SECTOR_BYTES } from '../units.ts';
 import { type EngineChoice, RaidArray, type Seed } from './array.ts';
@@ -256,6 +256,8 @@ export interface AssemblyReport {
   /** Sources that the array does not use: stale, foreign, faulty. They are the caller's to close. */
   readonly left: readonly number[];
   readonly forced: readonly string[];
+  /** What the superblocks said before this assembly changed them; null where they are not of a kind that is written. */
+  readonly witness: string | null;
   /** Array ranges that may hold anything, since `force` has declared the array clean: each time anew, in order. */
   readonly atRisk: () => Iterable<ArrayRange>;
 }
@@ -310,6 +312,7 @@ export async function assembleDevices(
   const { array: found, members } = verdict;
   const layout = compileLayout(found.geometry);
   const md = found.md;
+  const witness = md === null ? null : witnessOf(md);
   const readOnly = options.readOnly === true || md === null;
   const seeds: Seed[] = [];
   const devices = new Map<number, Device>();
@@ -392,7 +395,7 @@ export async function assembleDevices(
     found.slots[slot]?.recoveredSectors !== Number.POSITIVE_INFINITY;
   const atRisk = (): Iterable<ArrayRange> =>
     layout.kind === 'parity' ? rangesAtRisk(layout, isMissing, rows) : [];
-  const report: AssemblyReport = { members, left, forced: found.forced, atRisk };
+  const report: AssemblyReport = { members, left, forced: found.forced, witness, atRisk };
   const array = new RaidArray({
     ...options,
     geometry: found.geometry,

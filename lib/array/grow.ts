@@ -76,6 +76,7 @@ async function growMembers(array: RaidArray, metadata: Metadata, size: string | 
   if (geometry.level === 'raid10' && geometry.far > 1 && !geometry.offset) {
     throw new RaidError('NOT_SUPPORTED', 'far copies move when the members grow: that is a reshape');
   }
+  await refuseSnapshots(array);
   const sectorsOf = new Map<MdMember, number>();
   for (const member of md.members) {
     const device = metadata.deviceOf(member.descriptor);
@@ -119,6 +120,21 @@ async function growMembers(array: RaidArray, metadata: Metadata, size: string | 
     ),
   );
   return unsyncedFrom * SECTOR_BYTES;
+}
+
+/** Snapshots are of the array's size. A store without any, which only knows what has changed, goes without a word. */
+async function refuseSnapshots(array: RaidArray): Promise<void> {
+  const { snapshots } = array;
+  if (snapshots === null) return;
+  if (snapshots.problem !== null) throw snapshots.problem;
+  const names = snapshots.list().map(({ name }) => name);
+  if (names.length > 0) {
+    throw new RaidError(
+      'BUSY',
+      `${array.name} has snapshots, which are of its size; delete them first: ${names.join(', ')}`,
+    );
+  }
+  await snapshots.deleteAll();
 }
 
 /** What no array can be is refused before anybody has read it from a superblock. */

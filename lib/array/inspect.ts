@@ -7,7 +7,7 @@
 import { basename, join, resolve } from 'node:path';
 import type { Device } from '../device/device.ts';
 import { OverlayDevice } from '../device/overlay.ts';
-import { RaidError } from '../errors.ts';
+import { type ErrorRecord, RaidError } from '../errors.ts';
 import { realHost } from '../host.ts';
 import { compileLayout } from '../layout/compile.ts';
 import type { Geometry } from '../layout/geometry.ts';
@@ -20,13 +20,16 @@ import { type Examined, examineJson, examineText, layoutName as mdLayoutName } f
 import { geometryOf } from '../md/levels.ts';
 import { type Claim, correctedSectorsOf } from '../md/member.ts';
 import { bitmapOffsetOf, features } from '../md/superblock1.ts';
+import { witnessOf } from '../md/update.ts';
 import { syncBytes } from '../plan/planner.ts';
+import { peekSnapshots, type SnapshotInfo, type SnapshotUsage } from '../snapshot/origin.ts';
 import { SECTOR_BYTES } from '../units.ts';
 import { readManifest, type Scrubbed } from './folder.ts';
 import { judge, type Source } from './form.ts';
 import { type Owner, Ownership } from './ownership.ts';
+import { SNAPSHOT_STORE } from './snapshots.ts';
 import { isThere, memberNames, openNamed, openSource, wholeSource } from './source.ts';
-import type { ArrayStatus, MemberStatus, SyncStatus } from './status.ts';
+import { type ArrayStatus, type MemberStatus, type SyncStatus, snapshotsOf } from './status.ts';
 import { findSuperblock } from './superblocks.ts';
 
 export interface Inspection {
@@ -45,6 +48,10 @@ export interface Inspection {
   readonly geometry: Geometry | null;
   /** Of the last scrub that came to its end; null where nobody has noted one. */
   readonly scrubbed: Scrubbed | null;
+  /** How much room their copies take; null where there is no store for them, or nobody can read it. */
+  readonly snapshotUsage: SnapshotUsage | null;
+  /** Why the snapshots that are there cannot be used. */
+  readonly snapshotProblem: ErrorRecord | null;
 }
 
 /** One file or export of the manifest, as far as it could be opened. */
@@ -70,7 +77,14 @@ export async function inspectArray(folder: string): Promise<Inspection> {
       looks.push(await look(path, source, names[index] ?? source, manifest.overlay === true ? folder : null));
     }
     const owner = await ownerOf(folder, looks);
-    return await told(basename(resolve(folder)), looks, owner, manifest.scrubbed ?? null);
+    const { inspection, witness } = await told(
+      basename(resolve(folder)),
+      looks,
+      owner,
+      manifest.scrubbed ?? null,
+    );
+    const isBeside = manifest.readOnly === true || manifest.overlay === true;
+    return isBeside ? inspection : await withSnapshots(folder, inspection, witness);
   } finally {
     await Promise.all(looks.map(({ device }) => device?.close()));
   }
@@ -143,7 +157,7 @@ async function told(
   looks: readonly Look[],
   owner: Owner | null,
   scrubbed: Scrubbed | null,
-): Promise<Inspection> {
+): Promise<{ readonly inspection: Inspection; readonly witness: string | null }> {
   const sources: Source[] = [];
   const looked: Look[] = [];
   for (const each of looks) {
@@ -185,7 +199,7 @@ async function told(
     mismatches: scrubbed?.mismatches ?? 0,
     served: null,
   };
-  return {
+  const inspection: Inspection = {
     status,
     memberCount,
     sparedFailures: layout === null ? 0 : sparedFailures(layout, (slot) => !inSync.has(slot)),
@@ -194,7 +208,31 @@ async function told(
     owner,
     geometry,
     scrubbed,
+    snapshotUsage: null,
+    snapshotProblem: null,
   };
+  const md = verdict.kind === 'start' ? verdict.array.md : null;
+  return { inspection, witness: md === null ? null : witnessOf(md) };
+}
+
+/** As whoever opens the array next will find them: see snapshots.ts. */
+async function withSnapshots(folder: string, found: Inspection, witness: string | null): Promise<Inspection> {
+  const path = join(folder, SNAPSHOT_STORE);
+  if (!(await isThere(path))) return found;
+  try {
+    const { list, usage, witnesses } = await peekSnapshots(path);
+    const isAsLeft = witness === null || found.owner !== null || witnesses.includes(witness);
+    const known = isAsLeft ? list : list.map((each) => asInvalid(each));
+    return { ...found, status: { ...found.status, ...snapshotsOf(known) }, snapshotUsage: usage };
+  } catch (error) {
+    if (!(error instanceof RaidError)) throw error;
+    // While another process writes to it, what is read need not fit together.
+    return found.owner === null ? { ...found, snapshotProblem: error.toRecord() } : found;
+  }
+}
+
+function asInvalid(info: SnapshotInfo): SnapshotInfo {
+  return info.state === 'valid' ? { ...info, state: 'invalid', uniqueBytes: 0, sharedBytes: 0 } : info;
 }
 
 /** Of the freshest member; where nothing starts, of any that can be read. */

@@ -200,6 +200,11 @@ export class Metadata {
     return this.#devices.get(descriptor) ?? null;
   }
 
+  /** Hears of every change before it is written, and at once of what is durable now. */
+  follow(hear: (array: MdArray) => Promise<void>): Promise<void> {
+    return this.#record.follow(hear);
+  }
+
   attach(attached: Attachment): void {
     this.#attached = attached;
   }

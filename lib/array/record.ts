@@ -67,6 +67,7 @@ export class MdRecord {
   readonly #correctedSectors = new Map<number, number>();
   #array: MdArray;
   #isLevel = false;
+  #hear: ((next: MdArray) => Promise<void>) | null = null;
   #last: Promise<void> = Promise.resolve();
 
   constructor(options: RecordOptions) {
@@ -113,6 +114,16 @@ export class MdRecord {
     return this.change((array) => array);
   }
 
+  /** Before each change from here on, and once for what is durable now. */
+  follow(hear: (array: MdArray) => Promise<void>): Promise<void> {
+    const done = this.#last.then(async () => {
+      await hear(this.#array);
+      this.#hear = hear;
+    });
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+
   /** All changes so far are durable, or have failed. */
   settled(): Promise<void> {
     return this.#last;
@@ -146,6 +157,7 @@ export class MdRecord {
   /** Returns who failed meanwhile. */
   async #apply(next: MdArray): Promise<readonly number[]> {
     await this.#options.before?.(next);
+    await this.#hear?.(next);
     const failures = await this.#write(superblocksToWrite(this.#array, next));
     this.#array = next;
     return await this.#failAll(failures, 'does not take its superblock');

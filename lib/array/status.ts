@@ -1,5 +1,6 @@
 /** What `status --json` prints: the array as a plain object with stable keys. */
 import { layoutName } from '../layout/levels.ts';
+import type { SnapshotInfo } from '../snapshot/origin.ts';
 import type { RaidArray } from './array.ts';
 import type { ErrorCounts, Member } from './members.ts';
 
@@ -24,6 +25,18 @@ export interface SyncStatus {
   readonly etaSeconds: number | null;
 }
 
+export interface SnapshotStatus {
+  readonly name: string;
+  /** ISO 8601, UTC. */
+  readonly createdAt: string;
+  /** Of an invalid one nothing can be read any more. */
+  readonly state: 'valid' | 'invalid';
+  /** What deleting it would free. */
+  readonly uniqueBytes: number;
+  /** What it shares with other snapshots. */
+  readonly sharedBytes: number;
+}
+
 export interface ArrayStatus {
   readonly name: string;
   readonly uuid: string | null;
@@ -40,12 +53,15 @@ export interface ArrayStatus {
   readonly sync: SyncStatus | null;
   readonly mismatches: number;
   readonly served: string | null;
+  /** Oldest first; absent where there are none. */
+  readonly snapshots?: readonly SnapshotStatus[];
 }
 
 export function statusOf(array: RaidArray): ArrayStatus {
   const { geometry } = array.layout;
   const md = array.metadata?.array ?? null;
-  return {
+  const { snapshots } = array;
+  const status: ArrayStatus = {
     name: array.name,
     uuid: md?.setUuid ?? null,
     level: geometry.level,
@@ -62,6 +78,23 @@ export function statusOf(array: RaidArray): ArrayStatus {
     mismatches: array.mismatchCount,
     served: null,
   };
+  if (snapshots === null || snapshots.count === 0) return status;
+  return {
+    ...status,
+    // Made when somebody looks: it counts every copy, and whoever serves an array asks for its status all the time.
+    get snapshots() {
+      return snapshotsOf(snapshots.list()).snapshots ?? [];
+    },
+  };
+}
+
+export function snapshotsOf(list: readonly SnapshotInfo[]): Pick<ArrayStatus, 'snapshots'> {
+  const snapshots = list.flatMap(({ name, createdAtMs, state, uniqueBytes, sharedBytes }) =>
+    state === 'tracking'
+      ? []
+      : [{ name, createdAt: new Date(createdAtMs).toISOString(), state, uniqueBytes, sharedBytes }],
+  );
+  return snapshots.length === 0 ? {} : { snapshots };
 }
 
 function policyOf(array: RaidArray): ArrayStatus['consistencyPolicy'] {

@@ -99,6 +99,18 @@ export function memberIn(array: MdArray, slot: number): MdMember | null {
   return array.members.find(holds) ?? null;
 }
 
+/**
+ * What an update changes for certain: two states of an array with the same witness have no update between them. The count
+ * alone would not do: Linux takes one back when an array that was written goes to rest, and then only the time differs.
+ */
+export function witnessOf(array: MdArray): string {
+  const freshest = array.members.find(
+    ({ state, superblock }) => state !== 'faulty' && superblock.events === array.events,
+  );
+  const { seconds, microseconds } = freshest?.superblock.utime ?? { seconds: 0, microseconds: 0 };
+  return `${array.events} ${seconds}.${microseconds}`;
+}
+
 /** The members whose superblock differs, as values, between two states of an array: those to write. */
 export function superblocksToWrite(before: MdArray, after: MdArray): readonly MdMember[] {
   const old = new Map(before.members.map((member) => [member.descriptor, member.superblock]));

@@ -6,7 +6,7 @@ import { KIB, MIB, roundUp } from '../units.ts';
 import { type BlockSizes, limits, transmissionFlags } from './protocol.ts';
 
 export interface ExportOptions {
-  /** What clients ask for; of letters, digits and `. _ -`, at most 64. */
+  /** What clients ask for; of letters, digits and `. _ - + : @`, at most 200. */
   readonly name: string;
   readonly device: Device;
   /** Refused to write to, whatever the device would take. */
@@ -14,7 +14,7 @@ export interface ExportOptions {
   readonly description?: string | undefined;
 }
 
-const NAME = /^[A-Za-z0-9._-]{1,64}$/;
+const NAME = /^[A-Za-z0-9._+:@-]{1,200}$/;
 
 /** A name stands for a device that somebody gave it to: it is looked up in a map, and never becomes a path. */
 export class Export {
@@ -30,7 +30,7 @@ export class Export {
     if (!NAME.test(options.name)) {
       throw new RaidError(
         'BAD_ARGUMENT',
-        `an export cannot be called ${JSON.stringify(options.name)}: take letters, digits and . _ -, at most 64`,
+        `an export cannot be called ${JSON.stringify(options.name)}: take letters, digits and . _ - + : @, at most 200`,
       );
     }
     this.name = options.name;

@@ -19,6 +19,9 @@ import type { SnapshotStore } from './store.ts';
 /** Chunks of one read that are looked at together. */
 const STRETCH_BYTES = 1024 * 1024;
 
+export const INVALID_BECAUSE =
+  'its store was full, or could not be written, and the origin went on; or something wrote to the origin past it';
+
 export interface SnapshotDeviceParts {
   readonly origin: Device;
   readonly store: SnapshotStore;
@@ -163,11 +166,9 @@ export class SnapshotDevice extends Device {
   #checkValid(): void {
     const { store, id } = this.#parts;
     if (store.history.isValid(id)) return;
-    throw new RaidError(
-      'REDUNDANCY_LOST',
-      `${this.name} is invalid: its store was full, or could not be written, and the origin went on`,
-      { device: this.name },
-    );
+    throw new RaidError('REDUNDANCY_LOST', `${this.name} is invalid: ${INVALID_BECAUSE}`, {
+      device: this.name,
+    });
   }
 
   #refusal(): RaidError {

@@ -22,7 +22,8 @@
  *     2 snapshot   u8 state, u16 length of the name,          5 become    u8 state, u16 0, u32 id
  *                  u32 id, u64 milliseconds, name             6 rollback  u8 0, u16 0, u32 id
  *     3 copy       u8 0, u48 chunk, u32 id,                   7 seal      u8 0, u16 0, u32 0
- *                  u32 slot, u32 CRC-32 of the chunk          states: 0 valid, 1 invalid, 2 tracking, 3 gone
+ *                  u32 slot, u32 CRC-32 of the chunk          8 witness   u8 0, u16 length, u32 0, text
+ *                                                             states: 0 valid, 1 invalid, 2 tracking, 3 gone
  *
  * A half begins with a checkpoint, the entries that make the whole history, and goes on with batches, the entries that changed it.
  * A half that is full, and every opening, lead to a checkpoint in the other half with the next generation; when that is
@@ -61,6 +62,7 @@ const COPY_BYTES = 20;
 const MARK_BYTES = 12;
 const SNAPSHOT_BYTES = 16;
 const SHORT_BYTES = 8;
+export const WITNESS_BYTES_MAX = 64;
 export const CHUNK_NUMBERS = 2 ** 48;
 
 const states = ['valid', 'invalid', 'tracking', 'gone'] as const;
@@ -94,7 +96,8 @@ export function halfBytesFor(slotCount: number): number {
 /** Whether a checkpoint has room for all slots, so many marks, and a list of snapshots with these names. */
 export function hasRoom(slotCount: number, markCount: number, names: readonly string[]): boolean {
   const list = names.reduce((sum, name) => sum + SNAPSHOT_BYTES + Buffer.byteLength(name), 0);
-  const rest = 2 * SHORT_BYTES + slotCount * COPY_BYTES + markCount * MARK_BYTES;
+  const rest =
+    2 * SHORT_BYTES + 2 * (SHORT_BYTES + WITNESS_BYTES_MAX) + slotCount * COPY_BYTES + markCount * MARK_BYTES;
   return HEAD_BYTES + rest + list <= checkpointBytes(slotCount);
 }
 
@@ -186,6 +189,8 @@ export function entryBytes(entry: Entry): number {
       return MARK_BYTES;
     case 'snapshot':
       return SNAPSHOT_BYTES + Buffer.byteLength(entry.name);
+    case 'witness':
+      return SHORT_BYTES + Buffer.byteLength(entry.text);
     default:
       return SHORT_BYTES;
   }
@@ -281,6 +286,13 @@ function writeEntry(bytes: Buffer, at: number, entry: Entry): void {
     case 'seal':
       bytes[at] = 7;
       return;
+    case 'witness': {
+      const text = Buffer.from(entry.text);
+      bytes[at] = 8;
+      bytes.writeUInt16LE(text.byteLength, at + 2);
+      bytes.set(text, at + SHORT_BYTES);
+      return;
+    }
   }
 }
 
@@ -320,6 +332,13 @@ function readEntry(bytes: Buffer, at: number): Entry {
       return { op: 'rollback', id };
     case 7:
       return { op: 'seal' };
+    case 8: {
+      const textEnd = SHORT_BYTES + bytes.readUInt16LE(at + 2);
+      if (left < textEnd) throw nonsense();
+      const text = bytes.toString('utf8', at + SHORT_BYTES, at + textEnd);
+      if (Buffer.byteLength(text) !== textEnd - SHORT_BYTES) throw nonsense();
+      return { op: 'witness', text };
+    }
     default:
       throw nonsense();
   }

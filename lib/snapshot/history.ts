@@ -54,6 +54,8 @@ export type Entry =
   | { readonly op: 'become'; readonly id: number; readonly state: 'invalid' | 'tracking' | 'gone' }
   /** The origin is on its way to a snapshot; 0: it is not, or has arrived. */
   | { readonly op: 'rollback'; readonly id: number }
+  /** What the origin says of itself, in words of whoever keeps it. */
+  | { readonly op: 'witness'; readonly text: string }
   /** Closed in order. */
   | { readonly op: 'seal' };
 
@@ -80,6 +82,7 @@ export class History {
   readonly #chunks = new Map<number, readonly Exception[]>();
   #nextId = 1;
   #rollbackTo = 0;
+  #witnesses: readonly string[] = [];
   /** Ids, rising. */
   #valid: readonly number[] = [];
   #points: readonly number[] = [];
@@ -96,6 +99,11 @@ export class History {
 
   get markCount(): number {
     return this.#markCount;
+  }
+
+  /** The last two: a crash can come between the record of one and what it speaks of. */
+  get witnesses(): readonly string[] {
+    return this.#witnesses;
   }
 
   /** The number that the next exception gets; 0 where there is no point. */
@@ -179,6 +187,7 @@ export class History {
       }
     }
     if (this.#rollbackTo !== 0) yield { op: 'rollback', id: this.#rollbackTo };
+    for (const text of this.#witnesses) yield { op: 'witness', text };
   }
 
   /** Returns the slots that nobody needs any more. */
@@ -213,6 +222,10 @@ export class History {
       case 'rollback':
         if (entry.id !== 0 && !this.isValid(entry.id)) throw contradiction();
         this.#rollbackTo = entry.id;
+        return [];
+      case 'witness':
+        if (entry.text !== this.#witnesses.at(-1))
+          this.#witnesses = [...this.#witnesses.slice(-1), entry.text];
         return [];
       case 'seal':
         return [];

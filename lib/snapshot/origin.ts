@@ -1,8 +1,9 @@
 /**
  * Copy-on-write snapshots of any device, taken while it is written to.
  *
- * `SnapshotOrigin` lies over the device and everything goes through it. Whoever writes to the device past it changes snapshots, and
- * nothing here can notice.
+ * `SnapshotOrigin` lies over the device and everything goes through it. Whoever writes to the device past it changes snapshots.
+ * Nothing here can notice that; who keeps the device may, by witnesses: words that change whenever somebody writes to it
+ * who knows nothing of snapshots. They are recorded here (`witness`) and judged when the store is opened (`isAsLeft`).
  *
  *   write ──▶ exposed? ──no──────────────────────────────────────────────▶ origin
  *               │ yes                                                        ▲
@@ -32,12 +33,20 @@ import { crc32 } from 'node:zlib';
 import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
 import { InFlight } from '../device/in-flight.ts';
-import { RaidError } from '../errors.ts';
+import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import { KIB, MIB, roundUp } from '../units.ts';
-import { SnapshotDevice } from './device.ts';
-import { CHUNK_NUMBERS, type Header, hasRoom, storeBytesFor, UNIT_BYTES, UUID_BYTES } from './format.ts';
-import type { Entry, SnapshotRecord } from './history.ts';
+import { INVALID_BECAUSE, SnapshotDevice } from './device.ts';
+import {
+  CHUNK_NUMBERS,
+  type Header,
+  hasRoom,
+  storeBytesFor,
+  UNIT_BYTES,
+  UUID_BYTES,
+  WITNESS_BYTES_MAX,
+} from './format.ts';
+import type { Entry, History, SnapshotRecord } from './history.ts';
 import { SnapshotStore } from './store.ts';
 
 export interface SnapshotStoreOptions {
@@ -47,6 +56,11 @@ export interface SnapshotStoreOptions {
   readonly limitBytes: number;
   /** What is saved at a time; by default 4 KiB, and more where the store would have more than a million of them. */
   readonly chunkBytes?: number;
+}
+
+export interface OpenSnapshotOptions extends Pick<SnapshotStoreOptions, 'origin'> {
+  /** Whether nobody has written to the origin past the store, going by the last two witnesses. Absent: nobody can have. */
+  readonly isAsLeft?: (witnesses: readonly string[]) => boolean;
 }
 
 export interface SnapshotInfo {
@@ -138,7 +152,7 @@ export class SnapshotOrigin extends Device {
     origin: Device,
     store: Device,
     host: Pick<Host, 'wallClock'>,
-    options: Pick<SnapshotStoreOptions, 'origin'>,
+    options: OpenSnapshotOptions,
   ): Promise<SnapshotOrigin> {
     const opened = await SnapshotStore.open(store);
     const { header } = opened;
@@ -151,6 +165,7 @@ export class SnapshotOrigin extends Device {
       );
     }
     const made = new SnapshotOrigin(origin, opened, host);
+    if (options.isAsLeft?.(opened.history.witnesses) === false) await made.#giveUpAll();
     if (opened.history.rollbackTo !== 0) await made.#restore(opened.history.rollbackTo, () => undefined);
     return made;
   }
@@ -178,7 +193,7 @@ export class SnapshotOrigin extends Device {
     origin: Device,
     path: string,
     host: Pick<Host, 'wallClock'>,
-    options: Pick<SnapshotStoreOptions, 'origin'>,
+    options: OpenSnapshotOptions,
   ): Promise<SnapshotOrigin> {
     const file = await FileDevice.open(path);
     try {
@@ -193,29 +208,25 @@ export class SnapshotOrigin extends Device {
     return this.#origin.limits;
   }
 
+  /** Durable when it resolves. To be recorded before what it speaks of happens. */
+  witness(text: string): Promise<void> {
+    assert(Buffer.byteLength(text) <= WITNESS_BYTES_MAX, 'a witness is short');
+    return this.#store.commit([{ op: 'witness', text }]);
+  }
+
+  /** Of those that are listed with their names, valid or not. */
+  get count(): number {
+    return this.#store.history.snapshots.filter(({ state }) => state !== 'tracking').length;
+  }
+
   /** Oldest first. */
   list(): readonly SnapshotInfo[] {
-    const { history } = this.#store;
-    const usage = history.usage();
-    return history.snapshots.map(({ id, name, createdAtMs, state }) => {
-      const { uniqueSlots = 0, sharedSlots = 0 } = usage.get(id) ?? {};
-      return {
-        name,
-        createdAtMs,
-        state,
-        point: this.#pointOf(id),
-        uniqueBytes: uniqueSlots * this.#chunkBytes,
-        sharedBytes: sharedSlots * this.#chunkBytes,
-      };
-    });
+    return infosOf(this.#store.header, this.#store.history);
   }
 
   usage(): SnapshotUsage {
     const { slotCount } = this.#store.header;
-    return {
-      limitBytes: slotCount * this.#chunkBytes,
-      usedBytes: (slotCount - this.#store.freeSlots) * this.#chunkBytes,
-    };
+    return usageOf(this.#store.header, slotCount - this.#store.freeSlots);
   }
 
   /** Takes a snapshot of this instant. */
@@ -242,6 +253,11 @@ export class SnapshotOrigin extends Device {
       });
       return this.list().find((info) => info.name === name && info.state !== 'tracking') as SnapshotInfo;
     });
+  }
+
+  /** Whether a snapshot is open as a device. */
+  get isRead(): boolean {
+    return [...this.#open.values()].some((count) => count > 0);
   }
 
   /** The snapshot as a read-only device. */
@@ -336,9 +352,12 @@ export class SnapshotOrigin extends Device {
     sources: readonly Uint8Array[],
     fua: boolean,
   ): Promise<void> {
-    return this.#mutate(offsetBytes, totalBytes(sources), () =>
-      this.#origin.write(offsetBytes, sources, { fua }),
-    );
+    const lengthBytes = totalBytes(sources);
+    if (this.#isFree(offsetBytes, lengthBytes))
+      return this.#pass(() => this.#origin.write(offsetBytes, sources, { fua }));
+    // An origin that copies does so when it is called; until then the bytes must not change either.
+    const kept = sources.map((source) => source.slice());
+    return this.#mutateSafely(offsetBytes, lengthBytes, () => this.#origin.write(offsetBytes, kept, { fua }));
   }
 
   /** The store needs none: what it has taken is durable. */
@@ -373,7 +392,9 @@ export class SnapshotOrigin extends Device {
   protected override async doClose(): Promise<void> {
     await this.#turn;
     await this.#requests.whenIdle();
-    const outcomes = await Promise.allSettled([this.#store.close(), this.#origin.close()]);
+    // The origin may still have something to be witnessed.
+    const outcomes = [...(await Promise.allSettled([this.#origin.close()]))];
+    outcomes.push(...(await Promise.allSettled([this.#store.close()])));
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   }
 
@@ -387,8 +408,12 @@ export class SnapshotOrigin extends Device {
   }
 
   #mutate(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
-    const isFree = this.#barrier === null && !this.#isBetween && !this.#isExposed(offsetBytes, lengthBytes);
+    const isFree = this.#isFree(offsetBytes, lengthBytes);
     return isFree ? this.#pass(work) : this.#mutateSafely(offsetBytes, lengthBytes, work);
+  }
+
+  #isFree(offsetBytes: number, lengthBytes: number): boolean {
+    return this.#barrier === null && !this.#isBetween && !this.#isExposed(offsetBytes, lengthBytes);
   }
 
   /** The way of most writes: without a promise of its own. */
@@ -577,6 +602,23 @@ export class SnapshotOrigin extends Device {
     }
   }
 
+  /** Somebody has written to the origin past the store: what any snapshot reads from there may be wrong. */
+  async #giveUpAll(): Promise<void> {
+    const { snapshots, rollbackTo } = this.#store.history;
+    if (rollbackTo !== 0) {
+      throw new RaidError(
+        'FORKED_HISTORY',
+        `${this.name} was on its way back to snapshot ${this.#store.history.snapshot(rollbackTo)?.name} when something else wrote to it: it holds neither the one nor the other`,
+        { device: this.name },
+      );
+    }
+    const entries = snapshots.flatMap(({ id, state }): Entry[] => {
+      if (state === 'invalid') return [];
+      return [{ op: 'become', id, state: state === 'valid' ? 'invalid' : 'gone' }];
+    });
+    if (entries.length > 0) await this.#store.commit(entries);
+  }
+
   async #makeListRoom(name: string): Promise<void> {
     while (!this.#hasRoomFor(0, name)) {
       if (!this.#store.history.snapshots.some(({ state }) => state === 'tracking')) {
@@ -687,13 +729,9 @@ export class SnapshotOrigin extends Device {
     if (found.state === 'valid') return found;
     throw new RaidError(
       'REDUNDANCY_LOST',
-      `snapshot ${name} of ${this.name} is invalid: its store was full, or could not be written, and the origin went on`,
+      `snapshot ${name} of ${this.name} is invalid: ${INVALID_BECAUSE}`,
       { device: this.name },
     );
-  }
-
-  #pointOf(id: number): string {
-    return `${Buffer.from(this.#store.header.uuid).toString('hex')}/${id}`;
   }
 
   #idOf(point: string): number | null {
@@ -701,6 +739,45 @@ export class SnapshotOrigin extends Device {
     const isHere = uuid === Buffer.from(this.#store.header.uuid).toString('hex') && /^[1-9]\d{0,9}$/.test(id);
     return isHere ? Number(id) : null;
   }
+}
+
+function infosOf(header: Header, history: History): readonly SnapshotInfo[] {
+  const usage = history.usage();
+  return history.snapshots.map(({ id, name, createdAtMs, state }) => {
+    const { uniqueSlots = 0, sharedSlots = 0 } = usage.get(id) ?? {};
+    return {
+      name,
+      createdAtMs,
+      state,
+      point: `${Buffer.from(header.uuid).toString('hex')}/${id}`,
+      uniqueBytes: uniqueSlots * header.chunkBytes,
+      sharedBytes: sharedSlots * header.chunkBytes,
+    };
+  });
+}
+
+function usageOf({ slotCount, chunkBytes }: Header, usedSlots: number): SnapshotUsage {
+  return { limitBytes: slotCount * chunkBytes, usedBytes: usedSlots * chunkBytes };
+}
+
+/** What a store tells that is looked at, and not opened: nothing is written to it. */
+export async function peekSnapshots(path: string): Promise<{
+  readonly list: readonly SnapshotInfo[];
+  readonly usage: SnapshotUsage;
+  readonly witnesses: readonly string[];
+}> {
+  await using file = await FileDevice.open(path, { readOnly: true });
+  const { header, history } = await SnapshotStore.peek(file);
+  let used = 0;
+  for (const _slot of history.slots()) used += 1;
+  const { witnesses } = history;
+  return { list: infosOf(header, history), usage: usageOf(header, used), witnesses };
+}
+
+/** Whether the origin of the store in this file is neither what it was nor what a snapshot holds. */
+export async function isRollbackDue(path: string): Promise<boolean> {
+  await using file = await FileDevice.open(path, { readOnly: true });
+  return (await SnapshotStore.peek(file)).history.rollbackTo !== 0;
 }
 
 /** The store does not take the bytes of a copy. What it has recorded, and what it can record, is another matter. */

@@ -84,25 +84,19 @@ export class SnapshotStore {
   }
 
   static async open(device: Device): Promise<SnapshotStore> {
-    const { name } = device;
-    const { sizeBytes } = device.limits;
-    const first = Buffer.alloc(UNIT_BYTES);
-    if (sizeBytes >= UNIT_BYTES) await device.read(0, first);
-    const header = decodeHeader(first, name);
-    if (sizeBytes < storeBytesFor(header)) {
-      throw new RaidError(
-        'SUPERBLOCK_BROKEN',
-        `${name} has ${sizeBytes} bytes, and the snapshot store in it has ${storeBytesFor(header)}: it was cut off`,
-        { device: name },
-      );
-    }
-    const halves = [await readHalf(device, header, 0), await readHalf(device, header, 1)];
-    const { index, generation, frames } = newest(halves, name);
-    const history = await replay(device, header, frames);
-    const store = new SnapshotStore(device, header, history, { half: index, generation });
+    const { header, last } = await load(device);
+    const history = await replay(device, header, last.frames);
+    const position = { half: last.index, generation: last.generation };
+    const store = new SnapshotStore(device, header, history, position);
     // Nothing is ever appended behind what a crash may have torn.
     await store.#checkpoint();
     return store;
+  }
+
+  /** What a store holds, without a byte being written to it: for whoever only looks, also while another has it open. */
+  static async peek(device: Device): Promise<{ readonly header: Header; readonly history: History }> {
+    const { header, last } = await load(device);
+    return { header, history: await replay(device, header, last.frames) };
   }
 
   get name(): string {
@@ -126,7 +120,8 @@ export class SnapshotStore {
 
   /** Slots that were taken and never committed. */
   giveBack(slots: readonly number[]): void {
-    this.#free.push(...[...slots].reverse());
+    // One by one: there may be a million, and a call does not take so many arguments.
+    for (let index = slots.length - 1; index >= 0; index -= 1) this.#free.push(slots[index] as number);
   }
 
   /** Puts chunks into slots. It is the next commit that makes them durable. */
@@ -213,7 +208,7 @@ export class SnapshotStore {
     this.#position += bytes.byteLength;
     this.#sequence += 1;
     const freed: number[] = [];
-    for (const entry of entries) freed.push(...this.history.apply(entry));
+    for (const entry of entries) for (const slot of this.history.apply(entry)) freed.push(slot);
     if (freed.length > 0) await this.#release(freed);
   }
 
@@ -270,6 +265,24 @@ export class SnapshotStore {
 interface Position {
   readonly half: number;
   readonly generation: number;
+}
+
+/** The header, and the half that counts. */
+async function load(device: Device): Promise<{ readonly header: Header; readonly last: Half }> {
+  const { name } = device;
+  const { sizeBytes } = device.limits;
+  const first = Buffer.alloc(UNIT_BYTES);
+  if (sizeBytes >= UNIT_BYTES) await device.read(0, first);
+  const header = decodeHeader(first, name);
+  if (sizeBytes < storeBytesFor(header)) {
+    throw new RaidError(
+      'SUPERBLOCK_BROKEN',
+      `${name} has ${sizeBytes} bytes, and the snapshot store in it has ${storeBytesFor(header)}: it was cut off`,
+      { device: name },
+    );
+  }
+  const halves = [await readHalf(device, header, 0), await readHalf(device, header, 1)];
+  return { header, last: newest(halves, name) };
 }
 
 /** null: superseded, never used, or broken. The other half has to tell, or nobody can. */

@@ -157,10 +157,13 @@ describe('handshake', () => {
     await client.closed();
   });
 
-  test.each(['a/b', '', 'x'.repeat(65), 'ä', '__proto__'.repeat(8)])('no export can be called %j', (name) => {
-    const make = (): NbdServer => new NbdServer({ exports: [{ name, device: memory() }] });
-    expect(make).toThrow(RaidError);
-  });
+  test.each(['a/b', '', 'x'.repeat(201), 'ä', '__proto__'.repeat(30)])(
+    'no export can be called %j',
+    (name) => {
+      const make = (): NbdServer => new NbdServer({ exports: [{ name, device: memory() }] });
+      expect(make).toThrow(RaidError);
+    },
+  );
 
   test('flags that nobody knows, and a 33rd option, end the connection', async () => {
     await using stage = new Stage(memory());

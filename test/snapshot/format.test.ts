@@ -35,6 +35,7 @@ function randomEntry(random: Random): Entry {
     { op: 'mark', id, chunk },
     { op: 'become', id, state: (['invalid', 'tracking', 'gone'] as const)[random(3)] ?? 'gone' },
     { op: 'rollback', id },
+    { op: 'witness', text: '✓'.repeat(random(20)) },
     { op: 'seal' },
   ];
   return entries[random(entries.length)] as Entry;

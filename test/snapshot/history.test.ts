@@ -122,6 +122,16 @@ function expectCopied(history: History): void {
   expect([...copyOf(history).entries()]).toEqual([...history.entries()]);
 }
 
+test('of witnesses the last two are known, each once, and they outlive everything else', () => {
+  const history = new History();
+  for (const text of ['a', 'b', 'b', 'c', 'c']) history.apply({ op: 'witness', text });
+  history.apply({ op: 'snapshot', id: 1, name: 's', createdAtMs: 0, state: 'valid' });
+  history.apply({ op: 'become', id: 1, state: 'gone' });
+  expect(history.witnesses).toEqual(['b', 'c']);
+  expect(copyOf(history).witnesses).toEqual(['b', 'c']);
+  expectCopied(history);
+});
+
 test('every history of up to six steps: images, freed slots, changes and accounts are those of plain copies', () => {
   let count = 0;
   const walk = (steps: readonly Act[]): void => {

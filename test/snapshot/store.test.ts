@@ -1,6 +1,9 @@
 /** What a store comes back as, after whatever a crash may leave and after what only rot can. */
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { expect, test } from 'vitest';
+import { FileDevice } from '../../lib/device/file.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
 import {
@@ -13,6 +16,7 @@ import {
 import type { Entry } from '../../lib/snapshot/history.ts';
 import { SnapshotStore } from '../../lib/snapshot/store.ts';
 import { KIB, MIB } from '../../lib/units.ts';
+import { scratchFolder } from '../device/scratch.ts';
 import { codeOf } from './world.ts';
 
 const CHUNK = 4 * KIB;
@@ -143,4 +147,36 @@ test('commits that come while one is on its way share one flush', async () => {
   expect(flushes).toHaveLength(2);
   expect(store.history.snapshots).toHaveLength(50);
   await store.close();
+});
+
+test('whoever only looks writes nothing, and sees what is there while it is open', async () => {
+  const { store, memory } = await make();
+  await store.commit([snapshot(1), { op: 'witness', text: 'w' }]);
+  const before = Buffer.from(Buffer.from(memory));
+  const { history } = await SnapshotStore.peek(
+    new MemoryDevice({ sizeBytes: memory.byteLength, memory, readOnly: true }),
+  );
+  expect([history.snapshots.length, history.witnesses]).toEqual([1, ['w']]);
+  expect(Buffer.compare(before, Buffer.from(memory))).toBe(0);
+});
+
+test('a snapshot of more chunks than a call has arguments is let go of, every slot of it', async () => {
+  const folder = await scratchFolder();
+  const slotCount = 150_000;
+  const large = { ...header, originBytes: slotCount * CHUNK, slotCount };
+  try {
+    const file = await FileDevice.create(join(folder, 'store'), storeBytesFor(large));
+    const store = await SnapshotStore.create(file, large);
+    await store.commit([snapshot(1)]);
+    const slots = store.takeSlots(slotCount) ?? [];
+    for (let first = 0; first < slotCount; first += 50_000) {
+      const entries = slots.slice(first, first + 50_000).map((slot) => copy(slot, 1, slot));
+      await store.commit(entries);
+    }
+    await store.commit([{ op: 'become', id: 1, state: 'gone' }]);
+    expect([store.failure, store.freeSlots]).toEqual([null, slotCount]);
+    await store.close();
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });

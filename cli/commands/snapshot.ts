@@ -1,0 +1,205 @@
+/** An array as it was: taken at once, kept while it is written to, read, and gone back to. */
+import { Argument, type Command } from 'commander';
+import { examples, jsonOption, quietOption, type ReadingOptions, readingOptions, SIZES } from '../options.ts';
+
+const actions = ['create', 'list', 'read', 'rollback', 'delete'] as const;
+type Action = (typeof actions)[number];
+
+interface Options extends ReadingOptions {
+  readonly limit?: string;
+  readonly force?: boolean;
+  readonly all?: boolean;
+}
+
+const common: readonly (keyof Options)[] = ['json', 'quiet'];
+
+/** What an action takes besides. */
+const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
+  create: ['limit'],
+  list: [],
+  read: ['to', 'offset', 'length', 'keepGoing'],
+  rollback: ['force'],
+  delete: ['all'],
+};
+
+export function define(command: Command): void {
+  command
+    .addArgument(new Argument('<action>', 'what to do').choices(actions))
+    .argument('<array>', 'folder of the array')
+    .argument('[name]', 'of the snapshot: letters, digits and _ . : + -')
+    .optionsGroup('Options of create, for the first snapshot:')
+    .option('--limit <size>', 'what the copies of all snapshots may take (default: a fifth of the array)')
+    .optionsGroup('Options of read:');
+  readingOptions(command)
+    .optionsGroup('Options of rollback:')
+    .option('--force', 'although clients are connected, who would not notice')
+    .optionsGroup('Options of delete:')
+    .option('--all', 'all snapshots and their store, also one that cannot be used')
+    .optionsGroup('Options:')
+    .addOption(jsonOption('one JSON document'))
+    .addOption(quietOption())
+    .action(async (action: Action, folder: string, name: string | undefined, options: Options) => {
+      await run(action, folder, name ?? null, options);
+    });
+  examples(
+    command,
+    [
+      'raidsim snapshot create demo before-upgrade',
+      'raidsim snapshot list demo',
+      'raidsim snapshot read demo before-upgrade --to before.img',
+      'raidsim snapshot rollback demo before-upgrade',
+      'raidsim snapshot delete demo before-upgrade',
+      'raidsim serve demo --snapshot before-upgrade',
+    ],
+    `A snapshot takes no room by itself: what is overwritten afterwards is copied first, into one file in the folder of the
+array, snapshots.store. When that is full, the oldest snapshot becomes invalid, and the array goes on. All of this works on an
+array that is served, too.
+
+rollback makes the array what it was. What was written since is lost, but for other snapshots, which stay as they are.
+
+While there is a store, write to the array through raidsim only. Where mdadm or the kernel had it in between,
+that is noticed, and the snapshots are invalid; they cannot be read (exit 5).
+
+${SIZES}`,
+  );
+}
+
+async function run(action: Action, folder: string, name: string | null, options: Options): Promise<void> {
+  const { RaidError } = await import('../../lib/index.ts');
+  const { checkFolder, commandLine } = await import('../array.ts');
+  const known = [...common, ...taken[action]];
+  for (const option of Object.keys(options) as (keyof Options)[]) {
+    if (known.includes(option)) continue;
+    const flag = `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    throw new RaidError('BAD_ARGUMENT', `snapshot ${action} does not take ${flag}`);
+  }
+  await checkFolder(folder, name === null ? [] : [name]);
+  if (action === 'list' || (action === 'delete' && options.all === true)) {
+    if (name !== null)
+      throw new RaidError('BAD_ARGUMENT', `snapshot ${action} of all of them takes no name, "${name}"`);
+    return action === 'list' ? await list(folder, options) : await deleteAll(folder, options);
+  }
+  if (name === null) {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      `say which snapshot:${commandLine('snapshot', action, folder, 'NAME')}`,
+    );
+  }
+  if (action === 'read') {
+    const { takeOut } = await import('../reading.ts');
+    return await takeOut(folder, options, name);
+  }
+  const works = { create, rollback, delete: deleteOne } as const;
+  return await works[action as keyof typeof works](folder, name, options);
+}
+
+async function create(folder: string, name: string, options: Options): Promise<void> {
+  const { formatSize, parseSize } = await import('../../lib/index.ts');
+  const { printJson } = await import('../progress.ts');
+  const { inspect, reach, resultOf } = await import('../reach.ts');
+  const limitBytes = options.limit === undefined ? null : parseSize(options.limit);
+  const reached = await reach(folder, { writes: true });
+  try {
+    await resultOf(reached.run('snapshotCreate', { name, limitBytes }));
+  } finally {
+    await reached.close();
+  }
+  const { status, snapshotUsage } = await inspect(folder);
+  const taken = status.snapshots?.find((each) => each.name === name);
+  if (options.json === true) return printJson({ ...taken, ...snapshotUsage });
+  if (options.quiet === true || snapshotUsage === null) return;
+  const { limitBytes: most, usedBytes } = snapshotUsage;
+  process.stdout.write(
+    `snapshot ${name} of ${status.name} is taken; copies take ${formatSize(usedBytes)} of ${formatSize(most)}\n`,
+  );
+}
+
+async function list(folder: string, options: Options): Promise<void> {
+  const { formatSize, RaidError } = await import('../../lib/index.ts');
+  const { printJson } = await import('../progress.ts');
+  const { inspect } = await import('../reach.ts');
+  const { paint, table } = await import('../render.ts');
+  const { status, snapshotUsage, snapshotProblem } = await inspect(folder);
+  if (snapshotProblem !== null) throw RaidError.fromRecord(snapshotProblem);
+  const { snapshots = [] } = status;
+  if (options.json === true) return printJson({ snapshots, usage: snapshotUsage });
+  if (options.quiet === true) return;
+  if (snapshots.length === 0) {
+    process.stderr.write(`${status.name} has no snapshots\n`);
+    return;
+  }
+  const rows = snapshots.map(({ name, createdAt, state, uniqueBytes, sharedBytes }) => [
+    name,
+    createdAt.replace('T', ' ').slice(0, 19),
+    state === 'valid' ? state : paint('red', state),
+    formatSize(uniqueBytes),
+    formatSize(sharedBytes),
+  ]);
+  const columns = [
+    { title: 'NAME' },
+    { title: 'TIME (UTC)' },
+    { title: 'STATE' },
+    { title: 'OWN', align: 'right' },
+    { title: 'SHARED', align: 'right' },
+  ] as const;
+  process.stdout.write(`${table(columns, rows)}\n`);
+  if (snapshotUsage !== null) {
+    const { usedBytes, limitBytes } = snapshotUsage;
+    process.stdout.write(`copies take ${formatSize(usedBytes)} of ${formatSize(limitBytes)}\n`);
+  }
+}
+
+async function rollback(folder: string, name: string, options: Options): Promise<void> {
+  const { formatSize } = await import('../../lib/index.ts');
+  const { printJson, Progress } = await import('../progress.ts');
+  const { reach } = await import('../reach.ts');
+  const reached = await reach(folder, { writes: true });
+  const progress = new Progress({ json: false, quiet: options.quiet === true || options.json === true });
+  let writtenBytes = 0;
+  try {
+    for await (const { doneBytes, totalBytes } of reached.run('snapshotRollback', {
+      name,
+      force: options.force === true,
+    })) {
+      writtenBytes = doneBytes;
+      progress.show({ action: 'rollback', doneBytes, totalBytes });
+    }
+  } finally {
+    progress.clear();
+    await reached.close();
+  }
+  if (options.json === true) return printJson({ name, writtenBytes });
+  if (options.quiet !== true) {
+    process.stdout.write(
+      `${reached.facts.name} is what it was at snapshot ${name}; ${formatSize(writtenBytes)} written back\n`,
+    );
+  }
+}
+
+async function deleteOne(folder: string, name: string, options: Options): Promise<void> {
+  const { printJson } = await import('../progress.ts');
+  const { reach, resultOf } = await import('../reach.ts');
+  const reached = await reach(folder, { writes: true });
+  try {
+    await resultOf(reached.run('snapshotDelete', { name, keepTracking: false }));
+  } finally {
+    await reached.close();
+  }
+  if (options.json === true) return printJson({ deleted: [name] });
+  if (options.quiet !== true) process.stdout.write(`snapshot ${name} of ${reached.facts.name} is deleted\n`);
+}
+
+async function deleteAll(folder: string, options: Options): Promise<void> {
+  const { printJson } = await import('../progress.ts');
+  const { inspect, reach, resultOf } = await import('../reach.ts');
+  const names = ((await inspect(folder)).status.snapshots ?? []).map(({ name }) => name);
+  const reached = await reach(folder, { writes: true });
+  try {
+    await resultOf(reached.run('snapshotDeleteAll', undefined));
+  } finally {
+    await reached.close();
+  }
+  if (options.json === true) return printJson({ deleted: names });
+  if (options.quiet !== true)
+    process.stdout.write(`${reached.facts.name} has no snapshots any more, and no store for them\n`);
+}

@@ -1,0 +1,324 @@
+/**
+ * The snapshots of an array in a folder: where their store is, and what keeps them true while anybody at all may come by the
+ * members.
+ *
+ * The store is one file beside the manifest, made with the first snapshot. From then on the array's own reads and writes go through
+ * a `SnapshotOrigin` that lies within the array: `RaidArray.write` leads to it and it leads to the engine, so that there is no
+ * way to write past it for whoever has the array from `openArray`. What redundancy needs, the sync and a scrub's repair, changes no byte
+ * that the array shows, and goes below.
+ *
+ *   RaidArray.read, write ──▶ SnapshotOrigin ──▶ Below ──▶ engine ──▶ members
+ *                                   │
+ *                                   └──▶ snapshots.store
+ *
+ * Who writes past it. The kernel, mdadm, or raidsim in another folder know nothing of the store. Each of them updates
+ * superblocks before its first write, and so gives itself away: the store has the witness (md/update.ts) of every update that
+ * this array makes, durable before the superblocks are. A crash leaves the members with the last or the one before;
+ * if assembly finds another, somebody was there, and all snapshots become invalid: they are listed, and read no more.
+ * They do so too when somebody was there and wrote nothing, and when an assembly had to be forced: then bytes that they share with the
+ * array may have changed without a write. What this cannot see:
+ *
+ *   raid0, linear    superblocks are not updated when they are written
+ *   same second      Linux takes its count of events back, and its time is in seconds: assembled, written and stopped again in the
+ *                    very second in which this array was closed
+ *   member files     bytes changed in them by hand; that is what a scrub finds
+ *
+ * A store that cannot be used (damaged, of another size or array) is no reason to keep people from their data: it can be read,
+ * mended and rebuilt. Only writes are refused, until the store is repaired by bringing it back, or dropped.
+ *
+ * An array that only is read, or writes to an overlay, leaves the store alone, and has no snapshots.
+ */
+import { rename, rm } from 'node:fs/promises';
+import { Device, type Extent, type Limits, type ZeroOptions } from '../device/device.ts';
+import { syncFolder } from '../device/file.ts';
+import { RaidError } from '../errors.ts';
+import type { Host } from '../host.ts';
+import { witnessOf } from '../md/update.ts';
+import type { SnapshotDevice } from '../snapshot/device.ts';
+import {
+  type ChangedRange,
+  isRollbackDue,
+  type RollbackProgress,
+  type SnapshotInfo,
+  SnapshotOrigin,
+  type SnapshotUsage,
+} from '../snapshot/origin.ts';
+import { KIB, MIB, roundDown } from '../units.ts';
+import type { Metadata } from './metadata.ts';
+import { isThere } from './source.ts';
+
+export const SNAPSHOT_STORE = 'snapshots.store';
+
+/** Of the array, where nobody says how much all copies together may take; and never less than a MiB. */
+const SHARE = 5;
+
+/** The array's own requests, below its snapshots. */
+export interface BelowSnapshots {
+  readonly read: (offsetBytes: number, targets: readonly Uint8Array[]) => Promise<void>;
+  readonly write: (offsetBytes: number, sources: readonly Uint8Array[], fua: boolean) => Promise<void>;
+  readonly writeZeroes: (
+    offsetBytes: number,
+    lengthBytes: number,
+    options: Required<ZeroOptions>,
+  ) => Promise<void>;
+  readonly flush: () => Promise<void>;
+  /** What was being written at the call has ended. */
+  readonly settled: () => Promise<void>;
+  readonly close: () => Promise<void>;
+}
+
+export interface SnapshotsParts {
+  readonly folder: string;
+  readonly path: string;
+  readonly name: string;
+  readonly limits: Limits;
+  readonly host: Host;
+  readonly metadata: Metadata;
+  readonly below: BelowSnapshots;
+}
+
+export class ArraySnapshots {
+  readonly #parts: SnapshotsParts;
+  #below: Below;
+  #origin: SnapshotOrigin | null = null;
+  #problem: RaidError | null = null;
+  #isBetween = false;
+  /** Making and dropping the store take turns, and a rollback: nothing may be written past it while it runs. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(parts: SnapshotsParts) {
+    this.#parts = parts;
+    this.#below = new Below(parts);
+  }
+
+  /** What reads and writes go through; null where there is no store. */
+  get origin(): SnapshotOrigin | null {
+    return this.#origin;
+  }
+
+  /** Why the store cannot be used: until it is dropped, nothing may be written. */
+  get problem(): RaidError | null {
+    return this.#problem;
+  }
+
+  /** The problem, where it is one for reading too: a rollback was cut short, and cannot be finished. */
+  get problemOfReads(): RaidError | null {
+    return this.#isBetween ? this.#problem : null;
+  }
+
+  /** Before anybody has the array. `witness` is what assembly found; null where it had to be forced. */
+  async open(witness: string | null): Promise<void> {
+    const { path, host, metadata, folder } = this.#parts;
+    if (!(await isThere(path))) return;
+    try {
+      const origin = await SnapshotOrigin.openFile(this.#below, path, host, {
+        origin: metadata.array.setUuid,
+        isAsLeft: (witnesses) => witness !== null && witnesses.includes(witness),
+      });
+      await this.#keep(origin);
+    } catch (error) {
+      if (!(error instanceof RaidError)) throw error;
+      this.#isBetween = await isRollingBack(path);
+      this.#problem = new RaidError(
+        error.code,
+        `the snapshots of ${this.#parts.name} cannot be used: ${error.message}; while they are there nothing can be written. To let go of all of them: raidsim snapshot delete ${folder} --all`,
+        { ...error.place, cause: error },
+      );
+    }
+  }
+
+  get count(): number {
+    return this.#origin?.count ?? 0;
+  }
+
+  /** Oldest first; without those that are gone and only tell what has changed since. */
+  list(): readonly SnapshotInfo[] {
+    return this.#origin?.list().filter(({ state }) => state !== 'tracking') ?? [];
+  }
+
+  usage(): SnapshotUsage | null {
+    return this.#origin?.usage() ?? null;
+  }
+
+  /** Takes a snapshot of this instant. The first one makes the store, for which alone there is a limit to be said. */
+  create(name: string, options: { readonly limitBytes?: number | undefined } = {}): Promise<SnapshotInfo> {
+    return this.#inTurn(async () => {
+      if (this.#problem !== null) throw this.#problem;
+      const origin = this.#origin;
+      if (origin !== null && options.limitBytes !== undefined) {
+        throw new RaidError(
+          'BAD_ARGUMENT',
+          `the snapshots of ${this.#parts.name} have a store already, with a limit of ${origin.usage().limitBytes} bytes, which stays until all of them are let go`,
+        );
+      }
+      return await (origin ?? (await this.#make(options.limitBytes))).take(name);
+    });
+  }
+
+  openSnapshot(name: string): SnapshotDevice {
+    return this.#found(name).openSnapshot(name);
+  }
+
+  rollback(name: string, tell?: (progress: RollbackProgress) => void): Promise<void> {
+    return this.#inTurn(() => this.#found(name).rollback(name, tell));
+  }
+
+  async delete(name: string, options: { readonly keepTracking?: boolean } = {}): Promise<void> {
+    await this.#found(name).delete(name, options);
+  }
+
+  /** All of them, and the store: the array is one without snapshots again. */
+  deleteAll(): Promise<void> {
+    return this.#inTurn(async () => {
+      const { path, folder } = this.#parts;
+      const origin = this.#origin;
+      if (origin !== null) {
+        if (origin.isRead) {
+          throw new RaidError('BUSY', `a snapshot of ${this.#parts.name} is being read`, {
+            device: this.#parts.name,
+          });
+        }
+        this.#below.abandon();
+        // Whoever writes from here on goes to the array, which nothing looks at through the store any more.
+        this.#below = new Below(this.#parts);
+        this.#origin = null;
+        await origin.close();
+      }
+      await rm(path, { force: true });
+      await syncFolder(folder);
+      this.#problem = null;
+      this.#isBetween = false;
+    });
+  }
+
+  /** See `SnapshotOrigin.changedSince`. */
+  changedSince(point: string, until?: string): readonly ChangedRange[] | 'unknown' {
+    return this.#origin?.changedSince(point, until) ?? 'unknown';
+  }
+
+  async forget(point: string): Promise<void> {
+    await this.#origin?.forget(point);
+  }
+
+  /** Closes what lies below too. */
+  async close(): Promise<void> {
+    await this.#turn;
+    await (this.#origin ?? this.#below).close();
+  }
+
+  async #make(limitBytes: number | undefined): Promise<SnapshotOrigin> {
+    const { path, host, metadata, folder, limits } = this.#parts;
+    const usual = Math.max(MIB, roundDown(limits.sizeBytes / SHARE, 64 * KIB));
+    const origin = metadata.array.setUuid;
+    // It gets its name when it is whole: half a store would be one that cannot be used.
+    const draft = `${path}.new`;
+    await rm(draft, { force: true });
+    const blank = new Below(this.#parts);
+    blank.abandon();
+    const made = await SnapshotOrigin.createFile(blank, draft, host, {
+      origin,
+      limitBytes: limitBytes ?? usual,
+    });
+    await made.close();
+    await rename(draft, path);
+    await syncFolder(folder);
+    const kept = await SnapshotOrigin.openFile(this.#below, path, host, { origin });
+    await this.#keep(kept);
+    // The last that went past it.
+    await this.#parts.below.settled();
+    return kept;
+  }
+
+  async #keep(origin: SnapshotOrigin): Promise<void> {
+    // A store that takes nothing more does not hold up the array: the next assembly finds a witness that it does not know.
+    await this.#parts.metadata.follow((array) => origin.witness(witnessOf(array)).catch(() => undefined));
+    this.#origin = origin;
+  }
+
+  #found(name: string): SnapshotOrigin {
+    if (this.#problem !== null) throw this.#problem;
+    if (this.#origin !== null) return this.#origin;
+    throw new RaidError('BAD_ARGUMENT', `${this.#parts.name} has no snapshot ${name}`, {
+      device: this.#parts.name,
+    });
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => undefined);
+    return result;
+  }
+}
+
+async function isRollingBack(path: string): Promise<boolean> {
+  try {
+    return await isRollbackDue(path);
+  } catch (error) {
+    if (error instanceof RaidError) return false;
+    throw error;
+  }
+}
+
+/** The array as it is without snapshots. Its close is the array's. */
+class Below extends Device {
+  override readonly name: string;
+  override readonly limits: Limits;
+  override readonly direct = null;
+  readonly #parts: SnapshotsParts;
+  #isAbandoned = false;
+
+  constructor(parts: SnapshotsParts) {
+    super();
+    this.name = parts.name;
+    this.limits = parts.limits;
+    this.#parts = parts;
+  }
+
+  /** Whoever closes it closes nothing. */
+  abandon(): void {
+    this.#isAbandoned = true;
+  }
+
+  protected override doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    return this.#parts.below.read(offsetBytes, targets);
+  }
+
+  protected override doWrite(
+    offsetBytes: number,
+    sources: readonly Uint8Array[],
+    fua: boolean,
+  ): Promise<void> {
+    return this.#parts.below.write(offsetBytes, sources, fua);
+  }
+
+  protected override doFlush(): Promise<void> {
+    return this.#parts.below.flush();
+  }
+
+  /** As the array's: what is no longer needed stays. */
+  protected override doDiscard(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  protected override doWriteZeroes(
+    offsetBytes: number,
+    lengthBytes: number,
+    options: Required<ZeroOptions>,
+  ): Promise<void> {
+    return this.#parts.below.writeZeroes(offsetBytes, lengthBytes, options);
+  }
+
+  protected override doBlockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
+    return Promise.resolve([{ offsetBytes, lengthBytes, allocated: true, zero: false }]);
+  }
+
+  protected override doResize(): Promise<void> {
+    return Promise.reject(
+      new RaidError('NOT_SUPPORTED', `the size of ${this.name} follows from its members`),
+    );
+  }
+
+  protected override doClose(): Promise<void> {
+    return this.#isAbandoned ? Promise.resolve() : this.#parts.below.close();
+  }
+}

@@ -1,0 +1,244 @@
+/** The same (I17), for what takes longer: stores that cannot be used, sizes that change, rollbacks that are cut short. */
+import { cpSync } from 'node:fs';
+import { readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { assembleArray, createArray, growArray, openArray } from '../../lib/array/folder.ts';
+import { inspectArray } from '../../lib/array/inspect.ts';
+import { SNAPSHOT_STORE } from '../../lib/array/snapshots.ts';
+import { superblockOn } from '../../lib/array/superblocks.ts';
+import { FileDevice } from '../../lib/device/file.ts';
+import { encodeSuperblock1 } from '../../lib/md/superblock1.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+import {
+  bytesAt,
+  bytesOf,
+  expectSame,
+  filled,
+  newFolder,
+  quiet,
+  small,
+  snapshotsOf,
+  withSnapshot,
+} from './snapshot-folders.ts';
+
+describe('a snapshot stays what it was', () => {
+  test('what a caller does to a buffer after the call is not written', async () => {
+    const folder = newFolder();
+    await withSnapshot(folder);
+    const array = await openArray(folder, quiet);
+    await using opened = array;
+    const source = filled(50_000, 7);
+    const written = opened.write(123, source);
+    source.fill(9);
+    await written;
+    expectSame((await bytesOf(opened)).subarray(123, 50_123), filled(50_000, 7));
+  });
+
+  test('the spare of an array that has snapshots takes over by itself as ever', async () => {
+    const folder = newFolder();
+    await withSnapshot(folder, { ...small, spares: 1 });
+    {
+      const array = await openArray(folder, quiet);
+      await using opened = array;
+      await opened.fail('disk0');
+    }
+    const array = await openArray(folder, { driver: 'event-loop' });
+    await using opened = array;
+    for (const end = performance.now() + 60_000; opened.degraded > 0; ) {
+      expect(performance.now()).toBeLessThan(end);
+      await new Promise((turn) => setImmediate(turn));
+    }
+    expect(opened.members.find(({ name }) => name === 'disk3')?.state).toMatchObject({ slot: 0 });
+  });
+});
+
+describe('who writes past the store is noticed', () => {
+  test('Linux, which takes its count of events back: the time of its last update differs', async () => {
+    const folder = newFolder();
+    await withSnapshot(folder);
+    for (const number of [0, 1, 2]) {
+      await using file = await FileDevice.open(join(folder, `disk${number}.img`));
+      const superblock = await superblockOn(file);
+      const utime = { ...superblock.utime, seconds: superblock.utime.seconds + 1 };
+      const bytes = encodeSuperblock1({ ...superblock, utime });
+      await file.write(superblock.superSector * 512, bytes);
+    }
+    const array = await openArray(folder, quiet);
+    await using opened = array;
+    expect(snapshotsOf(opened).list()).toMatchObject([{ name: 'one', state: 'invalid' }]);
+  });
+
+  test('nobody was there: openings, writes and a failure leave snapshots valid', async () => {
+    const folder = newFolder();
+    const content = await withSnapshot(folder);
+    for (let turn = 0; turn < 5; turn += 1) {
+      const array = await openArray(folder, quiet);
+      await using opened = array;
+      if (turn % 2 === 1) await opened.write(turn * 100_000, filled(5000, turn));
+      if (turn === 2) await opened.fail('disk2');
+      expectSame(await bytesAt(opened, 'one'), content);
+    }
+  });
+});
+
+describe('a store that cannot be used', () => {
+  test.each([
+    ['damaged', (bytes: Buffer) => bytes.fill(0x5a, 0, 4096)],
+    ['cut off', (bytes: Buffer) => bytes.subarray(0, 8192)],
+  ])('%s: the array is read and rebuilt, writes are refused until it is dropped', async (_how, harm) => {
+    const folder = newFolder();
+    const content = await withSnapshot(folder);
+    const path = join(folder, SNAPSHOT_STORE);
+    await writeFile(path, harm(await readFile(path)));
+    expect((await inspectArray(folder)).snapshotProblem).not.toBe(null);
+    const array = await openArray(folder, quiet);
+    await using opened = array;
+    expectSame(await bytesOf(opened), content);
+    await opened.fail('disk0');
+    for (const refused of [opened.write(0, filled(1, 1)), opened.writeZeroes(0, 4096)])
+      await expect(refused).rejects.toThrow(/raidsim snapshot delete .* --all/);
+    await expect(snapshotsOf(opened).create('two')).rejects.toThrow(/cannot be used/);
+    await snapshotsOf(opened).deleteAll();
+    await opened.write(0, filled(1, 1));
+    await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
+    await snapshotsOf(opened).create('two');
+  });
+
+  test('of another array: the folder was made anew by copying disks into it', async () => {
+    const folder = newFolder();
+    await withSnapshot(folder);
+    const other = newFolder();
+    await withSnapshot(other);
+    await writeFile(join(other, SNAPSHOT_STORE), await readFile(join(folder, SNAPSHOT_STORE)));
+    const array = await openArray(other, quiet);
+    await using opened = array;
+    await expect(opened.write(0, filled(1, 1))).rejects.toThrow(/belongs to/);
+  });
+});
+
+test('an array that only is read, or writes to an overlay, leaves the store alone', async () => {
+  const folder = newFolder();
+  const content = await withSnapshot(folder);
+  const path = join(folder, SNAPSHOT_STORE);
+  const before = await readFile(path);
+  {
+    const array = await openArray(folder, { ...quiet, readOnly: true });
+    await using opened = array;
+    expect(opened.snapshots).toBe(null);
+  }
+  const files = [0, 1, 2].map((number) => join(folder, `disk${number}.img`));
+  {
+    const array = await assembleArray(folder, files, { ...quiet, overlay: true });
+    await using opened = array;
+    expect(opened.snapshots).toBe(null);
+    await opened.write(0, filled(MIB, 1));
+  }
+  expectSame(await readFile(path), before);
+  const array = await assembleArray(folder, files, quiet);
+  await using opened = array;
+  expectSame(await bytesAt(opened, 'one'), content);
+});
+
+test('an array does not grow under its snapshots, and does when they are gone', async () => {
+  const folder = newFolder();
+  await withSnapshot(folder);
+  await expect(growArray(folder, { size: '6M' }, quiet)).rejects.toMatchObject({ code: 'BUSY' });
+  {
+    const array = await openArray(folder, quiet);
+    await using opened = array;
+    await snapshotsOf(opened).delete('one', { keepTracking: true });
+  }
+  const grown = await growArray(folder, { size: '6M' }, quiet);
+  await using opened = grown;
+  await snapshotsOf(opened).create('two');
+  await opened.write(opened.limits.sizeBytes - 4096, filled(4096, 1));
+});
+
+test('an array made anew in the place of another has none of its snapshots', async () => {
+  const folder = newFolder();
+  await withSnapshot(folder);
+  const array = await createArray(folder, { ...small, force: true });
+  await using opened = array;
+  expect(snapshotsOf(opened).list()).toEqual([]);
+  await opened.write(0, filled(1, 1));
+});
+
+test('dropping the store while writes are under way loses none of them', async () => {
+  const folder = newFolder();
+  await withSnapshot(folder);
+  const array = await openArray(folder, quiet);
+  await using opened = array;
+  const lengthBytes = 32 * KIB;
+  const writes = Array.from({ length: 60 }, (_, index) =>
+    opened.write(index * lengthBytes, filled(lengthBytes, index + 1)),
+  );
+  const dropped = snapshotsOf(opened).deleteAll();
+  const later = Array.from({ length: 40 }, (_, index) =>
+    opened.write((60 + index) * lengthBytes, filled(lengthBytes, 61 + index)),
+  );
+  await Promise.all([...writes, dropped, ...later]);
+  const bytes = await bytesOf(opened);
+  for (let index = 0; index < 100; index += 1)
+    expect([bytes[index * lengthBytes], bytes[(index + 1) * lengthBytes - 1]]).toEqual([
+      index + 1,
+      index + 1,
+    ]);
+});
+
+test('a snapshot that is being read cannot be deleted, alone or with all', async () => {
+  const folder = newFolder();
+  await withSnapshot(folder);
+  const array = await openArray(folder, quiet);
+  await using opened = array;
+  {
+    await using _reading = snapshotsOf(opened).openSnapshot('one');
+    await expect(snapshotsOf(opened).delete('one')).rejects.toMatchObject({ code: 'BUSY' });
+    await expect(snapshotsOf(opened).deleteAll()).rejects.toMatchObject({ code: 'BUSY' });
+  }
+  await snapshotsOf(opened).delete('one');
+});
+
+test('a rollback that was cut short is finished by whoever opens the array, before anybody reads it', async () => {
+  const folder = newFolder();
+  const content = await withSnapshot(folder);
+  const copy = newFolder();
+  {
+    const array = await openArray(folder, quiet);
+    await using opened = array;
+    await opened.write(0, filled(3 * MIB, 6));
+    let isCopied = false;
+    await snapshotsOf(opened).rollback('one', ({ doneBytes, totalBytes }) => {
+      if (doneBytes === totalBytes || isCopied) return;
+      copyFolder(folder, copy);
+      isCopied = true;
+    });
+    expect(isCopied).toBe(true);
+    expectSame(await bytesOf(opened), content);
+  }
+  const array = await openArray(copy, quiet);
+  await using opened = array;
+  expect(snapshotsOf(opened).problem).toBe(null);
+  expectSame(await bytesOf(opened), content);
+});
+
+/** Synchronously, as a power cut has it: what is under way stands still. */
+function copyFolder(from: string, to: string): void {
+  cpSync(from, to, { recursive: true, filter: (path) => !path.includes('lock') && !path.endsWith('.sock') });
+}
+
+test('the store is dropped after a rollback that is under way, and writes come after both', async () => {
+  const folder = newFolder();
+  const content = await withSnapshot(folder);
+  const array = await openArray(folder, quiet);
+  await using opened = array;
+  await opened.write(0, filled(3 * MIB, 6));
+  const rolled = snapshotsOf(opened).rollback('one');
+  const dropped = snapshotsOf(opened).deleteAll();
+  await new Promise((turn) => setImmediate(turn));
+  const written = opened.write(MIB, filled(100_000, 7));
+  await Promise.all([rolled, dropped, written]);
+  content.fill(7, MIB, MIB + 100_000);
+  expectSame(await bytesOf(opened), content);
+  expect(snapshotsOf(opened).usage()).toBe(null);
+});

@@ -1,0 +1,160 @@
+/** Snapshots of an array in a folder: nothing that is done to the array changes one, or the snapshot says so (I17). */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { assembleArray, createArray, openArray } from '../../lib/array/folder.ts';
+import { inspectArray } from '../../lib/array/inspect.ts';
+import { SNAPSHOT_STORE } from '../../lib/array/snapshots.ts';
+import { seededRandom } from '../../lib/host.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+import { runSeed, withSeed } from '../conformance/seed.ts';
+import {
+  bytesAt,
+  bytesOf,
+  expectSame,
+  filled,
+  newFolder,
+  quiet,
+  small,
+  snapshotsOf,
+  withSnapshot,
+} from './snapshot-folders.ts';
+
+test('whatever way the array is written, over openings, with a member failing and rebuilt', async () => {
+  const folder = newFolder();
+  const content = await withSnapshot(folder, { ...small, spares: 1 });
+  {
+    const array = await openArray(folder, { driver: 'event-loop' });
+    await using opened = array;
+    await opened.write(1000, [filled(5000, 1), filled(7, 2)]);
+    await opened.writeZeroes(100_000, 90_000);
+    await opened.discard(200_000, 4096);
+    await opened.write(300_001, filled(1, 3), { fua: true });
+    await opened.fail('disk1');
+    await opened.write(MIB, filled(200_000, 4));
+    for await (const _step of opened.rebuild());
+    await opened.write(2 * MIB, filled(200_000, 5));
+    for await (const _step of opened.scrub({ repair: true }));
+    expectSame(await bytesAt(opened, 'one'), content);
+  }
+  const array = await openArray(folder, quiet);
+  await using opened = array;
+  expect(opened.degraded).toBe(0);
+  expect(snapshotsOf(opened).list()).toMatchObject([{ name: 'one', state: 'valid' }]);
+  expectSame(await bytesAt(opened, 'one'), content);
+  await snapshotsOf(opened).rollback('one');
+  expectSame(await bytesOf(opened), content);
+});
+
+test('taken while writes are under way, the first one too, which makes the store', () =>
+  withSeed(runSeed, async () => {
+    const random = seededRandom(runSeed);
+    await using array = await createArray(newFolder(), { ...small, level: 1, disks: 2 });
+    const seen = new Map<string, Uint8Array>();
+    let isOver = false;
+    const writer = async (): Promise<void> => {
+      while (!isOver) {
+        const lengthBytes = 1 + random(60_000);
+        const at = random(array.limits.sizeBytes - lengthBytes);
+        const source = filled(lengthBytes, random(256));
+        const written = array.write(at, source);
+        // An array has copied what it was given.
+        source.fill(random(256));
+        await written;
+      }
+    };
+    const writers = Array.from({ length: 6 }, writer);
+    for (let number = 0; number < 6; number += 1) {
+      await snapshotsOf(array).create(`s${number}`, number === 0 ? { limitBytes: 64 * MIB } : {});
+      seen.set(`s${number}`, await bytesAt(array, `s${number}`));
+    }
+    isOver = true;
+    await Promise.all(writers);
+    for (const [name, bytes] of seen) expectSame(await bytesAt(array, name), bytes);
+  }));
+
+test('raidsim in another folder: what was taken is invalid, and what changed since is unknown', async () => {
+  const folder = newFolder();
+  await withSnapshot(folder);
+  let point = '';
+  {
+    const array = await openArray(folder, quiet);
+    await using opened = array;
+    const snapshots = snapshotsOf(opened);
+    point = (await snapshots.create('two')).point;
+    await snapshots.delete('two', { keepTracking: true });
+    expect(snapshots.changedSince(point)).toEqual([]);
+  }
+  {
+    const files = [0, 1, 2].map((number) => join(folder, `disk${number}.img`));
+    const array = await assembleArray(newFolder(), files, quiet);
+    await using elsewhere = array;
+    expect(snapshotsOf(elsewhere).list()).toEqual([]);
+    await elsewhere.write(0, filled(10, 1));
+  }
+  expect((await inspectArray(folder)).status.snapshots).toMatchObject([{ name: 'one', state: 'invalid' }]);
+  const array = await openArray(folder, quiet);
+  await using opened = array;
+  expect(snapshotsOf(opened).list()).toMatchObject([{ name: 'one', state: 'invalid' }]);
+  expect(() => snapshotsOf(opened).openSnapshot('one')).toThrow(
+    expect.objectContaining({ code: 'REDUNDANCY_LOST' }),
+  );
+  await expect(snapshotsOf(opened).rollback('one')).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+  expect(snapshotsOf(opened).changedSince(point)).toBe('unknown');
+  // It goes on from here.
+  await snapshotsOf(opened).create('three');
+  const before = await bytesOf(opened);
+  await opened.write(0, filled(MIB, 8));
+  expectSame(await bytesAt(opened, 'three'), before);
+});
+
+test("half a store, left by a crash while it was made, is in nobody's way", async () => {
+  const folder = newFolder();
+  await createArray(folder, small).then((array) => array.close());
+  await writeFile(join(folder, `${SNAPSHOT_STORE}.new`), Buffer.alloc(100_000, 1));
+  const array = await openArray(folder, quiet);
+  await using opened = array;
+  await opened.write(0, filled(1, 1));
+  await snapshotsOf(opened).create('one');
+  expect(snapshotsOf(opened).list()).toHaveLength(1);
+});
+
+test('the first snapshot waits for what was being written when its store was made', async () => {
+  const folder = newFolder();
+  await createArray(folder, { ...small, level: 1, disks: 2 }).then((array) => array.close());
+  let release: () => void = () => undefined;
+  const held = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  let isHeld = false;
+  const array = await openArray(folder, {
+    ...quiet,
+    wrap: (device) => {
+      const write = device.write.bind(device);
+      device.write = (at, source, options) => {
+        const isData = !(source instanceof Uint8Array) || source.byteLength === 7 * KIB;
+        if (!isData) return write(at, source, options);
+        isHeld = true;
+        return held.then(() => write(at, source, options));
+      };
+      return device;
+    },
+  });
+  await using opened = array;
+  const written = opened.write(0, filled(7 * KIB, 1));
+  while (!isHeld) await new Promise((turn) => setImmediate(turn));
+  let isTaken = false;
+  const taken = snapshotsOf(opened)
+    .create('one')
+    .then(() => {
+      isTaken = true;
+    });
+  while (snapshotsOf(opened).origin === null) await new Promise((turn) => setImmediate(turn));
+  // What has its own store to wait for comes back by then.
+  await opened.flush();
+  await opened.flush();
+  expect(isTaken).toBe(false);
+  release();
+  await Promise.all([written, taken]);
+  expectSame((await bytesAt(opened, 'one')).subarray(0, 7 * KIB), filled(7 * KIB, 1));
+});

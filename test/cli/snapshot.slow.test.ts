@@ -1,0 +1,222 @@
+/**
+ * Snapshots through kills, served, exported and backed up: every verb that writes leaves them as they are, and a backup
+ * reads only what has changed, or all where that is not known.
+ */
+import { once } from 'node:events';
+import { readFile, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, test } from 'vitest';
+import { NbdDevice, seededRandom } from '../../lib/index.ts';
+import { runSeed, withSeed } from '../conformance/seed.ts';
+import { Live } from './live.ts';
+import { Scratch, sampleBytes, startRaidsim } from './raidsim.ts';
+
+const MIB = 1024 * 1024;
+const create = '--level 5 --disks 3 --size 16M --chunk 64K';
+
+interface Status {
+  readonly sizeBytes: number;
+  readonly snapshots?: readonly { readonly name: string; readonly state: string }[];
+}
+
+async function statusOf(scratch: Scratch): Promise<Status> {
+  return JSON.parse((await scratch.run('status demo --json')).stdout) as Status;
+}
+
+async function done(scratch: Scratch, line: string): Promise<string> {
+  const { code, stdout, stderr } = await scratch.run(line);
+  if (code !== 0) throw new Error(`raidsim ${line} ended with ${code}: ${stderr}`);
+  return stdout;
+}
+
+/** The whole array, or a snapshot of it. */
+async function imageOf(scratch: Scratch, snapshot: string | null = null): Promise<Buffer> {
+  await done(scratch, `${snapshot === null ? 'read demo' : `snapshot read demo ${snapshot}`} --to image -q`);
+  return await readFile(scratch.path('image'));
+}
+
+function expectSame(found: Uint8Array, wanted: Uint8Array): void {
+  expect(Buffer.compare(found, wanted)).toBe(0);
+}
+
+/** An array that is full, and the bytes of it. */
+async function fullArray(scratch: Scratch, options = create): Promise<Buffer> {
+  await done(scratch, `create demo ${options} -q`);
+  const { sizeBytes } = await statusOf(scratch);
+  const content = Buffer.from(sampleBytes(sizeBytes));
+  await writeFile(scratch.path('content'), content);
+  await done(scratch, 'write demo --from content -q');
+  return content;
+}
+
+test('a life with every verb that writes leaves the snapshot as it was', async () => {
+  await using scratch = await Scratch.make();
+  const content = await fullArray(scratch, `${create} --spares 1`);
+  await done(scratch, 'backup create content --repo repo --chunk 64K -q');
+  await done(scratch, 'snapshot create demo one --limit 64M -q');
+  await writeFile(scratch.path('other'), sampleBytes(5 * MIB).reverse());
+  await done(scratch, 'write demo --from other --offset 777 -q');
+  expectSame(await imageOf(scratch, 'one'), content);
+  await scratch.run('fail demo disk1');
+  await done(scratch, 'write demo --from other --offset 6000000 -q');
+  await done(scratch, 'rebuild demo -q');
+  await done(scratch, 'scrub demo --repair -q');
+  expectSame(await imageOf(scratch, 'one'), content);
+  const changed = await imageOf(scratch);
+  await done(scratch, 'snapshot create demo two -q');
+  await done(scratch, 'backup restore latest --repo repo --to demo -q');
+  expectSame(await imageOf(scratch), content);
+  expectSame(await imageOf(scratch, 'one'), content);
+  expectSame(await imageOf(scratch, 'two'), changed);
+  await done(scratch, 'snapshot rollback demo two -q');
+  expectSame(await imageOf(scratch), changed);
+  expectSame(await imageOf(scratch, 'one'), content);
+  await done(scratch, 'snapshot delete demo two -q');
+  await done(scratch, 'snapshot rollback demo one -q');
+  expectSame(await imageOf(scratch), content);
+  expect(await done(scratch, 'scrub demo')).toContain('no mismatch');
+});
+
+test('killed in the midst of writing, ten times: the snapshot is valid, and what it was', () =>
+  withSeed(runSeed, async () => {
+    const random = seededRandom(runSeed);
+    await using scratch = await Scratch.make();
+    const content = await fullArray(scratch);
+    await writeFile(scratch.path('other'), content.toReversed());
+    await done(scratch, 'snapshot create demo one --limit 64M -q');
+    let killedInTime = 0;
+    for (let kill = 0; kill < 10; kill += 1) {
+      const writer = startRaidsim(['write', 'demo', '--from', 'other'], scratch.folder);
+      const ended = once(writer, 'exit');
+      await sleep(150 + random(400));
+      writer.kill('SIGKILL');
+      const [code] = (await ended) as unknown[];
+      if (code === null) killedInTime += 1;
+      if (kill % 3 === 2) expectSame(await imageOf(scratch, 'one'), content);
+      expect((await statusOf(scratch)).snapshots).toMatchObject([{ name: 'one', state: 'valid' }]);
+    }
+    expect(killedInTime).toBeGreaterThan(0);
+    await done(scratch, 'snapshot rollback demo one -q');
+    expectSame(await imageOf(scratch), content);
+  }));
+
+test('killed in the midst of a rollback: whoever comes next finds what was rolled back to, or what was there', () =>
+  withSeed(runSeed, async () => {
+    const random = seededRandom(runSeed);
+    await using scratch = await Scratch.make();
+    const content = await fullArray(scratch);
+    const other = content.toReversed();
+    await writeFile(scratch.path('other'), other);
+    await done(scratch, 'snapshot create demo one --limit 64M -q');
+    const found = { before: 0, after: 0 };
+    for (let kill = 0; kill < 6; kill += 1) {
+      await done(scratch, 'write demo --from other -q');
+      const rolling = startRaidsim(['snapshot', 'rollback', 'demo', 'one'], scratch.folder);
+      const ended = once(rolling, 'exit');
+      await sleep(150 + random(350));
+      rolling.kill('SIGKILL');
+      await ended;
+      const image = await imageOf(scratch);
+      const isBefore = Buffer.compare(image, other) === 0;
+      if (!isBefore) expectSame(image, content);
+      found[isBefore ? 'before' : 'after'] += 1;
+      expectSame(await imageOf(scratch, 'one'), content);
+    }
+    expect(found.before + found.after).toBe(6);
+  }));
+
+test('served: verbs do what they do here, an export shows the snapshot, and clients are not rolled back under', async () => {
+  await using scratch = await Scratch.make();
+  const content = await fullArray(scratch);
+  await done(scratch, 'snapshot create demo one --limit 64M -q');
+  await using live = await Live.serve(scratch, ['--snapshot', 'one']);
+  const uri = (name: string): string => `nbd+unix:///${name}?socket=${scratch.path('demo', 'nbd.sock')}`;
+  {
+    await using shown = await NbdDevice.open(uri('demo@one'));
+    expect(shown.limits).toMatchObject({ readOnly: true, sizeBytes: content.byteLength });
+    await using client = await NbdDevice.open(uri('demo'));
+    await client.write(MIB, content.subarray(0, 3 * MIB));
+    await client.flush();
+    await live.done('snapshot create demo two');
+    const taken = Buffer.alloc(content.byteLength);
+    await client.read(0, taken);
+    await client.write(0, content.subarray(7 * MIB, 9 * MIB));
+    // Under the same clients the array is closed, and opened with filters.
+    await live.done('fault demo disk1 delay 1ms');
+    const image = Buffer.alloc(content.byteLength);
+    await shown.read(0, image);
+    expectSame(image, content);
+    expectSame(await imageOf(scratch, 'two'), taken);
+    const busy = await live.run('snapshot rollback demo two');
+    expect([busy.code, busy.stderr]).toEqual([4, expect.stringContaining('--force')]);
+    await live.done('fault demo clear');
+    await live.done('snapshot rollback demo two --force');
+    await client.read(0, image);
+    expectSame(image, taken);
+    expect(await live.run('snapshot delete demo one')).toMatchObject({ code: 4 });
+  }
+  await live.until(async () => (await live.run('snapshot rollback demo one')).code === 0);
+  expectSame(await imageOf(scratch), content);
+  expect((await statusOf(scratch)).snapshots?.map(({ name }) => name)).toEqual(['one', 'two']);
+  await live.stop('SIGKILL');
+  expectSame(await imageOf(scratch, 'one'), content);
+  expectSame(await imageOf(scratch), content);
+  for (const [line, code, text] of [
+    ['serve demo --snapshot three', 2, 'has no snapshot three'],
+    ['serve demo --snapshot one --readonly', 2, 'reading only'],
+  ] as const) {
+    const outcome = await scratch.run(line);
+    expect([line, outcome.code, outcome.stderr]).toEqual([line, code, expect.stringContaining(text)]);
+  }
+});
+
+test('a backup is of one instant, the next one reads only what changed, and all where that is not known', async () => {
+  await using scratch = await Scratch.make();
+  const content = await fullArray(scratch);
+  const backup = async (options = ''): Promise<{ id: string; readBytes: number }> =>
+    JSON.parse(await done(scratch, `backup create demo --repo repo --json${options}`)) as never;
+  const restored = async (id: string): Promise<Buffer> => {
+    await done(scratch, `backup restore ${id} --repo repo --to restored -q`);
+    return await readFile(scratch.path('restored'));
+  };
+  expect((await backup(' --chunk 64K')).readBytes).toBe(content.byteLength);
+  expect((await backup()).readBytes).toBe(0);
+  await writeFile(scratch.path('small'), sampleBytes(100_000).reverse());
+  await done(scratch, 'write demo --from small --offset 1M -q');
+  const second = await backup();
+  expect(second.readBytes).toBe(128 * 1024);
+  expectSame(await restored(second.id), await imageOf(scratch));
+
+  // Served, with somebody who writes all the while; and killed, which loses nothing that was tracked.
+  const live = await Live.serve(scratch);
+  await using _live = live;
+  await done(scratch, 'snapshot create demo kept -q');
+  await using client = await NbdDevice.open(`nbd+unix:///demo?socket=${scratch.path('demo', 'nbd.sock')}`);
+  let isOver = false;
+  const writing = (async () => {
+    for (let turn = 0; !isOver; turn += 1)
+      await client.write((turn % 20) * 65_536, content.subarray(turn % 7, (turn % 7) + 4096));
+  })();
+  const third = await backup(' --snapshot kept');
+  const fourth = await backup();
+  isOver = true;
+  await writing;
+  expect(third.readBytes).toBe(0);
+  expectSame(await restored(third.id), await imageOf(scratch, 'kept'));
+  expect(fourth.readBytes).toBeLessThanOrEqual(20 * 65_536);
+  await live.stop('SIGKILL');
+  const fifth = await backup();
+  expect(fifth.readBytes).toBeLessThanOrEqual(20 * 65_536);
+  expectSame(await restored(fifth.id), await imageOf(scratch));
+  expect((await statusOf(scratch)).snapshots?.map(({ name }) => name)).toEqual(['kept']);
+
+  // Written past the store: what changed is not known.
+  await done(scratch, 'assemble elsewhere demo/disk0.img demo/disk1.img demo/disk2.img -q');
+  await done(scratch, 'write elsewhere --from small --offset 9M -q');
+  const sixth = await backup();
+  expect(sixth.readBytes).toBe(content.byteLength);
+  expectSame(await restored(sixth.id), await imageOf(scratch));
+  await done(scratch, 'snapshot delete demo --all -q');
+  expect((await backup(' --no-snapshot')).readBytes).toBe(content.byteLength);
+  expect((await statusOf(scratch)).snapshots).toBe(undefined);
+});

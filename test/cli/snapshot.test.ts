@@ -1,0 +1,66 @@
+/** `snapshot`: taken, read, gone back to and deleted, as a user does it. */
+import { readFile, writeFile } from 'node:fs/promises';
+import { expect, test } from 'vitest';
+import { Scratch, sampleBytes } from './raidsim.ts';
+
+const SIZE = 300_000;
+
+async function made(): Promise<{ readonly scratch: Scratch; readonly first: Uint8Array }> {
+  const scratch = await Scratch.make();
+  await scratch.done('create demo -l 1 -n 2 -z 4M -q');
+  const first = sampleBytes(SIZE);
+  await writeFile(scratch.path('first'), first);
+  await writeFile(scratch.path('second'), first.toReversed());
+  await scratch.done('write demo --from first -q');
+  return { scratch, first };
+}
+
+test('what was overwritten is read from the snapshot, rolled back to, and let go of', async () => {
+  const { scratch, first } = await made();
+  await using _scratch = scratch;
+  const told = await scratch.done('snapshot create demo one --limit 1M');
+  expect(told).toBe('snapshot one of demo is taken; copies take 0 B of 1 MiB\n');
+  await scratch.done('write demo --from second -q');
+  await scratch.done(`snapshot read demo one --length ${SIZE} --to out -q`);
+  expect(Buffer.compare(await readFile(scratch.path('out')), first)).toBe(0);
+  const status = JSON.parse(await scratch.done('status demo --json'));
+  expect(status.snapshots).toMatchObject([
+    { name: 'one', state: 'valid', uniqueBytes: 303_104, sharedBytes: 0 },
+  ]);
+  expect(await scratch.done('status demo')).toMatch(/snapshots: one {2}\d+ s ago {2}296 KiB/);
+  expect(await scratch.done('snapshot rollback demo one')).toBe(
+    'demo is what it was at snapshot one; 296 KiB written back\n',
+  );
+  await scratch.done(`read demo --length ${SIZE} --to out -q`);
+  expect(Buffer.compare(await readFile(scratch.path('out')), first)).toBe(0);
+  for (const [line, code, text] of [
+    ['snapshot create demo one', 2, 'has a snapshot one already'],
+    ['snapshot create demo two --limit 2M', 2, 'have a store already'],
+    ['snapshot create demo a/b', 2, 'no name for a snapshot'],
+    ['snapshot read demo onr --to x', 2, 'did you mean one?'],
+    ['snapshot rollback demo', 2, 'raidsim snapshot rollback demo NAME'],
+    ['snapshot list demo --force', 2, 'does not take --force'],
+    ['snapshot take demo one', 2, 'create, list, read, rollback, delete'],
+    ['snapshot create nowhere one', 2, 'there is no folder nowhere'],
+  ] as const) {
+    const outcome = await scratch.type(line);
+    expect([line, outcome.code, outcome.stderr]).toEqual([line, code, expect.stringContaining(text)]);
+  }
+  const listed = JSON.parse(await scratch.done('snapshot list demo --json'));
+  expect(listed).toMatchObject({ snapshots: [{ name: 'one' }], usage: { limitBytes: 1048576 } });
+  expect(await scratch.done('snapshot delete demo one')).toBe('snapshot one of demo is deleted\n');
+  expect((await scratch.type('snapshot list demo')).stderr).toContain('demo has no snapshots');
+});
+
+test('a store that is full gives up the oldest snapshot, and the array goes on', async () => {
+  const { scratch } = await made();
+  await using _scratch = scratch;
+  await scratch.done('snapshot create demo one --limit 64K -q');
+  await scratch.done('write demo --from second -q');
+  expect(await scratch.done('snapshot list demo')).toMatch(/^one .* invalid /m);
+  const { code, stderr } = await scratch.type('snapshot read demo one --to out');
+  expect([code, stderr]).toEqual([5, expect.stringContaining('one of demo is invalid')]);
+  expect((await scratch.type('status demo')).code).toBe(0);
+  await scratch.done('snapshot delete demo --all');
+  expect(JSON.parse(await scratch.done('status demo --json'))).not.toHaveProperty('snapshots');
+});
