@@ -1,7 +1,7 @@
 /**
  * Types one line after the other into the built command line, within one process, for a test that forks it: starting Node
  * and loading the library costs ten times what most verbs do. Whether processes end as they should is tested with
- * processes (exit-codes.test.ts).
+ * processes (exit-codes.slow.test.ts).
  */
 import type { Outcome } from './raidsim.ts';
 

@@ -1,7 +1,7 @@
 /**
  * What people see, word by word: sessions as one would type them, held against transcripts/. After a change that is meant:
  *
- *   REGENERATE=1 npx vitest run --project quick test/cli/transcripts.test.ts
+ *   REGENERATE=1 npx vitest run --project slow test/cli/transcripts.slow.test.ts
  *
  * and read the difference. Times, speeds and process numbers are replaced; UUIDs come from --seed.
  */
