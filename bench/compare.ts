@@ -50,6 +50,8 @@ export interface CompareOptions {
   readonly members?: number;
   /** Default 64 KiB. */
   readonly chunkBytes?: number;
+  /** Of each member; default 32 MiB, and half of that when `quick`. */
+  readonly memberBytes?: number;
   readonly quick?: boolean;
   /** Default: tmpfs if there is one. */
   readonly directory?: string;
@@ -157,7 +159,7 @@ export async function compare(options: CompareOptions = {}): Promise<Comparison>
   const shape: Shape = {
     members: options.members ?? 4,
     chunkBytes: options.chunkBytes ?? 64 * KIB,
-    memberBytes: effort.memberBytes,
+    memberBytes: options.memberBytes ?? effort.memberBytes,
   };
   const levels = options.levels ?? benchLevels;
   // Refused before anything is made.
@@ -297,20 +299,21 @@ class Subject implements AsyncDisposable {
     const slots = Array.from({ length: shape.members }, (_, slot) => slot);
     const own = slots.map((slot) => join(folder.path, `disk${slot}.img`));
     const twins = slots.map((slot) => join(folder.path, `bare${slot}.img`));
-    const members = await Promise.all(own.map((path) => FileDevice.create(path, shape.memberBytes)));
-    const array = new RaidArray({
-      geometry: level.geometry(shape),
-      members,
-      cores: availableParallelism(),
-      // A recovery begins when its time is taken, not when there is a spare.
-      autoSync: false,
-      ...(driver === undefined ? {} : { driver }),
-    });
+    const openArray = async (paths: readonly string[]): Promise<RaidArray> =>
+      new RaidArray({
+        geometry: level.geometry(shape),
+        members: await Promise.all(paths.map((path) => FileDevice.create(path, shape.memberBytes))),
+        cores: availableParallelism(),
+        // A recovery begins when its time is taken, not when there is a spare.
+        autoSync: false,
+        ...(driver === undefined ? {} : { driver }),
+      });
+    const array = await openArray(own);
     await fill(array);
-    for (const path of twins) {
-      await using device = await FileDevice.create(path, shape.memberBytes);
-      await fill(device);
-    }
+    // Through an array as well: files that grow side by side lie otherwise in memory than one that grows after the other,
+    // and are slower to read.
+    await using twin = await openArray(twins);
+    await fill(twin);
     return new Subject(
       level,
       array,

@@ -10,6 +10,7 @@ interface Options {
   readonly level?: readonly string[];
   readonly members: number;
   readonly chunk: string;
+  readonly size?: string;
   readonly quick?: boolean;
   readonly dir?: string;
   readonly json?: string;
@@ -25,6 +26,7 @@ export function define(command: Command): void {
     .option('-l, --level <level...>', `only these: ${names}, or as mdadm writes them`)
     .option('-n, --members <count>', 'members of each array', count, 4)
     .option('-c, --chunk <size>', 'chunk size', '64K')
+    .option('-z, --size <size>', 'of each member (default: 32M, 16M with --quick)')
     .option('--quick', 'few repetitions: under half a minute, and less certain')
     .option('--dir <directory>', 'where the members are made (default: /dev/shm where it will do)')
     .option('--json <file>', 'all figures as JSON; - for standard output')
@@ -39,6 +41,7 @@ it. The ratio says how much of the possible is reached. bench/README.md says how
 Examples:
   raidsim bench --quick
   raidsim bench --level raid5 raid6 --members 8 --html levels.html
+  raidsim bench --quick --level raid5 --size 1G
   raidsim bench --dir /mnt/disk --json - | jq '.results[] | select(.work == "recover")'`,
     )
     .action(async (options: Options) => {
@@ -59,6 +62,7 @@ async function run(options: Options): Promise<void> {
       levels: wantedLevels(options.level),
       members: options.members,
       chunkBytes: parseSize(options.chunk),
+      ...(options.size === undefined ? {} : { memberBytes: parseSize(options.size) }),
       quick: options.quick === true,
       signal: interrupt.signal,
       ...(options.dir === undefined ? {} : { directory: options.dir }),

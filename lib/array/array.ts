@@ -97,9 +97,14 @@ export interface AssembledOptions extends EngineChoice {
   readonly assembly?: AssemblyReport | undefined;
 }
 
-/** One step of a scrub, or of a sync; between steps others may come in. */
-const SCRUB_WINDOW_BYTES = 4 * MIB;
-const SYNC_WINDOW_BYTES = 4 * MIB;
+/**
+ * One step of a scrub or a sync, of each member. At its end the lanes run dry and learn of the array's new health: some tenths of a
+ * millisecond, which enough work is to hide. A verb that stops a sync waits for a step; who watches a small one sees several.
+ */
+function windowBytes(totalBytes: number): number {
+  return Math.min(16 * MIB, Math.max(4 * MIB, roundDown(totalBytes / 64, MIB)));
+}
+
 /** The unit in which what cannot be recovered is listed. */
 const BAD_BLOCK_BYTES = 4 * KIB;
 
@@ -508,7 +513,7 @@ export class RaidArray extends Device {
       );
     }
     try {
-      yield* this.#scrubFrom(roundDown(fromBytes, SCRUB_WINDOW_BYTES), action, totalBytes);
+      yield* this.#scrubFrom(roundDown(fromBytes, windowBytes(totalBytes)), action, totalBytes);
     } finally {
       this.#scrub = null;
     }
@@ -523,7 +528,7 @@ export class RaidArray extends Device {
     let mismatchCount = 0;
     let compared = 0;
     for (let doneBytes = fromBytes; doneBytes < totalBytes; ) {
-      const lengthBytes = Math.min(SCRUB_WINDOW_BYTES, totalBytes - doneBytes);
+      const lengthBytes = Math.min(windowBytes(totalBytes), totalBytes - doneBytes);
       const from = doneBytes;
       compared += comparedBytes(this.layout, compileHealth(this.layout, this.#health()), from, lengthBytes);
       const found = await (action === 'repair'
@@ -985,7 +990,7 @@ export class RaidArray extends Device {
     assert(member.state.state === 'replacement', 'only a replacement copies its original');
     const { slot, recoveredBytes } = member.state;
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
-    const lengthBytes = Math.min(SYNC_WINDOW_BYTES, totalBytes - recoveredBytes);
+    const lengthBytes = Math.min(this.#sync.stepBytes(windowBytes(totalBytes)), totalBytes - recoveredBytes);
     if (lengthBytes > 0) await this.#fillWindow(member, 'replace', slot, recoveredBytes, lengthBytes);
     const doneBytes = recoveredBytes + lengthBytes;
     const progress: SyncProgress = { action: 'recover', doneBytes, totalBytes };
@@ -1057,7 +1062,7 @@ export class RaidArray extends Device {
     const { slot, recoveredBytes, viaBitmap } = member.state;
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
     const from = viaBitmap ? this.#nextDirtyOn(slot, recoveredBytes, totalBytes) : recoveredBytes;
-    const lengthBytes = Math.min(SYNC_WINDOW_BYTES, totalBytes - from);
+    const lengthBytes = Math.min(this.#sync.stepBytes(windowBytes(totalBytes)), totalBytes - from);
     if (lengthBytes > 0) await this.#fillWindow(member, 'recover', slot, from, lengthBytes);
     // It may have failed, or been failed, meanwhile.
     const now = stateOf(member);
@@ -1117,7 +1122,7 @@ export class RaidArray extends Device {
   async #resyncStep(): Promise<SyncProgress> {
     const totalBytes = syncBytes(this.layout);
     const from = this.#nextDirty(this.#unsyncedFromBytes, totalBytes);
-    const lengthBytes = Math.min(SYNC_WINDOW_BYTES, totalBytes - from);
+    const lengthBytes = Math.min(this.#sync.stepBytes(windowBytes(totalBytes)), totalBytes - from);
     if (lengthBytes > 0) {
       await this.#metadata?.enterResync(from, lengthBytes);
       try {

@@ -3,6 +3,7 @@
  * to stop. Whoever wants to see it watches; nobody watching makes no difference.
  */
 import type { Host } from '../host.ts';
+import { MIB, roundDown } from '../units.ts';
 
 export interface SyncProgress {
   readonly action: 'recover' | 'resync';
@@ -11,6 +12,7 @@ export interface SyncProgress {
 }
 
 const NAP_MS = 100;
+const STEP_BYTES_MIN = 4 * MIB;
 
 export class Sync {
   limitBytesPerSecond = Number.POSITIVE_INFINITY;
@@ -41,6 +43,12 @@ export class Sync {
 
   get progress(): SyncProgress | null {
     return this.#progress;
+  }
+
+  /** How much the next step is to do: `most`, or what the limit lets through in a quarter of a second. */
+  stepBytes(most: number): number {
+    const limited = roundDown(Math.min(most, this.limitBytesPerSecond / 4), MIB);
+    return Math.min(most, Math.max(STEP_BYTES_MIN, limited));
   }
 
   /** Starts it, or lets it look for work once more before it ends. */

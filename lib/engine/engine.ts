@@ -24,7 +24,7 @@ import type { Host } from '../host.ts';
 import type { Layout } from '../layout/layout.ts';
 import { selectKernels } from '../parity/select.ts';
 import { type ErasedRange, type Health, replacementOf } from '../plan/plan.ts';
-import { GIB, KIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
+import { GIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import { DirectDriver, type Driver, EVENT_LOOP_WIDTH, EventLoopDriver, type SyncOp } from './drivers.ts';
 import type { LogShape } from './log.ts';
 import { Arena, createMemory, memoryBytesFor, PAGE_BYTES } from './memory.ts';
@@ -88,8 +88,8 @@ export interface CheckResult {
 const JOB_BYTES = MIB;
 const HEAP_BYTES = 64 * MIB;
 
-/** Member bytes that one job of a recovery or a check covers. */
-const SYNC_JOB_BYTES = 256 * KIB;
+/** Member bytes that one job of a recovery or a check covers at most: less where a territory ends. */
+const SYNC_JOB_BYTES = MIB;
 
 export class Engine {
   readonly kind: DriverKind;

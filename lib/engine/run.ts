@@ -98,7 +98,7 @@ const MISMATCHES_LISTED = 1024;
  * What walks the whole array reads all members' shares of a place and looks at them once more: in slices of so much in
  * all, that second look finds them in the core's own cache.
  */
-const CACHE_BYTES = 512 * KIB;
+const CACHE_BYTES = 256 * KIB;
 
 /** How much of each member a check, repair or recovery looks at in one go. */
 export function walkSliceBytes(layout: Layout): number {
