@@ -17,6 +17,8 @@ interface Options {
 
 const FAILED = 1;
 const RUNS_DEFAULT = 200;
+/** For making a case smaller: Ctrl-C ends it sooner. */
+const SHRINK_MS = 120_000;
 const SEED_MAX = 2 ** 31;
 
 export function define(command: Command): void {
@@ -99,7 +101,8 @@ async function run(options: Options): Promise<void> {
   }
   if (isDrawn) progressLine(null, '');
   if (last === null) return;
-  const failed = last.outcome.failure === null ? null : await keep(last, last.outcome.failure, options);
+  const failed =
+    last.outcome.failure === null ? null : await keep(last, last.outcome.failure, options, interrupt);
   if (interrupt.isAsked) process.exitCode = INTERRUPTED;
   if (failed !== null) process.exitCode = FAILED;
   await tell(first, last, failed, options);
@@ -112,11 +115,18 @@ interface Kept {
   readonly steps: number;
 }
 
-async function keep(step: SimulateStep, failure: SimFailure, options: Options): Promise<Kept> {
-  const { runCase, saveCase, shrinkCase } = await import('../../lib/index.ts');
+async function keep(
+  step: SimulateStep,
+  failure: SimFailure,
+  options: Options,
+  interrupt: { readonly isAsked: boolean },
+): Promise<Kept> {
+  const { realHost, runCase, saveCase, shrinkCase } = await import('../../lib/index.ts');
   const { progressLine } = await import('../render.ts');
   const isDrawn = options.quiet !== true && options.json !== true && process.stderr.isTTY;
+  const start = realHost.now();
   const { smallest } = await shrinkCase(step.one, failure, {
+    isEnough: () => interrupt.isAsked || realHost.now() - start > SHRINK_MS,
     onProgress: (runs, steps) => {
       if (isDrawn)
         progressLine(runs / 2000, `seed ${step.one.seed} failed; making it smaller: ${steps} steps`);

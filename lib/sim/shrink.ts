@@ -27,9 +27,15 @@ export function signatureOf(failure: Failure): string {
 export async function shrink(
   one: Case,
   failure: Failure,
-  options: { readonly runs?: number; readonly onProgress?: (runs: number, steps: number) => void } = {},
+  options: {
+    readonly runs?: number;
+    /** Asked before each run: the smallest so far will do. */
+    readonly isEnough?: () => boolean;
+    readonly onProgress?: (runs: number, steps: number) => void;
+  } = {},
 ): Promise<Shrunk> {
   const most = options.runs ?? 2000;
+  const goesOn = (): boolean => runs < most && options.isEnough?.() !== true;
   const wanted = signatureOf(failure);
   // What comes after the step at which it failed cannot matter, unless it failed after all of them.
   let smallest: Case = { ...one, steps: one.steps.slice(0, failure.step) };
@@ -39,7 +45,7 @@ export async function shrink(
   // left for when the first seed has nothing more to give.
   let seeds = 1;
   const attempt = async (candidate: Case): Promise<boolean> => {
-    for (let other = 0; other < seeds && runs < most; other += 1) {
+    for (let other = 0; other < seeds && goesOn(); other += 1) {
       runs += 1;
       const seeded = { ...candidate, seed: candidate.seed + other };
       const { failure: next } = await runAlone(seeded);
@@ -52,7 +58,7 @@ export async function shrink(
     return false;
   };
   if (!(await attempt(smallest))) smallest = one;
-  for (let before = ''; runs < most; ) {
+  for (let before = ''; goesOn(); ) {
     const now = JSON.stringify(smallest);
     if (now === before && seeds === SEEDS_TRIED) break;
     seeds = now === before ? SEEDS_TRIED : 1;
