@@ -4,7 +4,9 @@
  * runs by the engine's own rule; only the cutting of requests into jobs is said again here, and
  * test/bench/calls.slow.test.ts holds the result against the calls that an array is seen to make.
  */
+import { WINDOW_BYTES } from '../lib/array/sync.ts';
 import { addressIn, type Batch, runsOf } from '../lib/engine/batch.ts';
+import { HEAP_BYTES, JOB_BYTES, SYNC_JOB_BYTES } from '../lib/engine/engine.ts';
 import { type MemoryMap, PAGE_BYTES, scratchAddress } from '../lib/engine/memory.ts';
 import type { Job } from '../lib/engine/ring.ts';
 import { walkSliceBytes } from '../lib/engine/run.ts';
@@ -14,7 +16,7 @@ import type { Layout } from '../lib/layout/layout.ts';
 import { type CompiledHealth, compileHealth } from '../lib/plan/health.ts';
 import { isLost, type MemberHealth, type Transfer } from '../lib/plan/plan.ts';
 import { planCheck, planRead, planRecover, planWrite, syncBytes } from '../lib/plan/planner.ts';
-import { KIB, MIB, roundDown, roundUp } from '../lib/units.ts';
+import { roundDown, roundUp } from '../lib/units.ts';
 import type { Request } from './works.ts';
 
 export interface Call {
@@ -36,12 +38,6 @@ export interface Setting {
   /** Laid out as the engine's own memory. */
   readonly map: MemoryMap;
 }
-
-/** Of the engine and the array; the test named above fails when they change there. */
-const HEAP_BYTES = 64 * MIB;
-const JOB_BYTES = MIB;
-const SYNC_JOB_BYTES = 256 * KIB;
-const SYNC_WINDOW_BYTES = 4 * MIB;
 
 /** `missing` is the slot that is empty, if one is. Each of `depth` requests under way has a buffer of its own. */
 export function callsOfRequests(
@@ -123,8 +119,8 @@ function forEachSyncJob(
   each: (job: Job, windowBytes: number) => void,
 ): void {
   const sliceBytes = walkSliceBytes(setting.layout);
-  for (let window = 0; window < totalBytes; window += SYNC_WINDOW_BYTES) {
-    const end = Math.min(totalBytes, window + SYNC_WINDOW_BYTES);
+  for (let window = 0; window < totalBytes; window += WINDOW_BYTES) {
+    const end = Math.min(totalBytes, window + WINDOW_BYTES);
     for (let offsetBytes = window; offsetBytes < end; ) {
       const jobEnd = Math.min(end, offsetBytes + syncPieceAt(setting, op, member, offsetBytes));
       while (offsetBytes < jobEnd) {

@@ -18,7 +18,7 @@
  */
 import { Device, type Extent, type Limits, type ZeroOptions } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
-import { canReach, type DriverKind, Engine, unreachableBy } from '../engine/engine.ts';
+import { type CheckResult, canReach, type DriverKind, Engine, unreachableBy } from '../engine/engine.ts';
 import type { Death } from '../engine/message.ts';
 import type { Correction, Exclusion, Mismatch } from '../engine/run.ts';
 import { stripeBytes } from '../engine/territory.ts';
@@ -30,14 +30,14 @@ import type { Layout } from '../layout/layout.ts';
 import { compileHealth } from '../plan/health.ts';
 import { type ErasedRange, type Health, isLost, replacementOf } from '../plan/plan.ts';
 import { comparedBytes, planWrite, syncBytes } from '../plan/planner.ts';
-import { divCeil, KIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
+import { divCeil, KIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import type { AssemblyReport } from './form.ts';
 import { type GrowOptions, recordGrowth } from './grow.ts';
 import { type Member, type MemberState, Members } from './members.ts';
 import type { Metadata } from './metadata.ts';
 import { ArraySnapshots } from './snapshots.ts';
 import { type ArrayStatus, statusOf } from './status.ts';
-import { Sync, type SyncProgress } from './sync.ts';
+import { Sync, type SyncProgress, type Walk, WINDOW_BYTES, Windows } from './sync.ts';
 
 export interface ScrubProgress {
   readonly action: 'check' | 'repair';
@@ -59,6 +59,8 @@ export interface EngineChoice {
   readonly lanes?: number | undefined;
   readonly cores?: number | undefined;
   readonly heapBytes?: number | undefined;
+  /** Of each member, that a sync or a scrub does in one step; default 4 MiB. */
+  readonly windowBytes?: number | undefined;
   readonly kernel?: string | undefined;
   /** Spares take over by themselves, and a resync that is due runs; default true. */
   readonly autoSync?: boolean | undefined;
@@ -97,12 +99,8 @@ export interface AssembledOptions extends EngineChoice {
   readonly assembly?: AssemblyReport | undefined;
 }
 
-/**
- * One step of a scrub or a sync, of each member. At its end the lanes run dry and learn of the array's new health: some tenths of a
- * millisecond, which enough work is to hide. A verb that stops a sync waits for a step; who watches a small one sees several.
- */
-function windowBytes(totalBytes: number): number {
-  return Math.min(16 * MIB, Math.max(4 * MIB, roundDown(totalBytes / 64, MIB)));
+interface Compared extends CheckResult {
+  readonly comparedBytes: number;
 }
 
 /** The unit in which what cannot be recovered is listed. */
@@ -122,6 +120,7 @@ export class RaidArray extends Device {
   readonly #metadata: Metadata | null;
   readonly #sync: Sync;
   #autoSync: boolean;
+  readonly #windowBytes: number;
   /** Null for one that cannot have any: it is not in a folder, is only read, or writes to an overlay. */
   #snapshots: ArraySnapshots | null = null;
   /** Writes of any kind, from the call on. */
@@ -148,6 +147,7 @@ export class RaidArray extends Device {
     this.assembly = ('assembly' in options ? options.assembly : null) ?? null;
     this.#host = options.host ?? realHost;
     this.#autoSync = options.autoSync !== false;
+    this.#windowBytes = options.windowBytes ?? WINDOW_BYTES;
     const isAssembled = 'seeds' in options;
     this.#members = new Members(this.layout, this.name, isAssembled ? options.erased : []);
     this.#metadata = isAssembled ? options.metadata : null;
@@ -188,7 +188,7 @@ export class RaidArray extends Device {
       onCorrection: (corrections) => this.#corrected(corrections),
       onDamage: (ranges) => this.#damaged(ranges),
     });
-    this.#sync = new Sync(this.#host, () => this.#nextSyncStep());
+    this.#sync = new Sync(this.#host, this.#windowBytes, () => this.#nextSyncStep());
     this.#metadata?.attach({
       flush: () => this.#flushMembers(),
       failed: (descriptor, error) => this.#failedWhileRecording(descriptor, error),
@@ -513,7 +513,7 @@ export class RaidArray extends Device {
       );
     }
     try {
-      yield* this.#scrubFrom(roundDown(fromBytes, windowBytes(totalBytes)), action, totalBytes);
+      yield* this.#scrubFrom(roundDown(fromBytes, this.#windowBytes), action, totalBytes);
     } finally {
       this.#scrub = null;
     }
@@ -527,19 +527,32 @@ export class RaidArray extends Device {
     this.#lastMismatchCount = 0;
     let mismatchCount = 0;
     let compared = 0;
-    for (let doneBytes = fromBytes; doneBytes < totalBytes; ) {
-      const lengthBytes = Math.min(windowBytes(totalBytes), totalBytes - doneBytes);
-      const from = doneBytes;
-      compared += comparedBytes(this.layout, compileHealth(this.layout, this.#health()), from, lengthBytes);
-      const found = await (action === 'repair'
-        ? this.#whileActive(from, lengthBytes, () => this.#engine.repair(from, lengthBytes))
-        : this.#engine.check(from, lengthBytes));
-      doneBytes += lengthBytes;
-      mismatchCount += found.mismatchCount;
-      this.#lastMismatchCount = mismatchCount;
-      const { mismatches } = found;
-      this.#scrub = { action, doneBytes, totalBytes, comparedBytes: compared, mismatchCount, mismatches };
-      yield this.#scrub;
+    const walk: Walk<Compared> = {
+      from: (afterBytes) => afterBytes,
+      totalBytes,
+      work: async (from, lengthBytes) => {
+        const health = compileHealth(this.layout, this.#health());
+        const found = await (action === 'repair'
+          ? this.#whileActive(from, lengthBytes, () => this.#engine.repair(from, lengthBytes))
+          : this.#engine.check(from, lengthBytes));
+        return { ...found, comparedBytes: comparedBytes(this.layout, health, from, lengthBytes) };
+      },
+    };
+    const windows = new Windows<Compared>(this.#windowBytes);
+    try {
+      for (let doneBytes = fromBytes; doneBytes < totalBytes; ) {
+        const { endBytes, result } = await windows.next(walk, doneBytes, action);
+        windows.precedes(action);
+        doneBytes = endBytes;
+        compared += result?.comparedBytes ?? 0;
+        mismatchCount += result?.mismatchCount ?? 0;
+        this.#lastMismatchCount = mismatchCount;
+        const mismatches = result?.mismatches ?? [];
+        this.#scrub = { action, doneBytes, totalBytes, comparedBytes: compared, mismatchCount, mismatches };
+        yield this.#scrub;
+      }
+    } finally {
+      await windows.drain();
     }
   }
 
@@ -990,12 +1003,16 @@ export class RaidArray extends Device {
     assert(member.state.state === 'replacement', 'only a replacement copies its original');
     const { slot, recoveredBytes } = member.state;
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
-    const lengthBytes = Math.min(this.#sync.stepBytes(windowBytes(totalBytes)), totalBytes - recoveredBytes);
-    if (lengthBytes > 0) await this.#fillWindow(member, 'replace', slot, recoveredBytes, lengthBytes);
-    const doneBytes = recoveredBytes + lengthBytes;
+    const walk: Walk<void> = {
+      from: (afterBytes) => afterBytes,
+      totalBytes,
+      work: (from, lengthBytes) => this.#fill(member, 'replace', slot, from, lengthBytes),
+    };
+    const { endBytes: doneBytes } = await this.#sync.windows.next(walk, recoveredBytes, member.state);
     const progress: SyncProgress = { action: 'recover', doneBytes, totalBytes };
     if (stateOf(member).state !== 'replacement') return progress;
     member.state = { state: 'replacement', slot, recoveredBytes: doneBytes };
+    this.#sync.windows.precedes(member.state);
     if (doneBytes < totalBytes) {
       await this.#metadata?.checkpointRecovery(member.descriptor, doneBytes);
       return progress;
@@ -1061,15 +1078,23 @@ export class RaidArray extends Device {
     assert(member.state.state === 'recovering', 'only a recovering member is recovered');
     const { slot, recoveredBytes, viaBitmap } = member.state;
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
-    const from = viaBitmap ? this.#nextDirtyOn(slot, recoveredBytes, totalBytes) : recoveredBytes;
-    const lengthBytes = Math.min(this.#sync.stepBytes(windowBytes(totalBytes)), totalBytes - from);
-    if (lengthBytes > 0) await this.#fillWindow(member, 'recover', slot, from, lengthBytes);
+    const walk: Walk<void> = {
+      from: (afterBytes) => (viaBitmap ? this.#nextDirtyOn(slot, afterBytes, totalBytes) : afterBytes),
+      totalBytes,
+      work: (from, lengthBytes) => this.#fill(member, 'recover', slot, from, lengthBytes),
+    };
+    const { endBytes: doneBytes, fromBytes } = await this.#sync.windows.next(
+      walk,
+      recoveredBytes,
+      member.state,
+    );
     // It may have failed, or been failed, meanwhile.
     const now = stateOf(member);
-    if (now.state !== 'recovering') return { action: 'recover', doneBytes: from, totalBytes };
-    const doneBytes = from + lengthBytes;
+    if (now.state !== 'recovering') return { action: 'recover', doneBytes: fromBytes, totalBytes };
     member.state = { ...now, recoveredBytes: doneBytes };
-    await this.#engine.setHealth(this.#health());
+    this.#sync.windows.precedes(member.state);
+    // Not waited for: it comes to pass behind the window that is under way, and until then there is less to read from.
+    void this.#engine.setHealth(this.#health());
     if (doneBytes < totalBytes) {
       await this.#metadata?.checkpointRecovery(member.descriptor, doneBytes);
     } else {
@@ -1089,27 +1114,26 @@ export class RaidArray extends Device {
   }
 
   /**
-   * One window onto a new member: `recover` or `replace`. Where a part of it cannot be had, because other members have a
+   * A range of a new member: `recover` or `replace`. Where a part of it cannot be had, because other members have a
    * bad place there, the rest goes on: the part is listed as bad in this slot, and named to whoever reads it.
    */
-  async #fillWindow(
+  async #fill(
     member: Member,
     op: 'recover' | 'replace',
     slot: number,
     offsetBytes: number,
     lengthBytes: number,
   ): Promise<void> {
-    const { state } = member.state;
     try {
       await this.#engine[op](slot, offsetBytes, lengthBytes);
     } catch (error) {
       // It, or what it was to become a copy of, has failed: that is dealt with already.
-      if (stateOf(member).state !== state) return;
+      if (stateOf(member).state !== (op === 'recover' ? 'recovering' : 'replacement')) return;
       if (!(error instanceof RaidError) || error.code !== 'REDUNDANCY_LOST') throw error;
       if (lengthBytes > BAD_BLOCK_BYTES) {
         const half = Math.max(BAD_BLOCK_BYTES, roundDown(lengthBytes / 2, BAD_BLOCK_BYTES));
-        await this.#fillWindow(member, op, slot, offsetBytes, half);
-        await this.#fillWindow(member, op, slot, offsetBytes + half, lengthBytes - half);
+        await this.#fill(member, op, slot, offsetBytes, half);
+        await this.#fill(member, op, slot, offsetBytes + half, lengthBytes - half);
         return;
       }
       const before = this.#members.erased;
@@ -1121,19 +1145,22 @@ export class RaidArray extends Device {
 
   async #resyncStep(): Promise<SyncProgress> {
     const totalBytes = syncBytes(this.layout);
-    const from = this.#nextDirty(this.#unsyncedFromBytes, totalBytes);
-    const lengthBytes = Math.min(this.#sync.stepBytes(windowBytes(totalBytes)), totalBytes - from);
-    if (lengthBytes > 0) {
-      await this.#metadata?.enterResync(from, lengthBytes);
-      try {
-        await this.#engine.repair(from, lengthBytes);
-      } finally {
-        this.#metadata?.leaveResync(from, lengthBytes);
-      }
-    }
-    const doneBytes = from + lengthBytes;
+    const walk: Walk<void> = {
+      from: (afterBytes) => this.#nextDirty(afterBytes, totalBytes),
+      totalBytes,
+      work: async (from, lengthBytes) => {
+        await this.#metadata?.enterResync(from, lengthBytes);
+        try {
+          await this.#engine.repair(from, lengthBytes);
+        } finally {
+          this.#metadata?.leaveResync(from, lengthBytes);
+        }
+      },
+    };
+    const { endBytes: doneBytes } = await this.#sync.windows.next(walk, this.#unsyncedFromBytes, 'resync');
+    this.#sync.windows.precedes('resync');
     this.#unsyncedFromBytes = doneBytes < totalBytes ? doneBytes : Number.POSITIVE_INFINITY;
-    await this.#engine.setHealth(this.#health());
+    void this.#engine.setHealth(this.#health());
     await this.#metadata?.checkpointResync();
     return { action: 'resync', doneBytes, totalBytes };
   }

@@ -85,11 +85,11 @@ export interface CheckResult {
 }
 
 /** Jobs are about this long; longer where a stripe is. Long enough that a system call's cost vanishes in it. */
-const JOB_BYTES = MIB;
-const HEAP_BYTES = 64 * MIB;
+export const JOB_BYTES = MIB;
+export const HEAP_BYTES = 64 * MIB;
 
 /** Member bytes that one job of a recovery or a check covers at most: less where a territory ends. */
-const SYNC_JOB_BYTES = MIB;
+export const SYNC_JOB_BYTES = MIB;
 
 export class Engine {
   readonly kind: DriverKind;

@@ -45,7 +45,7 @@ import {
   type Transfer,
 } from '../plan/plan.ts';
 import { planCheck, planRead, planRecover, planRepair, planWrite } from '../plan/planner.ts';
-import { KIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
+import { KIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import { addressIn, type Batch, type Failure, type Request } from './batch.ts';
 import type { PartialParityLog } from './log.ts';
 import { PAGE_BYTES } from './memory.ts';
@@ -96,9 +96,10 @@ const MISMATCHES_LISTED = 1024;
 
 /**
  * What walks the whole array reads all members' shares of a place and looks at them once more: in slices of so much in
- * all, that second look finds them in the core's own cache.
+ * all, that second look finds them in a cache. Larger slices make fewer system calls: a recovery of 4 x 1 GiB on tmpfs by
+ * one lane did 1.35 GB/s with 256 KiB, 1.43 with 512 KiB, 1.50 with 1 MiB and 1.57 with 2 MiB (L2 of 1 MiB, L3 of 32 MiB).
  */
-const CACHE_BYTES = 256 * KIB;
+const CACHE_BYTES = 2 * MIB;
 
 /** How much of each member a check, repair or recovery looks at in one go. */
 export function walkSliceBytes(layout: Layout): number {

@@ -321,6 +321,7 @@ export async function neverDiffers(geometry: Geometry, driver: DriverKind, numRu
         driver,
         lanes: 2,
         heapBytes: 8 * 1024 * KIB,
+        windowBytes: 64 * KIB,
       });
       const model: Model = { bytes: new Uint8Array(array.limits.sizeBytes) };
       const real: Real = { array, background: null };

@@ -77,7 +77,7 @@ export class Life {
   readonly story: string[] = [];
   readonly #random: Random;
   readonly #isSlow: boolean;
-  readonly #options: Pick<FormOptions, 'name' | 'driver' | 'heapBytes' | 'autoSync'>;
+  readonly #options: Pick<FormOptions, 'name' | 'driver' | 'heapBytes' | 'windowBytes' | 'autoSync'>;
   readonly #shape: (typeof shapes)[number];
   readonly #diskBytes: number;
   #array!: RaidArray;
@@ -97,6 +97,8 @@ export class Life {
       name: 'array',
       driver: this.#isSlow ? 'event-loop' : 'inline',
       heapBytes: 8 * MIB,
+      // A sync of many steps: what happens between two of them happens here.
+      windowBytes: 256 * KIB,
       autoSync: random(2) === 0,
     };
     this.#members = Array.from({ length: this.#shape.disks }, () => this.#newDisk());

@@ -116,8 +116,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'a resync starts one chunk late',
     file: array,
-    find: 'const from = this.#nextDirty(this.#unsyncedFromBytes, totalBytes);',
-    replace: 'const from = this.#nextDirty(this.#unsyncedFromBytes + 4096, totalBytes);',
+    find: 'from: (afterBytes) => this.#nextDirty(afterBytes, totalBytes),',
+    replace: 'from: (afterBytes) => this.#nextDirty(afterBytes + 4096, totalBytes),',
     breaks: 'I9',
     hunts: raid5(1),
   },
@@ -268,9 +268,9 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'a member that returns skips the first dirty chunk',
     file: array,
-    find: 'const from = viaBitmap ? this.#nextDirtyOn(slot, recoveredBytes, totalBytes) : recoveredBytes;',
+    find: 'from: (afterBytes) => (viaBitmap ? this.#nextDirtyOn(slot, afterBytes, totalBytes) : afterBytes),',
     replace:
-      'const from = viaBitmap ? this.#nextDirtyOn(slot, recoveredBytes + 4096, totalBytes) : recoveredBytes;',
+      'from: (afterBytes) => (viaBitmap ? this.#nextDirtyOn(slot, afterBytes + 4096, totalBytes) : afterBytes),',
     breaks: 'I11',
     hunts: [...mirrorBitmap(19, 20), ...raid5Bitmap(19)],
   },
@@ -334,8 +334,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'a recovery skips its last sector',
     file: array,
-    find: "if (lengthBytes > 0) await this.#fillWindow(member, 'recover', slot, from, lengthBytes);",
-    replace: "if (lengthBytes > 0) await this.#fillWindow(member, 'recover', slot, from, lengthBytes - 512);",
+    find: "work: (from, lengthBytes) => this.#fill(member, 'recover', slot, from, lengthBytes),",
+    replace: "work: (from, lengthBytes) => this.#fill(member, 'recover', slot, from, lengthBytes - 512),",
     breaks: 'I11',
     hunts: [...raid1(15, 16), ...raid5(15)],
   },
