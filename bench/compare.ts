@@ -309,11 +309,10 @@ class Subject implements AsyncDisposable {
         ...(driver === undefined ? {} : { driver }),
       });
     const array = await openArray(own);
-    await fill(array);
-    // Through an array as well: files that grow side by side lie otherwise in memory than one that grows after the other,
-    // and are slower to read.
+    // Through an array as well, and in turns with it: files that grow side by side lie otherwise in memory than one that
+    // grows after the other, and what is filled first lay 10 to 15 % slower than what was filled last.
     await using twin = await openArray(twins);
-    await fill(twin);
+    await fill([array, twin]);
     return new Subject(
       level,
       array,
@@ -351,14 +350,15 @@ class Subject implements AsyncDisposable {
   }
 }
 
-/** Every page of it written: what was never written costs nothing to read. */
-async function fill(device: RaidArray | FileDevice): Promise<void> {
+/** Every page of them written: what was never written costs nothing to read. */
+async function fill(arrays: readonly RaidArray[]): Promise<void> {
   const random = seededRandom(1);
   const words = Uint32Array.from({ length: MIB / 4 }, () => random(2 ** 32));
   const bytes = new Uint8Array(words.buffer);
-  const { sizeBytes } = device.limits;
+  const sizeBytes = Math.max(...arrays.map(({ limits }) => limits.sizeBytes));
   for (let offset = 0; offset < sizeBytes; offset += bytes.byteLength) {
-    await device.write(offset, bytes.subarray(0, Math.min(bytes.byteLength, sizeBytes - offset)));
+    for (const array of arrays)
+      await array.write(offset, bytes.subarray(0, Math.min(bytes.byteLength, sizeBytes - offset)));
   }
 }
 
