@@ -105,6 +105,8 @@ class Connection {
   readonly #operations: Operations;
   readonly #calls = new Map<number, AsyncGenerator<unknown, unknown>>();
   #cwd: string | null = null;
+  /** While the client has more to read than the socket holds. */
+  #room: Promise<void> | null = null;
 
   constructor(socket: Socket, operations: Operations, ended: () => void) {
     this.#socket = socket;
@@ -150,28 +152,42 @@ class Connection {
       for (;;) {
         const { done, value } = await steps.next();
         if (!this.#calls.has(id)) return;
-        await this.#say(done === true ? { id, done: value ?? null } : { id, step: value });
-        if (done === true) return;
+        if (done === true) {
+          this.#end(id, { id, done: value ?? null });
+          return;
+        }
+        await this.#say({ id, step: value });
       }
     } catch (error) {
-      if (this.#calls.has(id) || !this.#socket.destroyed) await this.#say({ id, error: crossing(error) });
-    } finally {
-      this.#calls.delete(id);
+      this.#end(id, { id, error: crossing(error) });
     }
   }
 
-  /** Resolves when there is room for more: a client that does not read holds up nothing but its own operation. */
-  async #say(answer: Answer): Promise<void> {
-    if (this.#socket.destroyed || sendLine(this.#socket, answer)) return;
-    await new Promise<void>((goOn) => {
+  /** The call is over when its answer is written, not when it is read: who has read it may have asked the next one already. */
+  #end(id: number, answer: Answer): void {
+    this.#calls.delete(id);
+    void this.#say(answer);
+  }
+
+  /**
+   * Resolves when there is room for more. Until then nothing is heard from a client that does not read: what it has been told and
+   * not taken is kept here, and must not grow.
+   */
+  #say(answer: Answer): Promise<void> {
+    if (this.#socket.destroyed || sendLine(this.#socket, answer)) return Promise.resolve();
+    this.#room ??= new Promise<void>((goOn) => {
       const once = (): void => {
         this.#socket.off('drain', once);
         this.#socket.off('close', once);
+        this.#room = null;
+        this.#socket.resume();
         goOn();
       };
+      this.#socket.pause();
       this.#socket.on('drain', once);
       this.#socket.on('close', once);
     });
+    return this.#room;
   }
 
   #leaveAll(): void {

@@ -78,6 +78,25 @@ test('several are under way at once, on one connection and on many', async () =>
   expect(results).toEqual([5, 5, 3, 3, 8, 8]);
 });
 
+test('large answers to who has few calls under way never end the connection, however many there are', async () => {
+  const large = 'x'.repeat(2 ** 20);
+  async function* reading(input: { readonly inSteps: boolean }): AsyncGenerator<string, string> {
+    if (input.inSteps) yield large;
+    return large;
+  }
+  await using stage = await Stage.make({ reading });
+  await using client = await stage.connect();
+  let left = 64;
+  const reader = async (): Promise<void> => {
+    while (left > 0) {
+      left -= 1;
+      const { result } = await all(client.call('reading', { inSteps: left % 3 === 0 }));
+      expect(result === large).toBe(true);
+    }
+  };
+  await Promise.all(Array.from({ length: 4 }, reader));
+});
+
 test('an operation that nobody knows, or that every object has, is refused by name', async () => {
   await using stage = await Stage.make({ counting });
   await using client = await stage.connect();
