@@ -920,14 +920,18 @@ export class RaidArray extends Device {
    */
   async #clearErased(known: readonly ErasedRange[], offsetBytes: number, lengthBytes: number): Promise<void> {
     if (known.length === 0) return;
-    const before = this.#members.erased;
     // What is logged is written in whole sectors.
     const block = (this.#metadata?.logShape ?? null) === null ? 1 : SECTOR_BYTES;
     const from = roundDown(offsetBytes, block);
     const to = roundUp(offsetBytes + lengthBytes, block);
-    for (const place of writtenPlaces(this.layout, this.#health(), from, to - from)) {
-      this.#members.mend(place.member, place.offsetBytes, place.lengthBytes, known);
-    }
+    await this.#mend(known, writtenPlaces(this.layout, this.#health(), from, to - from));
+  }
+
+  /** Of the ranges that were known, what lies in these places is as it should be again. */
+  async #mend(known: readonly ErasedRange[], places: readonly ErasedRange[]): Promise<void> {
+    const before = this.#members.erased;
+    for (const { member, offsetBytes, lengthBytes } of places)
+      this.#members.mend(member, offsetBytes, lengthBytes, known);
     if (this.#members.erased === before) return;
     await this.#engine.setHealth(this.#health());
     await this.#recordBadBlocks(before);
@@ -1124,8 +1128,11 @@ export class RaidArray extends Device {
     offsetBytes: number,
     lengthBytes: number,
   ): Promise<void> {
+    const known = this.#members.erased;
     try {
       await this.#engine[op](slot, offsetBytes, lengthBytes);
+      // What writes had left behind there has been computed after all.
+      if (op === 'recover') await this.#mend(known, [{ member: slot, offsetBytes, lengthBytes }]);
     } catch (error) {
       // It, or what it was to become a copy of, has failed: that is dealt with already.
       if (stateOf(member).state !== (op === 'recover' ? 'recovering' : 'replacement')) return;
@@ -1207,7 +1214,7 @@ function writtenPlaces(
   health: Health,
   offsetBytes: number,
   lengthBytes: number,
-): readonly { readonly member: number; readonly offsetBytes: number; readonly lengthBytes: number }[] {
+): readonly ErasedRange[] {
   const plan = planWrite(layout, compileHealth(layout, health), offsetBytes, lengthBytes);
   return isLost(plan) ? [] : plan.writes;
 }

@@ -26,7 +26,7 @@
  * A job whose plan needs more scratch, or more commit entries, than there is, is cut in two and each half carried out
  * by itself: at a stripe boundary if there is one inside, else at a chunk boundary, else in the middle.
  */
-import { InvariantViolation, type LostRange, RaidError, unreachable } from '../errors.ts';
+import { assert, InvariantViolation, type LostRange, RaidError, unreachable } from '../errors.ts';
 import type { Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
 import type { Kernels } from '../parity/kernels.ts';
@@ -258,6 +258,28 @@ function isSame(a: ErasedRange, b: ErasedRange): boolean {
   return a.member === b.member && a.offsetBytes === b.offsetBytes && a.lengthBytes === b.lengthBytes;
 }
 
+/** Whether parity may be left unwritten: there is some to be recovered, and something that cannot be read. */
+function isAnyBehind({ health: { members, erased } }: CompiledHealth): boolean {
+  return erased.length > 0 && members.some(({ state }) => state === 'recovering');
+}
+
+/** What is left of a place without these others on the same member. */
+function outside(others: readonly Transfer[], place: ErasedRange): readonly ErasedRange[] {
+  const { member } = place;
+  let end = place.offsetBytes;
+  const left: ErasedRange[] = [];
+  const keep = (to: number): void => {
+    if (to > end) left.push({ member, offsetBytes: end, lengthBytes: to - end });
+  };
+  const placeEnd = place.offsetBytes + place.lengthBytes;
+  for (const other of others.toSorted((a, b) => a.offsetBytes - b.offsetBytes)) {
+    keep(Math.min(placeEnd, other.offsetBytes));
+    end = Math.max(end, other.offsetBytes + other.lengthBytes);
+  }
+  keep(placeEnd);
+  return left;
+}
+
 /** The same, but without these members and replacements. */
 export function without(health: Health, gone: ReadonlySet<number>): Health {
   if (gone.size === 0) return health;
@@ -410,7 +432,7 @@ export class Runner {
       if (plan.writes.length > 0) {
         const error = yield* this.#commit(plan, job);
         if (error !== null) return error;
-        if (job.op === 'write' && erased.length > 0) this.#keepErased(plan, job);
+        if (job.op === 'write' && isAnyBehind(health)) this.#damageUnwritten(plan, job, health.health);
       }
       if (plan.inspect.length > 0) {
         const mismatches = this.#inspect(plan, job.address);
@@ -430,27 +452,21 @@ export class Runner {
   }
 
   /**
-   * A write makes erased places good, which whoever lists them takes for granted. Where something could not be read,
-   * parity that is erased too cannot be computed, and is not written: it is damaged as before.
+   * Parity that has still to be recovered is not written where it cannot be computed, because something else in its row
+   * cannot be read. Recovery may have come by already (its frontier moves a window at a time, long after its jobs), and
+   * may have listed the place, which this write would be taken to have made good: so what a write leaves behind is
+   * damaged, from now on.
    */
-  #keepErased(plan: Plan, job: Job): void {
-    const health = this.#health.compiled;
-    const planned = this.#plan(job, health);
-    if ('lost' in planned) return;
-    const isWritten = (place: ErasedRange): boolean =>
-      plan.writes.some(
-        (write) =>
-          write.member === place.member &&
-          write.offsetBytes <= place.offsetBytes &&
-          place.offsetBytes + place.lengthBytes <= write.offsetBytes + write.lengthBytes,
-      );
+  #damageUnwritten(plan: Plan, job: Job, health: Health): void {
+    const members = health.members.map(({ state }) => ({
+      state: state === 'missing' ? ('missing' as const) : ('in_sync' as const),
+    }));
+    const whole = compileHealth(this.#layout, { members, erased: [] });
+    const planned = planWrite(this.#layout, whole, job.offsetBytes, job.lengthBytes, false);
+    assert(!isLost(planned), 'what could be written with places unreadable can be without');
     for (const { member, offsetBytes, lengthBytes } of planned.writes) {
-      for (const range of health.health.erased) {
-        const from = Math.max(offsetBytes, range.offsetBytes);
-        const to = Math.min(offsetBytes + lengthBytes, range.offsetBytes + range.lengthBytes);
-        const place = { member, offsetBytes: from, lengthBytes: to - from };
-        if (range.member === member && to > from && !isWritten(place)) this.#health.damage(place);
-      }
+      const written = plan.writes.filter((write) => write.member === member);
+      for (const place of outside(written, { member, offsetBytes, lengthBytes })) this.#health.damage(place);
     }
   }
 

@@ -10,7 +10,7 @@ import { FaultDevice } from '../../lib/device/fault.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { type DriverKind, Engine, type EngineOptions } from '../../lib/engine/engine.ts';
 import type { Correction, Exclusion } from '../../lib/engine/run.ts';
-import { InvariantViolation, RaidError } from '../../lib/errors.ts';
+import { assert, InvariantViolation, RaidError } from '../../lib/errors.ts';
 import { realHost } from '../../lib/host.ts';
 import { compileLayout } from '../../lib/layout/compile.ts';
 import type { Geometry } from '../../lib/layout/geometry.ts';
@@ -405,6 +405,42 @@ for (const driver of drivers) {
       });
       expect(exclusions.map(({ member }) => member)).toEqual([2]);
       await engine.read(0, [new Uint8Array(64 * KIB)]);
+      await engine.close();
+    });
+
+    test('parity that a write cannot compute on a recovering member counts for nothing when recovery is said to have passed', async () => {
+      const layout = compileLayout(raid5);
+      assert(layout.kind === 'parity', 'raid5 has parity');
+      const members = memoryMembers(raid5);
+      const row = layout.row(0);
+      const [lost = 0, other = 1] = row.data;
+      const page = 4 * KIB;
+      const bad: ErasedRange = { member: lost, offsetBytes: page, lengthBytes: page };
+      const health = allInSync(raid5);
+      const { engine, damaged } = make(raid5, members, driver, {
+        health: {
+          members: health.members.with(row.p, { state: 'recovering', recoveredBytes: 0 }),
+          erased: [bad],
+        },
+      });
+      // All that there was to recover has been, when the neighbour of a bad page is written.
+      await engine.recover(row.p, 0, page);
+      await engine.recover(row.p, 2 * page, layout.chunkBytes - 2 * page);
+      await engine.write(layout.chunkBytes, [new Uint8Array(3 * page).fill(7)]);
+      const unwritten = damaged.map(({ member, offsetBytes, lengthBytes }) => [
+        member,
+        offsetBytes,
+        lengthBytes,
+      ]);
+      expect(unwritten).toEqual([[row.p, page, page]]);
+      await engine.setHealth({ ...health, erased: [bad, ...damaged] });
+      await expect(engine.read(page, [new Uint8Array(page)])).rejects.toMatchObject({
+        code: 'REDUNDANCY_LOST',
+      });
+      const found = new Uint8Array(3 * page);
+      await engine.read(layout.chunkBytes, [found]);
+      expect(found.every((byte) => byte === 7)).toBe(true);
+      expect(new Uint8Array(members[other]?.memory ?? new ArrayBuffer(0))[0]).toBe(7);
       await engine.close();
     });
 
