@@ -439,6 +439,9 @@ export class Metadata {
     this.#checkpointBytes = 0;
     await this.#record.change((array, utime) => {
       const member = array.members.find((each) => each.descriptor === descriptor);
+      // The member it replaces did not take a superblock meanwhile: with that on record, this one has the slot, and is
+      // said to be recovering, though it is whole.
+      if (member?.state === 'recovering') return finishRecovery(array, descriptor, utime);
       return member?.state === 'replacement' ? finishReplacement(array, descriptor, utime) : array;
     });
   }

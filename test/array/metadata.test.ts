@@ -489,6 +489,32 @@ describe.each(levels)('%s', (_, shape, count) => {
     await again.close();
   });
 
+  test('a replacement that has taken over is whole on record, when its original did not take the superblock before', async () => {
+    const world = await make({ ...shape, spares: 1, autoSync: false }, count + 1);
+    const { array, trace, faults } = world;
+    await becomeClean(world);
+    await array.replace('m1');
+    let release: () => void = () => undefined;
+    const gate = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    trace.hold = (member, kind) => (member === 1 && kind === 'super' ? gate : null);
+    const written = array.write(0, bytes(4096));
+    const rebuilt = (async () => {
+      for await (const _ of array.rebuild());
+    })();
+    const stateOf = (name: string): string | undefined =>
+      array.members.find((member) => member.name === name)?.state.state;
+    for (let round = 0; stateOf('m1') !== 'faulty' && round < 100; round += 1) await turns(1);
+    expect(stateOf(`m${count}`)).toBe('in_sync');
+    faults[1]?.add({ on: 'write', fault: { kind: 'error', code: 'WRITE_FAILED' } });
+    release();
+    await Promise.all([written, rebuilt]);
+    const recorded = array.metadata?.array.members.map(({ descriptor, state }) => ({ descriptor, state }));
+    expect(recorded).toContainEqual({ descriptor: count, state: 'in_sync' });
+    await array.close();
+  });
+
   test('a resync that is cut off by a kill goes on where it was last recorded', async () => {
     const world = await make({ ...shape, assumeClean: false, autoSync: false }, count, 20 * MIB);
     const { array, trace, clock } = world;
