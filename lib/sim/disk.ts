@@ -433,14 +433,15 @@ export class Disk {
   #accept(offsetBytes: number, bytes: Uint8Array, isDurable: boolean): void {
     this.#seen.write(offsetBytes, bytes);
     this.#cached.push({ offsetBytes, bytes, isDurable });
-    if (this.#latent.size > 0) this.#healSectors(offsetBytes, bytes.byteLength);
+    if (this.#latent.size > 0) this.healSectors(offsetBytes, bytes.byteLength);
     if (this.#cached.length < CACHED_MOST) return;
     for (const write of this.#cached.splice(0, CACHED_MOST / 2)) {
       this.#platter.write(write.offsetBytes, write.bytes);
     }
   }
 
-  #healSectors(offsetBytes: number, lengthBytes: number): void {
+  /** Sectors that a write heals can be read again, as if there had been one. */
+  healSectors(offsetBytes: number, lengthBytes: number): void {
     const end = (offsetBytes + lengthBytes) / SECTOR_BYTES;
     for (let sector = offsetBytes / SECTOR_BYTES; sector < end; sector += 1) {
       if (this.#latent.get(sector) === true) this.#latent.delete(sector);

@@ -1026,10 +1026,35 @@ class World {
     }
     const byBytes = (step.kind - 32) * 8 * SECTOR_BYTES;
     if (step.fault === 'lost-write' || byBytes === 0) {
-      disk.arm({ on: 'write', kind: 'lost' }, zone, (places) => places.forEach(taint));
+      disk.arm({ on: 'write', kind: 'lost' }, zone, (places) => {
+        places.forEach(taint);
+        this.#unhealed(unit, places[0]);
+      });
     } else {
-      disk.arm({ on: 'write', kind: 'misdirected', byBytes }, zone, (places) => places.forEach(taint));
+      disk.arm({ on: 'write', kind: 'misdirected', byBytes }, zone, (places) => {
+        places.forEach(taint);
+        this.#unhealed(unit, places[0]);
+      });
     }
+  }
+
+  /**
+   * A write that does not arrive heals nothing. What rewrites a sector that cannot be read reads it back, and expels a
+   * disk that still cannot; where the array could not stand that, the sector can be read.
+   */
+  #unhealed(unit: Unit, place: Zone | undefined): void {
+    const { disk } = unit;
+    if (place === undefined || unit.isTroubled) return;
+    const first = place.offsetBytes / SECTOR_BYTES;
+    const end = first + place.lengthBytes / SECTOR_BYTES;
+    if (![...disk.latentSectors].some((sector) => sector >= first && sector < end)) return;
+    const slot = this.#slotOf(unit);
+    if (slot === null || !this.#spend(slot)) {
+      disk.healSectors(place.offsetBytes, place.lengthBytes);
+      return;
+    }
+    unit.isTroubled = true;
+    this.#exposeRisks();
   }
 
   // Catastrophes.
