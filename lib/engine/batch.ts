@@ -265,9 +265,10 @@ export class AsynchronousIo {
       runsOf(batch.transfers).map(async (run) => {
         const error = await this.#attempt(batch, run);
         if (error === null) return;
-        const [first] = run.transfers;
-        if (run.transfers.length === 1 && first !== undefined) {
-          failures.push({ transfer: first, error });
+        // A write that failed may still land, late: it is not tried again, so that whoever goes without the member from now
+        // on writes nothing there that it could fall on.
+        if (batch.direction === 'write' || run.transfers.length === 1) {
+          for (const transfer of run.transfers) failures.push({ transfer, error });
           return;
         }
         for (const transfer of run.transfers) {

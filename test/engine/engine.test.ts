@@ -117,6 +117,19 @@ async function contentOf(engine: Engine, lengthBytes: number): Promise<Uint8Arra
   return whole;
 }
 
+test('what a member failed to write is not written to it once more: the first may still land, over what comes later', async () => {
+  const below: readonly Device[] = memoryMembers(raid5);
+  const faulty = new FaultDevice(below[1] as Device, {
+    rules: [{ on: 'write', when: { nth: 1 }, fault: { kind: 'error', code: 'WRITE_FAILED' } }],
+  });
+  const { engine, exclusions } = make(raid5, below.with(1, faulty), 'event-loop');
+  // Two rows in one request: their chunks follow each other on the members, and are written together.
+  await engine.write(0, [new Uint8Array(2 * rowBytes).fill(7)]);
+  expect(exclusions.map(({ member }) => member)).toEqual([1]);
+  expect(faulty.rules().map(({ seen }) => seen)).toEqual([1]);
+  await engine.close();
+});
+
 for (const driver of drivers) {
   describe(`on ${driver}`, () => {
     for (const lanes of driver === 'lanes' ? [1, 3] : [1]) {
