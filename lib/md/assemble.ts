@@ -946,7 +946,13 @@ function mdArrayOf(all: Muster, resyncOffsetSectors: number): MdArray | null {
     // Of all, so that the next update is above whatever is on any of them.
     events: Math.max(reference.events, ...members.map(({ superblock }) => superblock.events)),
     resyncOffsetSectors,
-    hasUnrecordedLoss: reference.level > 0 && slots.includes(null),
+    // Somebody on whom the table counts is not here: the slot is empty, or has a replacement that was about to take over.
+    hasUnrecordedLoss:
+      reference.level > 0 &&
+      (slots.includes(null) ||
+        reference.devRoles.some(
+          (role, number) => isSlot(role) && !members.some(({ descriptor }) => descriptor === number),
+        )),
     members: members.sort((left, right) => left.descriptor - right.descriptor),
   };
 }

@@ -77,7 +77,7 @@ export interface MdArray extends ArrayFields {
   readonly events: number;
   /** In sync below; Infinity is clean. Member sectors, but array sectors in raid10. */
   readonly resyncOffsetSectors: number;
-  /** A slot was empty at assembly, and no superblock says so yet: `recordLoss` comes before any other update. */
+  /** Somebody was missing at assembly, and no superblock says so yet: `recordLoss` comes before any other update. */
   readonly hasUnrecordedLoss: boolean;
   /** By descriptor, rising. */
   readonly members: readonly MdMember[];

@@ -489,6 +489,40 @@ describe.each(levels)('%s', (_, shape, count) => {
     await again.close();
   });
 
+  test('where a crash leaves a replacement about to take over, and its original away, the original does not count any more when it is back', async () => {
+    const world = await make({ ...shape, spares: 1 }, count + 1);
+    const { array, memories, trace } = world;
+    // Not clean: then the next life goes on writing without a superblock that would say anything of who is there.
+    await array.write(0, bytes(4096));
+    let crashed: SharedArrayBuffer[] | null = null;
+    trace.hold = (_member, kind, superblock) => {
+      if (kind === 'super' && accuses(superblock, 1)) crashed ??= memories.map((memory) => memory.slice(0));
+      return null;
+    };
+    await array.replace('m1');
+    for await (const _ of array.rebuild());
+    await array.close();
+    const disks = crashed as SharedArrayBuffer[] | null;
+    if (disks === null) return expect.unreachable('the replacement has taken over');
+    trace.hold = letGo;
+    const open = async (which: readonly number[]): Promise<RaidArray> => {
+      const sources = which.map((index) => memberOn(disks[index] as SharedArrayBuffer, index, trace).source);
+      return (await assembleDevices(sources, { name: 'array', run: true, autoSync: false })).array;
+    };
+    const everybody = disks.map((_, index) => index);
+    const without = await open(everybody.filter((index) => index !== 1));
+    const content = bytes(without.limits.sizeBytes, 3);
+    await without.write(0, content);
+    await without.flush();
+    // Cut off here; the original comes back.
+    const again = await open(everybody);
+    const whole = new Uint8Array(content.byteLength);
+    await again.read(0, whole);
+    expect(Buffer.compare(whole, content)).toBe(0);
+    await again.close();
+    await without.close();
+  });
+
   test('a replacement that has taken over is whole on record, when its original did not take the superblock before', async () => {
     const world = await make({ ...shape, spares: 1, autoSync: false }, count + 1);
     const { array, trace, faults } = world;
