@@ -44,6 +44,8 @@ export function gather(buffers: readonly Uint8Array[], skipBytes: number, into: 
 
 /** The run as one buffer of its own. */
 export function copyOf(buffers: readonly Uint8Array[], lengthBytes: number): Uint8Array {
+  const [only] = buffers;
+  if (buffers.length === 1 && only?.byteLength === lengthBytes) return new Uint8Array(only);
   const copy = new Uint8Array(lengthBytes);
   gather(buffers, 0, copy);
   return copy;

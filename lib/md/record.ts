@@ -76,12 +76,14 @@ export function isPosition(value: number): boolean {
   return value === Infinity || Number.isSafeInteger(value);
 }
 
+const hex: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
+
 export function formatUuid(bytes: Uint8Array): string {
   assert(bytes.byteLength === 16, 'a uuid is 16 bytes');
   let text = '';
   for (let index = 0; index < 16; index += 1) {
     if (index > 0 && index % 4 === 0) text += ':';
-    text += (bytes[index] as number).toString(16).padStart(2, '0');
+    text += hex[bytes[index] as number] as string;
   }
   return text;
 }

@@ -179,7 +179,9 @@ export function decodeSuperblock1(source: Uint8Array): Superblock1 {
 
   const bytes = source.slice(0, lengthBytes);
   const record = readRecord(fields, bytes, 'superblock');
-  const devRoles = Array.from({ length: maxDev }, (_, number) => view.getUint16(ROLES_AT + 2 * number, true));
+  const devRoles = new Array<number>(maxDev);
+  for (let number = 0; number < maxDev; number += 1)
+    devRoles[number] = view.getUint16(ROLES_AT + 2 * number, true);
   return { ...record, devRoles, bytes };
 }
 
@@ -195,7 +197,8 @@ export function encodeSuperblock1(superblock: Superblock1): Uint8Array {
   view.setUint32(4, 1, true);
   writeRecord(fields, bytes, superblock);
   view.setUint32(MAX_DEV_AT, devRoles.length, true);
-  for (const [number, role] of devRoles.entries()) {
+  for (let number = 0; number < devRoles.length; number += 1) {
+    const role = devRoles[number] as number;
     assert(role >= 0 && role <= 0xffff, 'a role is a u16');
     view.setUint16(ROLES_AT + 2 * number, role, true);
   }

@@ -16,6 +16,8 @@ import { createHash, type Hash } from 'node:crypto';
 import { InvariantViolation } from '../errors.ts';
 import { type Host, seededRandom } from '../host.ts';
 
+const resolved = Promise.resolve();
+
 interface Event {
   readonly atMs: number;
   readonly lot: number;
@@ -115,7 +117,7 @@ export class Clock {
       );
       this.#untilMs = this.#nowMs + limitMs;
       this.#pumping = true;
-      queueMicrotask(this.#afterMicrotasks);
+      this.#soon();
     });
   }
 
@@ -150,7 +152,12 @@ export class Clock {
   #runIfAlone(): void {
     if (!this.#runsByItself || this.#pumping) return;
     this.#pumping = true;
-    queueMicrotask(this.#afterMicrotasks);
+    this.#soon();
+  }
+
+  /** As a microtask. A promise's: `queueMicrotask` notes who asked, with each event. */
+  #soon(): void {
+    void resolved.then(this.#afterMicrotasks);
   }
 
   readonly #afterMicrotasks = (): void => {
@@ -171,7 +178,7 @@ export class Clock {
       this.#pumping = false;
       return;
     }
-    queueMicrotask(this.#afterMicrotasks);
+    this.#soon();
   };
 
   /** The next event; false where there is none, or none in time. */

@@ -22,7 +22,7 @@
  *
  * The log of the clock gets every request when it happens, and every fault.
  */
-import { copyOf, scatter } from '../device/buffers.ts';
+import { copyOf } from '../device/buffers.ts';
 import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { type ErrorCode, RaidError } from '../errors.ts';
@@ -331,14 +331,11 @@ export class Disk {
         throw this.#error('MEDIUM_ERROR', `has a bad sector ${sector}`, offsetBytes, lengthBytes);
       }
     }
-    const [first] = targets;
-    if (targets.length === 1 && first !== undefined) {
-      this.#seen.read(offsetBytes, first);
-      return;
+    let at = offsetBytes;
+    for (const target of targets) {
+      this.#seen.read(at, target);
+      at += target.byteLength;
     }
-    const whole = new Uint8Array(lengthBytes);
-    this.#seen.read(offsetBytes, whole);
-    scatter(whole, targets, 0);
   }
 
   begin(flight: Flight): void {
@@ -477,7 +474,16 @@ export class Disk {
 
   #error(code: ErrorCode, what: string, offsetBytes?: number, lengthBytes?: number): RaidError {
     const where = offsetBytes === undefined || lengthBytes === undefined ? {} : { offsetBytes, lengthBytes };
-    return new RaidError(code, `${this.name} ${what}`, { device: this.name, ...where, injected: true });
+    // Thousands of them, on purpose: nobody reads their stacks.
+    const limit = Error.stackTraceLimit;
+    Error.stackTraceLimit = 0;
+    const error = new RaidError(code, `${this.name} ${what}`, {
+      device: this.name,
+      ...where,
+      injected: true,
+    });
+    Error.stackTraceLimit = limit;
+    return error;
   }
 }
 

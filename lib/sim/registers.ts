@@ -70,7 +70,7 @@ export class Registers {
 
   constructor(sectorCount: number) {
     this.sectorCount = sectorCount;
-    const zeros = this.#record(0, sectorCount, { id: 0, isFua: true, isAnything: false });
+    const zeros = this.#record(0, sectorCount, 0, true);
     zeros.end = this.now();
     zeros.isAcknowledged = true;
     this.#candidates = Array.from({ length: sectorCount }, () => [zeros]);
@@ -89,7 +89,7 @@ export class Registers {
   ): Write {
     if (!how.isZero) this.#ids += 1;
     const id = how.isZero ? 0 : this.#ids;
-    const write = this.#record(firstSector, sectorCount, { id, isFua: how.isFua, isAnything: false });
+    const write = this.#record(firstSector, sectorCount, id, how.isFua);
     this.#underWay.add(write);
     this.#unflushed.push(write);
     this.#add(write);
@@ -162,7 +162,7 @@ export class Registers {
     const candidates = this.#candidates[sector];
     assert(candidates !== undefined, 'only sectors of the array can be lost');
     if (candidates.at(-1)?.isAnything === true) return;
-    const write = this.#record(sector, 1, { id: -1, isFua: false, isAnything: true });
+    const write = this.#record(sector, 1, -1, false, true);
     write.end = this.now();
     candidates.push(write);
     this.#pins.delete(sector);
@@ -259,14 +259,18 @@ export class Registers {
     return `sector ${sector} holds ${found}; it may hold ${allowed.map(name).join(' or ')}`;
   }
 
-  #record(
-    firstSector: number,
-    sectorCount: number,
-    rest: { readonly id: number; readonly isFua: boolean; readonly isAnything: boolean },
-  ): Write {
-    const inv = this.now();
-    const end = Number.POSITIVE_INFINITY;
-    return { ...rest, firstSector, sectorCount, inv, end, isAcknowledged: false, isForgotten: false };
+  #record(firstSector: number, sectorCount: number, id: number, isFua: boolean, isAnything = false): Write {
+    return {
+      id,
+      inv: this.now(),
+      isFua,
+      firstSector,
+      sectorCount,
+      isAnything,
+      end: Number.POSITIVE_INFINITY,
+      isAcknowledged: false,
+      isForgotten: false,
+    };
   }
 
   #add(write: Write): void {
