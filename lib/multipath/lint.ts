@@ -25,6 +25,8 @@ export interface LintLun {
   readonly failOverMs: number | null;
   /** The same where it falls silent and nobody notices. */
   readonly silentFailOverMs: number;
+  /** The same where a checker meets the silence; null: there is no checker. */
+  readonly foundByCheckerMs: number | null;
   /** How long requests wait for a path where there is none; null: for ever. */
   readonly noPathMs: number | null;
   /** All that settings mean in time, for people. */
@@ -118,8 +120,9 @@ function reportOn(
   isStandby: boolean,
   { ioTimeoutMs = 30_000, tickMs = 1000 }: LintTiming,
 ): Omit<LintLun, 'names'> {
-  const { noPathRetry, pollingMs } = settings;
+  const { noPathRetry, pollingMs, maxPollingMs, checkerTimeoutMs, checker } = settings;
   const { fastIoFailMs, devLossMs } = transportTimes(settings);
+  const foundByCheckerMs = checker === 'none' ? null : maxPollingMs + checkerTimeoutMs + 2 * tickMs;
   const silentFailOverMs = ioTimeoutMs + tickMs;
   const failOverMs = Math.min(fastIoFailMs ?? devLossMs, silentFailOverMs);
   const stallMs = longestStallMs({
@@ -137,8 +140,16 @@ function reportOn(
     longestStallMs: Number.isFinite(stallMs) ? stallMs : null,
     failOverMs,
     silentFailOverMs,
+    foundByCheckerMs,
     noPathMs: noPathRetry.kind === 'queue' ? null : retriesMs,
-    meaning: meaningOf(settings, { fastIoFailMs, devLossMs, failOverMs, silentFailOverMs, tickMs }),
+    meaning: meaningOf(settings, {
+      fastIoFailMs,
+      devLossMs,
+      failOverMs,
+      silentFailOverMs,
+      foundByCheckerMs,
+      tickMs,
+    }),
   };
 }
 
@@ -149,11 +160,12 @@ function meaningOf(
     readonly devLossMs: number;
     readonly failOverMs: number;
     readonly silentFailOverMs: number;
+    readonly foundByCheckerMs: number | null;
     readonly tickMs: number;
   },
 ): readonly string[] {
-  const { fastIoFailMs, devLossMs, failOverMs, silentFailOverMs, tickMs } = times;
-  const { pollingMs, maxPollingMs, checkerTimeoutMs, checker } = settings;
+  const { fastIoFailMs, devLossMs, failOverMs, silentFailOverMs, foundByCheckerMs, tickMs } = times;
+  const { pollingMs, checker } = settings;
   const why =
     failOverMs === silentFailOverMs
       ? 'the time that a request has'
@@ -166,9 +178,9 @@ function meaningOf(
   return [
     `a component fails: its requests go on by another path after ${seconds(failOverMs)} (${why}); ${removed}`,
     `a component falls silent: after ${seconds(silentFailOverMs)}; where nothing is asked of it, ${
-      checker === 'none'
+      foundByCheckerMs === null
         ? 'nobody finds out'
-        : `a checker (${checker}) finds out within ${seconds(maxPollingMs + checkerTimeoutMs + 2 * tickMs)}`
+        : `a checker (${checker}) finds out within ${seconds(foundByCheckerMs)}`
     }`,
     `it comes back: its paths are used again within ${seconds(pollingMs + tickMs)}`,
     noPathMeaning(settings),

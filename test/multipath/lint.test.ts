@@ -22,6 +22,7 @@ describe('multipath.conf', () => {
       singlePointsOfFailure: [],
       failOverMs: 3000,
       silentFailOverMs: 31_000,
+      foundByCheckerMs: 52_000,
       noPathMs: 60_000,
       longestStallMs: 5 * 31_000 + 60_000 + 1000,
     });
