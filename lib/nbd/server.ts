@@ -77,6 +77,8 @@ export class NbdServer implements AsyncDisposable {
   readonly #guests = new Map<Session, Guest>();
   readonly #listeners: Listener[] = [];
   readonly #budget = new Budget(BUDGET_BYTES);
+  /** Cut off, with changes that the device has not ended: until then they keep their connections (session.ts). */
+  #lingering: readonly Session[] = [];
   #guestNumber = 0;
   #watching: AbortController | null = null;
   #closing: Promise<void> | null = null;
@@ -196,7 +198,8 @@ export class NbdServer implements AsyncDisposable {
       await this.#host.sleep(Math.min(WATCH_MS, graceMs), alarm.signal);
     }
     for (const session of [...this.#guests.keys()]) session.cut('the server ends');
-    await listening;
+    // A listener has closed when its last connection has. For a device that hangs nobody waits here.
+    if (this.#lingering.every(({ isOver }) => isOver)) await listening;
   }
 
   #secretHome(): SessionHome {
@@ -232,6 +235,8 @@ export class NbdServer implements AsyncDisposable {
   #ended(session: Session, because: string | null): void {
     const guest = this.#guests.get(session);
     this.#guests.delete(session);
+    this.#lingering = this.#lingering.filter(({ isOver }) => !isOver);
+    if (!session.isOver) this.#lingering = [...this.#lingering, session];
     if (guest !== undefined && (guest.isIn || because !== null)) {
       const { number: client, peer } = guest;
       this.#options.onEvent?.({ event: 'disconnected', client, peer, because });

@@ -9,6 +9,10 @@
  * Requests run side by side, and each is answered when it is done. A stream that breaks the protocol, or stands still in
  * the middle of a message, is cut off, and nobody else notices.
  *
+ * The end is a word. Where the server closes a connection, what came over it has happened or never will: a client that
+ * was told nothing may do it again elsewhere, or something else (client.ts), and must not be overtaken. So even who is cut off
+ * keeps the connection, in which nothing is read or sent any more, until the device has ended what it was given.
+ *
  * Memory. A session takes the next request only while it has fewer than 128 under way and less than 64 MiB, and the
  * server less than 512 MiB; a request counts until the last byte of its answer has gone out. So a client that asks and
  * never reads comes to stand: nothing more is read from its socket, and after half a minute it is cut off.
@@ -124,6 +128,8 @@ export class Session {
   #export: Export | null = null;
   #writing: Writing | null = null;
   #requestCount = 0;
+  /** What the device has begun and may still do, answers aside. */
+  #changes = 0;
   #heldBytes = 0;
   #isPaused = false;
   #isCorked = false;
@@ -146,6 +152,11 @@ export class Session {
 
   get export(): Export | null {
     return this.#export;
+  }
+
+  /** Nothing more comes of it: the device has ended what it was given. */
+  get isOver(): boolean {
+    return this.#phase === 'ended' && this.#changes === 0;
   }
 
   get heldBytes(): number {
@@ -174,12 +185,13 @@ export class Session {
     else if (this.#phase === 'requests') this.#stopTaking();
   }
 
-  /** Now, whatever is in flight. */
+  /** Now, whatever is in flight. The connection is closed when the device has ended what came over it. */
   cut(because: string | null): void {
     if (this.#phase === 'ended') return;
     this.#phase = 'ended';
     this.#abandonWriting();
-    this.#stream.destroy();
+    this.#stream.pause();
+    if (this.#changes === 0) this.#stream.destroy();
     this.#home.ended(this, because);
   }
 
@@ -590,6 +602,12 @@ export class Session {
   /** What resolves to nothing is answered with success and nothing else. */
   // biome-ignore lint/suspicious/noConfusingVoidType: what devices answer with.
   #run(request: Request, heldBytes: number, effect: Promise<readonly Descriptor[] | void>): void {
+    this.#changes += 1;
+    const end = (): void => {
+      this.#changes -= 1;
+      if (this.#phase === 'ended' && this.#changes === 0) this.#stream.destroy();
+    };
+    effect.then(end, end);
     effect.then(
       (descriptors) => this.#succeed(request, heldBytes, descriptors ?? null),
       (error: unknown) => this.#failed(request, error, heldBytes),

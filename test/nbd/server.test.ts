@@ -568,6 +568,30 @@ describe('clients that do not behave', () => {
   });
 });
 
+describe('a connection that the server closes is a word: what came over it has happened, or never will', () => {
+  test.each(['one that breaks the protocol', 'one that is left when the server ends'])('%s', async (who) => {
+    const backing = memory();
+    const delay = new DelayDevice(backing, { host: realHost });
+    const stage = new Stage(delay);
+    const client = stage.connect();
+    await client.enter();
+    const hold = delay.hold();
+    void client.request({ command: WRITE, lengthBytes: 10 }, filled(10, 7));
+    await turn();
+    if (who.startsWith('one that breaks')) client.send(Buffer.alloc(REQUEST_BYTES, 0x41));
+    const closed = stage.server.close(0);
+    await stage.host.advance(1000);
+    // The server waits for no device that hangs; nor does it say that it has done what it was given.
+    await closed;
+    expect([stage.server.clientCount, client.isClosed]).toEqual([0, false]);
+    hold.release();
+    await client.closed();
+    const found = filled(10, 0);
+    await backing.read(0, found);
+    expect(found).toEqual(filled(10, 7));
+  });
+});
+
 test('a device is exchanged between two requests, and clients only wait', async () => {
   const [before, after] = [memory(), memory()];
   await after.write(0, filled(10, 9));
