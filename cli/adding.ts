@@ -3,14 +3,15 @@ import { rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import {
   type Device,
-  FileDevice,
   formatSize,
   isThere,
   isUri,
   memberNames,
   OverlayDevice,
+  openMember,
   openNamed,
   RaidError,
+  readMultipathConf,
   sourceIn,
   throughSan,
   whatIsOn,
@@ -57,7 +58,7 @@ export async function addDisk(
     }
   }
   const bytes = await usualDiskBytes(folder, manifest, array);
-  const file = found.isThere ? await openNamed(path) : await FileDevice.create(path, bytes);
+  const file = await openMember(path, bytes, folder);
   let device: Device = file;
   try {
     device = await overlaid(opened, file, name);
@@ -115,7 +116,7 @@ async function tryReAdd(opened: Opened, found: Found): Promise<string | null> {
 }
 
 async function bringBack(opened: Opened, { name, path }: Found): Promise<string> {
-  const file = await openNamed(path);
+  const file = await openNamed(path, { conf: await readMultipathConf(opened.folder) });
   let device: Device = file;
   try {
     device = await overlaid(opened, file, name);

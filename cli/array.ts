@@ -11,7 +11,6 @@ import {
   type Manifest,
   memberNames,
   openArray,
-  parseNbdUri,
   type RaidArray,
   RaidError,
   readManifest,
@@ -211,7 +210,7 @@ export function pathIn(folder: string, source: string): string {
 /** Refuses what is no file or device, and says what it looks like instead. */
 export async function checkFile(path: string, wanted = 'a disk'): Promise<void> {
   if (isUri(path)) {
-    parseNbdUri(path);
+    wholeSource(path);
     return;
   }
   const found = await statOf(path);

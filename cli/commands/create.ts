@@ -69,6 +69,7 @@ export function define(command: Command): void {
       'raidsim create mirror /data/a.img /data/b.img --level mirror',
       'raidsim create san --level 5 --disks 4 --hbas 2 --controllers 2',
       'raidsim create span --level 5 nbd://host1/disk nbd://host2/disk nbd://host3/disk',
+      "raidsim create real --level 1 'nbd://host1/disk|nbd://host2/disk' disk1.img",
     ],
     SIZES,
   );

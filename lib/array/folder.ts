@@ -15,8 +15,8 @@ import { FileDevice, syncFolder } from '../device/file.ts';
 import { OverlayDevice } from '../device/overlay.ts';
 import { RaidError } from '../errors.ts';
 import { type Host, realHost, seededRandom } from '../host.ts';
+import type { Conf } from '../multipath/conf.ts';
 import { defaultPlan, type FabricPlan, type San } from '../multipath/san.ts';
-import { NbdDevice } from '../nbd/client.ts';
 import { isUri } from '../nbd/uri.ts';
 import { parseSize } from '../units.ts';
 import type { EngineChoice, RaidArray } from './array.ts';
@@ -31,12 +31,14 @@ import {
 import type { GrowOptions } from './grow.ts';
 import type { Hold } from './metadata.ts';
 import { type MemberFile, Ownership } from './ownership.ts';
-import { openSan, rememberSan } from './san.ts';
+import { hasPaths, proveOneDisk } from './paths.ts';
+import { openSan, readMultipathConf, rememberSan } from './san.ts';
 import { whatIsOn } from './signatures.ts';
 import { SNAPSHOT_STORE } from './snapshots.ts';
 import {
   isThere,
-  lockOf,
+  locksOf,
+  locksOfDevice,
   type MemberDevice,
   memberNames,
   openNamed,
@@ -174,7 +176,7 @@ export async function createArray(folder: string, options: CreateOptions): Promi
       host,
       members: await existing(paths.filter((_, index) => there[index] === true)),
     });
-    const access = { direct: options.direct === true };
+    const access = { direct: options.direct === true, conf: await confFor(folder, paths) };
     for (const [index, path] of paths.entries()) {
       if (there[index] === true && given !== undefined) {
         opened.push(await openNamed(path, access));
@@ -182,7 +184,7 @@ export async function createArray(folder: string, options: CreateOptions): Promi
       }
       const replace = there[index] === true;
       const device = await FileDevice.create(path, diskBytes, {
-        ...access,
+        direct: access.direct,
         preallocate: options.preallocate === true,
         replace,
       });
@@ -194,6 +196,7 @@ export async function createArray(folder: string, options: CreateOptions): Promi
     const isNew = given === undefined || made.length === opened.length;
     const names = memberNames(paths);
     if (!isNew && options.force !== true) await refuseWhatHoldsSomething(opened);
+    for (const device of opened) await proveOneDisk(device);
     // Members that have just been made are zeros, and zeros agree: parity of zeros is zero.
     const sources = opened.map((device, index) => sourceOf(device, names[index] ?? device.name));
     if (plan !== null) san = await openSan(folder, plan, host);
@@ -298,8 +301,14 @@ export async function growArray(
  * Opens a file or an export as a member to be added to an array in this folder; makes a file, as large as the others, if
  * it is not there.
  */
-export async function openMember(path: string, sizeBytes: number): Promise<MemberDevice> {
-  return (await isThere(path)) ? await openNamed(path) : await FileDevice.create(path, sizeBytes);
+export async function openMember(path: string, sizeBytes: number, folder?: string): Promise<MemberDevice> {
+  if (!(await isThere(path))) return await FileDevice.create(path, sizeBytes);
+  const device = await openNamed(path, folder === undefined ? {} : { conf: await confFor(folder, [path]) });
+  await proveOneDisk(device).catch(async (error: unknown) => {
+    await device.close();
+    throw error;
+  });
+  return device;
 }
 
 export async function readManifest(folder: string): Promise<Manifest> {
@@ -393,20 +402,21 @@ async function openMembers(
     // Whoever only reads takes nothing from others, and is not kept out by them.
     if (options.readOnly !== true)
       ownership = await Ownership.take({ folder, host, members: await existing(found) });
+    const conf = await confFor(folder, found);
     const answers = await Promise.allSettled(
-      found.map((path) => openSource(path, { readOnly: keepsMembers, direct: options.direct })),
+      found.map((path) => openSource(path, { readOnly: keepsMembers, direct: options.direct, conf })),
     );
     for (const answer of answers) if (answer.status === 'fulfilled') opened.push(answer.value);
     for (const [index, answer] of answers.entries()) {
       if (answer.status === 'fulfilled') continue;
       if (!isUri(found[index] ?? '') || !isGone(answer.reason)) throw answer.reason;
-      await ownership?.unclaim((await lockOf(found[index] ?? '')).identity);
+      for (const { identity } of await locksOf(found[index] ?? '')) await ownership?.unclaim(identity);
     }
     found = found.filter((_, index) => answers[index]?.status === 'fulfilled');
     if (found.length === 0) throw noneThere(paths);
     const names = memberNames(found);
     const sources: Source[] = [];
-    const files = new Map<Device, MemberFile>();
+    const files = new Map<Device, readonly MemberFile[]>();
     /** By the numbers of sources: those of what is open. */
     const offered: number[] = [];
     if (plan !== undefined) san = await openSan(folder, plan, host);
@@ -426,14 +436,14 @@ async function openMembers(
       if (below === null) {
         // No path leads there: a disk that is missing, like one that was pulled.
         await used[index]?.close();
-        await ownership?.unclaim(device.identity);
+        for (const { identity } of locksOfDevice(device)) await ownership?.unclaim(identity);
         continue;
       }
       const above = options.wrap?.(below, name) ?? below;
       used[index] = above;
       offered.push(index);
-      files.set(above, { path: device.name, identity: device.identity });
-      sources.push({ device: above, name, identity: device.identity });
+      files.set(above, locksOfDevice(device));
+      sources.push({ ...sourceOf(device, name), device: above });
     }
     if (sources.length === 0) throw noneThere(paths);
     const { array, report } = await assembleDevices(sources, {
@@ -448,7 +458,9 @@ async function openMembers(
     for (const left of report.left) {
       const index = offered[left] ?? left;
       await used[index]?.close();
-      await ownership?.unclaim(opened[index]?.identity ?? '');
+      const device = opened[index];
+      for (const { identity } of device === undefined ? [] : locksOfDevice(device))
+        await ownership?.unclaim(identity);
     }
     if (hasSnapshots && array.metadata !== null) await keepSnapshots(array, folder, options);
     return rememberSan(array, san);
@@ -500,25 +512,39 @@ async function overlayOver(device: Device, path: string): Promise<OverlayDevice>
 }
 
 async function existing(paths: readonly string[]): Promise<MemberFile[]> {
-  return await Promise.all(paths.map(lockOf));
+  return (await Promise.all(paths.map(locksOf))).flat();
+}
+
+/** How the paths of members are used, where they have several. */
+async function confFor(folder: string, paths: readonly string[]): Promise<Conf | undefined> {
+  return paths.some(hasPaths) ? await readMultipathConf(folder) : undefined;
 }
 
 /** `files`: of devices that are not the files themselves, what lies below them. */
-function holdOf(ownership: Ownership, files: ReadonlyMap<Device, MemberFile>, san: San | null): Hold {
-  const fileOf = (device: Device): MemberFile | null => {
-    const below = san?.backingOf(device) ?? device;
-    return below instanceof FileDevice || below instanceof NbdDevice
-      ? { path: below.name, identity: below.identity }
-      : (files.get(device) ?? null);
+function holdOf(
+  ownership: Ownership,
+  files: ReadonlyMap<Device, readonly MemberFile[]>,
+  san: San | null,
+): Hold {
+  const filesOf = (device: Device): readonly MemberFile[] => {
+    const below = locksOfDevice(san?.backingOf(device) ?? device);
+    return below.length > 0 ? below : (files.get(device) ?? []);
   };
   return {
     claim: async (device) => {
-      const file = fileOf(device);
-      if (file !== null) await ownership.claim(file);
+      const taken: MemberFile[] = [];
+      try {
+        for (const file of filesOf(device)) {
+          await ownership.claim(file);
+          taken.push(file);
+        }
+      } catch (error) {
+        for (const { identity } of taken) await ownership.unclaim(identity);
+        throw error;
+      }
     },
     unclaim: async (device) => {
-      const file = fileOf(device);
-      if (file !== null) await ownership.unclaim(file.identity);
+      for (const { identity } of filesOf(device)) await ownership.unclaim(identity);
     },
     release: () => ownership.release(),
   };
@@ -542,7 +568,7 @@ async function refuseWhatHoldsSomething(devices: readonly Device[]): Promise<voi
  * array of such members would be one disk and no redundancy.
  */
 async function aliasAmong(devices: readonly MemberDevice[]): Promise<RaidError | null> {
-  if (!devices.some((device) => device instanceof NbdDevice)) return null;
+  if (devices.every((device) => device instanceof FileDevice)) return null;
   const seen = new Map<string, string>();
   for (const device of devices) {
     const { deviceUuid } = await superblockOn(device);
@@ -586,15 +612,14 @@ function pick(manifest: Manifest): Pick<AssembleOptions, 'readOnly' | 'overlay'>
 }
 
 function sourceOf(device: MemberDevice, name: string): Source {
-  return { device, name, identity: device.identity };
+  return { device, name, identity: locksOfDevice(device)[0]?.identity ?? device.identity };
 }
 
 function sourceOfDevice(device: Device, index: number): Source {
   return {
     device,
     name: `disk${index}`,
-    identity:
-      device instanceof FileDevice || device instanceof NbdDevice ? device.identity : `device:${index}`,
+    identity: locksOfDevice(device)[0]?.identity ?? `device:${index}`,
   };
 }
 

@@ -28,7 +28,7 @@ import { readManifest, type Scrubbed } from './folder.ts';
 import { judge, type Source } from './form.ts';
 import { type Owner, Ownership } from './ownership.ts';
 import { SNAPSHOT_STORE } from './snapshots.ts';
-import { isThere, memberNames, openNamed, openSource, wholeSource } from './source.ts';
+import { isThere, locksOfDevice, memberNames, openNamed, openSource, wholeSource } from './source.ts';
 import { type ArrayStatus, type MemberStatus, type SyncStatus, snapshotsOf } from './status.ts';
 import { findSuperblock } from './superblocks.ts';
 
@@ -132,7 +132,7 @@ async function look(path: string, source: string, name: string, overlayFolder: s
     const overlay = overlayFolder === null ? null : join(overlayFolder, `${name}.overlay`);
     const device =
       overlay !== null && (await isThere(overlay)) ? await OverlayDevice.open(file, overlay) : file;
-    return { source, name, device, problem: null, identity: file.identity };
+    return { source, name, device, problem: null, identity: locksOfDevice(file)[0]?.identity ?? '' };
   } catch (error) {
     if (!(error instanceof RaidError)) throw error;
     return { ...nothing, problem: error };

@@ -331,6 +331,11 @@ export class MultipathDevice extends Device {
     void this.#keepTime();
   }
 
+  /** Of the data: what all paths that are used have said. */
+  get identity(): string {
+    return this.#identity;
+  }
+
   status(): MultipathStatus {
     const active = this.#activeGroup();
     return {

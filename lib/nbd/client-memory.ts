@@ -117,9 +117,9 @@ export class ClientMemory {
     this.#unknownUpTo = this.#acknowledged;
   }
 
-  /** A connection is lost: what was sent over it and not answered will be sent again. */
-  lost(): void {
-    this.#sent = this.#acknowledged;
+  /** A connection is lost, and with it the answers to so many changes: they are sent again, over this or another one. */
+  lost(unanswered: number): void {
+    this.#sent -= unanswered;
   }
 
   /** A read goes out: which state of the content it may see, where there is only one. */

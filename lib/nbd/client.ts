@@ -59,6 +59,8 @@ export interface NbdOptions {
   readonly retryMs?: readonly number[] | undefined;
   /** How much of what is not flushed is kept to be written again (default 32 MiB). 0: nothing. */
   readonly keepBytes?: number | undefined;
+  /** Shared by all connections to one export, where somebody keeps several (lib/array/paths.ts). */
+  readonly memory?: ClientMemory | undefined;
   readonly host?: Host | undefined;
 }
 
@@ -68,6 +70,9 @@ const TIMEOUT_MS = 30_000;
 const CONNECT_MS = 10_000;
 const KEEP_BYTES = 32 * MIB;
 const TICKS = 8;
+/** What a server may take to end what it has and close, when it is asked to. */
+const FENCE_MS = 5000;
+const EVERYWHERE = { offsetBytes: 0, lengthBytes: Number.MAX_SAFE_INTEGER };
 
 /** One request that loses its connection so often is what the server dies of. */
 const SENDS = 4;
@@ -124,6 +129,13 @@ export class NbdDevice extends Device {
   #tick = 0;
   #leavingTick = 0;
   #flushFailure: RaidError | null = null;
+  /** A connection ended by our doing while changes were under way: they may still happen. */
+  #isOpenEnded = false;
+  #fenced: Promise<void> | null = null;
+  /** Why nothing new is taken, and nothing sent again. */
+  #fencing: RaidError | null = null;
+  /** Whoever waits for the connection to end. */
+  #whenLost: (() => void) | null = null;
 
   private constructor(endpoint: Endpoint, connection: Connection, options: NbdOptions) {
     super();
@@ -134,7 +146,7 @@ export class NbdDevice extends Device {
     this.#timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
     this.#connectMs = options.connectMs ?? CONNECT_MS;
     this.#retryMs = options.retryMs ?? RETRY_MS;
-    this.#memory = new ClientMemory(options.keepBytes ?? KEEP_BYTES);
+    this.#memory = options.memory ?? new ClientMemory(options.keepBytes ?? KEEP_BYTES);
     this.#terms = connection.terms;
     this.limits = limitsOf(this.name, this.#terms, options.readOnly === true);
     const { maximumPayloadBytes } = this.#terms.sizes ?? UNTOLD;
@@ -163,9 +175,68 @@ export class NbdDevice extends Device {
     }
   }
 
+  /**
+   * Before anything else is asked of it: it must hold what others that share its memory were told it holds. `isOnly`: none of
+   * these is connected, so what was written and not flushed may be lost, and is written again.
+   */
+  async resume({ isOnly }: { readonly isOnly: boolean }): Promise<void> {
+    if (this.#link.state !== 'up') throw this.failure ?? this.#gone('the connection was lost');
+    const { connection } = this.#link;
+    const inTime = new AbortController();
+    void this.#host.sleep(this.#connectMs, inTime.signal).then(() => {
+      if (!inTime.signal.aborted)
+        connection.breakOff(this.#gone(`it did not answer within ${this.#connectMs} ms`));
+    });
+    const lost = 'what was written since the last flush may be lost, and cannot be written again';
+    const ending =
+      isOnly && !this.#memory.canReturn
+        ? { error: this.#gone(lost) }
+        : await this.#makeReady(connection, isOnly);
+    inTime.abort();
+    if (ending !== null) {
+      connection.breakOff(ending.error);
+      this.#fail(ending.error);
+      throw ending.error;
+    }
+    connection.own(this.#owner(connection));
+  }
+
   /** Whether it has failed for good; what it then throws. */
   get failure(): RaidError | null {
     return this.#link.state === 'failed' ? this.#link.error : null;
+  }
+
+  /** Whether the server says that what one connection has written all others read, and that a flush covers all of it. */
+  get sharesCache(): boolean {
+    return this.limits.readOnly || this.#can('CAN_MULTI_CONN');
+  }
+
+  /**
+   * Ends it for good: every request fails, and its buffers are free. Resolves when nothing that was sent can take effect any
+   * more: no change was without an answer, or the server has closed the connection after it was asked to, and by that said
+   * that it has ended what it had. Rejects where the server is silent: then nobody knows.
+   */
+  fence(withinMs = FENCE_MS): Promise<void> {
+    this.#fenced ??= this.#fence(withinMs);
+    return this.#fenced;
+  }
+
+  async #fence(withinMs: number): Promise<void> {
+    const fenced = new RaidError('CLOSED', `${this.name} was fenced`, { device: this.name });
+    this.#fencing = fenced;
+    if (this.#link.state === 'up') {
+      const { connection } = this.#link;
+      if (connection.isChanging(EVERYWHERE)) {
+        connection.goodbye();
+        const isOver = new AbortController();
+        this.#whenLost = () => isOver.abort();
+        await this.#host.sleep(withinMs, isOver.signal);
+      }
+      connection.breakOff(fenced);
+    }
+    this.#fail(fenced);
+    if (!this.#isOpenEnded) return;
+    throw this.#gone('the server has not said what has become of the changes that it was sent');
   }
 
   protected override doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
@@ -328,8 +399,9 @@ export class NbdDevice extends Device {
   // Sending.
 
   #submit(exchange: Exchange): void {
-    if (this.#link.state === 'failed') {
-      exchange.settle(this.#failureOf(exchange, this.#link.error));
+    const refusal = this.failure ?? this.#fencing;
+    if (refusal !== null) {
+      exchange.settle(this.#failureOf(exchange, refusal));
       return;
     }
     this.#queue.push(exchange);
@@ -411,15 +483,16 @@ export class NbdDevice extends Device {
 
   #lost(ending: Ending, unanswered: readonly Exchange[]): void {
     this.#watched = null;
+    const changes = unanswered.filter(({ isMutation }) => isMutation).length;
+    if (!ending.mayReturn && changes > 0) this.#isOpenEnded = true;
     this.#putBack(unanswered);
-    const end = this.#endOf(ending, unanswered);
-    if (end !== null) {
-      this.#fail(end);
-      return;
-    }
-    this.#memory.lost();
-    this.#link = { state: 'down' };
-    this.#pump();
+    const end = this.#fencing ?? this.#endOf(ending, unanswered);
+    this.#memory.lost(changes);
+    if (end === null) {
+      this.#link = { state: 'down' };
+      this.#pump();
+    } else this.#fail(end);
+    this.#whenLost?.();
   }
 
   /** Why it cannot be made good that this connection was lost; null where it can. */
@@ -457,6 +530,10 @@ export class NbdDevice extends Device {
       });
       this.#generation += 1;
       const ending = connection instanceof Connection ? await this.#makeReady(connection) : connection;
+      if (this.#fencing !== null) {
+        if (connection instanceof Connection) connection.breakOff(this.#fencing);
+        return;
+      }
       if (ending === null) {
         this.#link = { state: 'up', connection: connection as Connection };
         (connection as Connection).own(this.#owner(connection as Connection));
@@ -476,7 +553,7 @@ export class NbdDevice extends Device {
   }
 
   /** Whether it is what it was, and what was not durable is written again; null, or how the connection has ended. */
-  async #makeReady(connection: Connection): Promise<Ending | null> {
+  async #makeReady(connection: Connection, isOnly = true): Promise<Ending | null> {
     const other = difference(this.#terms, connection.terms, this.limits);
     if (other !== null) return this.#leaveStranger(connection, other);
     this.#watched = connection;
@@ -497,7 +574,7 @@ export class NbdDevice extends Device {
     if (liar !== undefined) {
       return this.#leaveStranger(connection, `it holds something else, for example at ${liar.offsetBytes}`);
     }
-    return await this.#askOver(connection, this.#memory.kept);
+    return isOnly ? await this.#askOver(connection, this.#memory.kept) : null;
   }
 
   #leaveStranger(connection: Connection, why: string): Ending {
@@ -537,7 +614,10 @@ export class NbdDevice extends Device {
           connection.breakOff(error);
           resolve(ending);
         },
-        ended: (ending) => resolve(ending),
+        ended: (ending, unanswered) => {
+          if (!ending.mayReturn && unanswered.some(({ isMutation }) => isMutation)) this.#isOpenEnded = true;
+          resolve(ending);
+        },
       });
       if (connection.ending === null) go();
     });

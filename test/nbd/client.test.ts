@@ -2,7 +2,7 @@
  * The NBD client against a server that does as it is told, over wires without sockets and with a clock that the test
  * moves. Real servers: client-peers.slow.test.ts; servers that lie: client-hostile.test.ts.
  */
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { seededRandom } from '../../lib/host.ts';
 import { NbdDevice, type NbdOptions } from '../../lib/nbd/client.ts';
 import { commands, nbdErrors, type Request, transmissionFlags } from '../../lib/nbd/protocol.ts';
@@ -693,6 +693,70 @@ test('a server that hangs when it is asked for what was lost is a member that fa
   const read = watched(device.read(8192, page(0)));
   await host.pass(1200);
   expect(read.outcome).toBe('MEMBER_GONE');
+});
+
+describe('a fence', () => {
+  test('is sure at once where no change is without an answer', async () => {
+    const { server, host, device } = await world();
+    await device.write(0, page(1));
+    server.verdict = () => 'hold';
+    const target = page(0xee);
+    const read = watched(device.read(0, target));
+    await settle();
+    const fence = watched(device.fence(500));
+    await settle();
+    expect([fence.outcome, read.outcome]).toEqual(['done', 'CLOSED']);
+    expect(target.every((byte) => byte === 0xee)).toBe(true);
+    expect(await codeOf(device.read(0, page(0)))).toBe('CLOSED');
+    await device.close();
+    expect(host.sleeping).toBe(0);
+  });
+
+  test('has the server end what it has, and close; what is answered meanwhile is done', async () => {
+    const { server, host, device } = await world();
+    server.verdict = () => 'hold';
+    const write = watched(device.write(0, page(1)));
+    await settle();
+    server.session.wire.isStopped = true;
+    const fence = watched(device.fence(500));
+    const late = watched(device.write(4096, page(2)));
+    await host.pass(400);
+    expect([fence.outcome, write.outcome, late.outcome]).toEqual(['pending', 'pending', 'CLOSED']);
+    server.session.wire.goOn();
+    await settle();
+    expect([fence.outcome, write.outcome]).toEqual(['done', 'done']);
+    expect([server.log, server.dials]).toEqual([['write 0+4096', 'disc'], 1]);
+  });
+
+  test('a server that dies has ended what it had', async () => {
+    const { server, host, device } = await world({}, { retryMs: [] });
+    server.verdict = () => 'hold';
+    const write = watched(device.write(0, page(1)));
+    await settle();
+    server.die();
+    await settle();
+    expect(write.outcome).toBe('MEMBER_GONE');
+    expect(await codeOf(device.fence(500))).toBe('done');
+    expect(host.sleeping).toBe(0);
+  });
+
+  test('cannot be had of one that is silent, before or when it is asked', async () => {
+    for (const isConvicted of [false, true]) {
+      const { server, host, device } = await world();
+      server.verdict = () => 'hold';
+      const write = watched(device.write(0, page(1)));
+      await settle();
+      server.session.wire.isStopped = true;
+      if (isConvicted) await host.pass(1000);
+      const fence = watched(device.fence(500));
+      await host.pass(490);
+      expect([fence.outcome, write.outcome]).toEqual(
+        isConvicted ? ['MEMBER_GONE', 'MEMBER_GONE'] : ['pending', 'pending'],
+      );
+      await host.pass(20);
+      expect([fence.outcome, write.outcome]).toEqual(['MEMBER_GONE', isConvicted ? 'MEMBER_GONE' : 'CLOSED']);
+    }
+  });
 });
 
 function endpoint({ name, identity, exportName, secure, dial }: TestServer) {
