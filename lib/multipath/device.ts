@@ -620,11 +620,15 @@ export class MultipathDevice extends Device {
   #candidates(): readonly number[] {
     const inUse = this.#activeGroup()?.paths.filter((index) => this.#works(index)) ?? [];
     if (inUse.length > 0) return inUse;
-    const best = this.#groups[this.#bestGroup()];
-    if (best === undefined) return [];
-    this.#activePath = best.paths[0] ?? -1;
+    // At first the best; afterwards the next in order, as the kernel does by itself. To the best leads failback.
+    const next =
+      this.#activePath < 0
+        ? this.#groups[this.#bestGroup()]
+        : this.#groups.find(({ paths }) => paths.some((index) => this.#works(index)));
+    if (next === undefined) return [];
+    this.#activePath = next.paths[0] ?? -1;
     this.#failbackAtMs = null;
-    return best.paths.filter((index) => this.#works(index));
+    return next.paths.filter((index) => this.#works(index));
   }
 
   #bestGroup(): number {
@@ -942,6 +946,7 @@ export class MultipathDevice extends Device {
     life.state = isMarginal ? 'shaky' : 'up';
     life.why = isMarginal ? 'it kept failing' : null;
     life.checkEveryMs = this.#settings.pollingMs;
+    this.#selector.cameBack(life.index);
     this.#regroup();
     this.#failback(life);
     this.#noPathSinceMs = null;

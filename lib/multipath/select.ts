@@ -12,7 +12,8 @@
  *   historical-service-time   the one that will be done first, going by how long it took so far
  *   hash                      an address stays with its path (not in Linux; highest random weight)
  *
- * Where two are equal, the one that was chosen longest ago is taken: so an idle group still takes turns.
+ * Where two are equal, the one that was chosen longest ago is taken: so an idle group still takes turns. One that comes back
+ * counts as chosen just now, but for round-robin, whose turn it has missed.
  */
 import { assert, unreachable } from '../errors.ts';
 import { MIB } from '../units.ts';
@@ -208,6 +209,8 @@ export interface Selector {
       readonly failed: boolean;
     },
   ): void;
+  /** A path that had failed works again, and may be among the candidates. */
+  cameBack(path: number): void;
 }
 
 export interface SelectorOptions {
@@ -242,6 +245,12 @@ class Turns {
     this.#count += 1;
     this.#last[path] = this.#count;
     return path;
+  }
+
+  /** Before all others, whoever had a turn longest ago. */
+  giveNext(path: number): void {
+    this.#count += 1;
+    this.#last[path] = -this.#count;
   }
 
   /** Of those for which `isBetter` decides nothing, the one whose last turn is longest ago; then the first. */
@@ -282,6 +291,10 @@ class RoundRobin implements Selector {
   }
 
   end(): void {}
+
+  cameBack(path: number): void {
+    this.#turns.giveNext(path);
+  }
 }
 
 class QueueLength implements Selector {
@@ -302,6 +315,10 @@ class QueueLength implements Selector {
 
   end(path: number): void {
     this.#queued[path] = (this.#queued[path] ?? 0) - 1;
+  }
+
+  cameBack(path: number): void {
+    this.#turns.take(path);
   }
 }
 
@@ -324,6 +341,10 @@ class ServiceTime implements Selector {
 
   end(path: number, { lengthBytes }: { readonly lengthBytes: number }): void {
     this.#bytes[path] = (this.#bytes[path] ?? 0) - lengthBytes;
+  }
+
+  cameBack(path: number): void {
+    this.#turns.take(path);
   }
 
   /** (bytes a + new) / throughput a against the same of b, multiplied out; of two equal, the faster one. */
@@ -399,6 +420,10 @@ class HistoricalServiceTime implements Selector {
     of.averageMs = of.averageMs * stays + tookMs * (1 - stays);
   }
 
+  cameBack(path: number): void {
+    this.#turns.take(path);
+  }
+
   #isStale(path: number, nowMs: number): boolean {
     const { averageMs, queued, lastAskedMs } = this.#at(path);
     return queued === 0 && averageMs > 0 && nowMs - lastAskedMs > STALE * averageMs;
@@ -458,6 +483,8 @@ class HighestWeight implements Selector {
   }
 
   end(): void {}
+
+  cameBack(): void {}
 }
 
 /** murmur3's finalizer: every bit of the input moves about half of the output's. */

@@ -23,6 +23,8 @@ export interface KernelRun {
   readonly script: string;
   /** At most 16; their sizes are multiples of 512. */
   readonly images?: readonly string[];
+  /** Of the kernel, besides md's; what they need comes with them. */
+  readonly modules?: readonly string[];
   readonly timeoutMs?: number;
 }
 
@@ -79,7 +81,7 @@ export async function runInKernel(run: KernelRun): Promise<KernelResult> {
   const lab = mkdtempSync(join(tmpdir(), 'raidsim-kernel-'));
   try {
     writeFileSync(join(lab, 'script'), run.script);
-    writeFileSync(join(lab, 'init'), initScript(images.length), { mode: 0o755 });
+    writeFileSync(join(lab, 'init'), initScript(images.length, run.modules ?? []), { mode: 0o755 });
     return await boot(lab, images, run.timeoutMs ?? 120_000);
   } finally {
     rmSync(lab, { recursive: true, force: true });
@@ -147,9 +149,11 @@ async function boot(lab: string, images: readonly string[], timeoutMs: number): 
   return { ended, exitStatus, stdout: text('out'), stderr: text('err'), log };
 }
 
-function initScript(diskCount: number): string {
+function initScript(diskCount: number, more: readonly string[]): string {
   const disks = Array.from({ length: diskCount }, (_, index) => `/dev/ubd${String.fromCharCode(97 + index)}`);
-  const modules = modulePaths().map((path) => `insmod ${path} || echo "no module ${path}" >/dev/kmsg`);
+  const modules = modulePaths([...MODULES, ...more]).map(
+    (path) => `insmod ${path} || echo "no module ${path}" >/dev/kmsg`,
+  );
   return `#!/bin/sh
 export PATH=/run/lab/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C TZ=UTC HOME=/root TERM=dumb
 mount -n -t proc proc /proc
@@ -200,7 +204,7 @@ sleep 20
 }
 
 /** The wanted modules and what they need, in the order in which they can be loaded. */
-function modulePaths(): readonly string[] {
+function modulePaths(wanted: readonly string[]): readonly string[] {
   const directory = modulesDirectory() as string;
   const needs = new Map<string, readonly string[]>();
   for (const line of readFileSync(join(directory, 'modules.dep'), 'utf8').split('\n')) {
@@ -213,7 +217,7 @@ function modulePaths(): readonly string[] {
     for (const needed of needs.get(path) ?? []) add(needed);
     ordered.push(path);
   };
-  for (const name of MODULES) {
+  for (const name of wanted) {
     const path = [...needs.keys()].find((each) => each.endsWith(`/${name}.ko`));
     if (path !== undefined) add(path);
   }
@@ -227,7 +231,7 @@ function modulesDirectory(): string | null {
   return complete[0] === undefined ? null : join(base, complete[0]);
 }
 
-function programPath(name: string): string | null {
+export function programPath(name: string): string | null {
   const directories = [...(process.env['PATH'] ?? '').split(':'), '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
   return directories.map((directory) => join(directory, name)).find((path) => existsSync(path)) ?? null;
 }

@@ -333,7 +333,7 @@ describe('failback', () => {
     await w.clock.pass(600_000);
     expect(active(w)).toEqual(['p2', 'p3']);
     w.device.switchGroup('p1');
-    expect(await route(w, 4)).toBe('1010');
+    expect(await route(w, 4)).toBe('0101');
   });
 
   test('N: so many seconds after the better group works again', async () => {
