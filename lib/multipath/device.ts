@@ -147,7 +147,9 @@ function isPathError(failure: unknown): boolean {
 /** One connection from its beginning to its fence. */
 class Nexus {
   readonly connection: PathConnection;
-  /** Called when it is fenced, for attempts that were not answered. */
+  /** Requests that were given to it and not answered. */
+  readonly attempts = new Set<Attempt>();
+  /** The same of checks: called when it is fenced. */
   readonly abandon = new Set<() => void>();
   #fenced: Promise<void> | null = null;
 
@@ -161,6 +163,7 @@ class Nexus {
       this.#fenced = (async () => this.connection.fence())();
       const end = (): void => {
         for (const abandon of this.abandon) abandon();
+        for (const { abandon } of [...this.attempts]) abandon();
       };
       this.#fenced.then(end, end);
     }
@@ -170,6 +173,17 @@ class Nexus {
 
 interface Attempt {
   readonly sinceTick: number;
+  /** Called when its path is fenced. */
+  readonly abandon: () => void;
+}
+
+/** Why an attempt came to nothing, where the path is to blame and is fenced by now. */
+class PathFailed {
+  readonly path: number;
+
+  constructor(path: number) {
+    this.path = path;
+  }
 }
 
 interface PathLife {
@@ -179,7 +193,6 @@ interface PathLife {
   state: PathState;
   why: string | null;
   prio: number;
-  readonly attempts: Set<Attempt>;
   /** A check or an attempt to connect that is under way. */
   check: { readonly sinceTick: number } | null;
   checkEveryMs: number;
@@ -243,6 +256,8 @@ export class MultipathDevice extends Device {
   /** A path of the group in use; -1: none is. Groups are made anew, paths stay. */
   #activePath = -1;
   #failbackAtMs: number | null = null;
+  /** What `#candidates` has found; null after every change of a path's state, of groups, or of the one in use. */
+  #usable: readonly number[] | null = null;
   #waiters: Waiter[] = [];
   #queuedBytes = 0;
   #noPathSinceMs: number | null = null;
@@ -310,7 +325,6 @@ export class MultipathDevice extends Device {
         state,
         why,
         prio: 0,
-        attempts: new Set(),
         check: null,
         checkEveryMs: settings.pollingMs,
         nextCheckMs: now + settings.pollingMs,
@@ -344,13 +358,13 @@ export class MultipathDevice extends Device {
         isActive: group === active,
         isMarginal: group.isMarginal,
         paths: group.paths.map((index) => {
-          const { path, state, prio, why, attempts, requests, errors, failures, done } = this.#life(index);
+          const { path, state, prio, why, nexus, requests, errors, failures, done } = this.#life(index);
           return {
             name: path.name,
             state,
             prio,
             why,
-            inFlight: attempts.size,
+            inFlight: nexus?.attempts.size ?? 0,
             requests,
             errors,
             failures,
@@ -397,8 +411,7 @@ export class MultipathDevice extends Device {
         device: this.name,
       });
     }
-    this.#activePath = life.index;
-    this.#failbackAtMs = null;
+    this.#use(life.index);
   }
 
   protected override doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
@@ -453,14 +466,41 @@ export class MultipathDevice extends Device {
 
   // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+  /**
+   * A request costs one promise here as long as nothing goes wrong: this is passed by every request to every member. What goes
+   * wrong goes on in `#untilDone`.
+   */
   #perform<T>(offsetBytes: number, lengthBytes: number, run: (device: Device) => Promise<T>): Promise<T> {
-    return this.#inFlight.run(() => this.#untilDone({ offsetBytes, lengthBytes, run }));
+    const request: Request<T> = { offsetBytes, lengthBytes, run };
+    this.#inFlight.begin();
+    return new Promise((resolve, reject) => {
+      const done = (value: T): void => {
+        this.#inFlight.end();
+        resolve(value);
+      };
+      const fail = (failure: unknown): void => {
+        this.#inFlight.end();
+        reject(failure);
+      };
+      try {
+        const candidates = this.#failure === null ? this.#candidates() : [];
+        if (candidates.length === 0) this.#untilDone(request, new Set()).then(done, fail);
+        else
+          this.#attempt(request, candidates, done, (failure) => {
+            if (failure instanceof PathFailed)
+              this.#untilDone(request, new Set([failure.path])).then(done, fail);
+            else fail(failure);
+          });
+      } catch (bug) {
+        fail(bug);
+      }
+    });
   }
 
-  async #untilDone<T>(request: Request<T>): Promise<T> {
-    const tried = new Set<number>();
+  /** `tried`: paths that have failed it. */
+  async #untilDone<T>(request: Request<T>, tried: Set<number>): Promise<T> {
     /** When it first failed or had to wait: its patience counts from there, however often a path comes back. */
-    let troubleSinceMs = Number.POSITIVE_INFINITY;
+    let troubleSinceMs = tried.size > 0 ? this.#host.now() : Number.POSITIVE_INFINITY;
     for (;;) {
       if (this.isClosed && tried.size > 0) throw this.#closedError();
       if (this.#failure !== null) throw this.#failure;
@@ -482,58 +522,68 @@ export class MultipathDevice extends Device {
       ) {
         throw this.#noPathError();
       }
-      const outcome = await this.#attempt(request, fresh.length > 0 ? fresh : candidates);
-      if (outcome.kind === 'done') return outcome.value;
-      tried.add(outcome.path);
-      troubleSinceMs = Math.min(troubleSinceMs, this.#host.now());
+      try {
+        return await new Promise<T>((resolve, reject) =>
+          this.#attempt(request, fresh.length > 0 ? fresh : candidates, resolve, reject),
+        );
+      } catch (failure) {
+        if (!(failure instanceof PathFailed)) throw failure;
+        tried.add(failure.path);
+        troubleSinceMs = Math.min(troubleSinceMs, this.#host.now());
+      }
     }
   }
 
-  /** Resolves with `failed` when the path is fenced; rejects with what the data's side says. */
-  async #attempt<T>(
-    request: Request<T>,
+  /** One of both is called, once. A `PathFailed` comes when the path is fenced; all else is the word of the data's side. */
+  #attempt<T>(
+    { offsetBytes, lengthBytes, run }: Request<T>,
     candidates: readonly number[],
-  ): Promise<
-    { readonly kind: 'done'; readonly value: T } | { readonly kind: 'failed'; readonly path: number }
-  > {
-    const { offsetBytes, lengthBytes, run } = request;
+    done: (value: T) => void,
+    fail: (failure: unknown) => void,
+  ): void {
     const startedMs = this.#host.now();
     const selector = this.#selector;
     const path = selector.select({ candidates, offsetBytes, lengthBytes, nowMs: startedMs });
     const life = this.#life(path);
     const { nexus } = life;
     assert(nexus !== null, 'a path that works has a connection');
-    const attempt: Attempt = { sinceTick: this.#tick };
-    life.attempts.add(attempt);
-    life.requests += 1;
-    let abandon = (): void => undefined;
-    let failed = true;
-    try {
-      const value = await new Promise<T>((resolve, reject) => {
-        abandon = () =>
-          reject(new RaidError('MEMBER_GONE', `${life.path.name} was fenced`, { device: this.name }));
-        nexus.abandon.add(abandon);
-        run(nexus.connection.device).then(resolve, reject);
-      });
-      failed = false;
-      life.done.add(this.#host.now() - startedMs);
-      return { kind: 'done', value };
-    } catch (failure) {
-      if (!isPathError(failure)) throw failure;
+    const end = (failed: boolean): void => {
+      nexus.attempts.delete(attempt);
+      const nowMs = this.#host.now();
+      if (!failed) life.done.add(nowMs - startedMs);
+      selector.end(path, { lengthBytes, startedMs, nowMs, failed });
+    };
+    let isOver = false;
+    const lose = (failure: unknown): void => {
+      if (isOver) return;
+      isOver = true;
+      if (!isPathError(failure)) {
+        end(true);
+        fail(failure);
+        return;
+      }
       life.errors += 1;
       if (life.nexus === nexus) this.#fail(life, (failure as RaidError).message);
-      try {
-        await nexus.fence();
-      } catch {
-        // #fence has made the device end, and said why.
-      }
-      if (this.isClosed) throw this.#closedError();
-      return { kind: 'failed', path };
-    } finally {
-      nexus.abandon.delete(abandon);
-      life.attempts.delete(attempt);
-      selector.end(path, { lengthBytes, startedMs, nowMs: this.#host.now(), failed });
-    }
+      const go = (): void => {
+        end(true);
+        fail(this.isClosed ? this.#closedError() : new PathFailed(path));
+      };
+      // Where it cannot be fenced, #fence has made the device end, and said why.
+      nexus.fence().then(go, go);
+    };
+    const attempt: Attempt = {
+      sinceTick: this.#tick,
+      abandon: () =>
+        lose(new RaidError('MEMBER_GONE', `${life.path.name} was fenced`, { device: this.name })),
+    };
+    nexus.attempts.add(attempt);
+    life.requests += 1;
+    run(nexus.connection.device).then((value) => {
+      if (isOver) return;
+      isOver = true;
+      end(false);
+      done(value);
+    }, lose);
   }
 
   /** Of the group in use; where it has none, of the first group that has: the one in use may have come back meanwhile. */
@@ -618,6 +668,11 @@ export class MultipathDevice extends Device {
 
   /** The working paths of the group in use; another group comes into use where it has none. */
   #candidates(): readonly number[] {
+    this.#usable ??= this.#findCandidates();
+    return this.#usable;
+  }
+
+  #findCandidates(): readonly number[] {
     const inUse = this.#activeGroup()?.paths.filter((index) => this.#works(index)) ?? [];
     if (inUse.length > 0) return inUse;
     // At first the best; afterwards the next in order, as the kernel does by itself. To the best leads failback.
@@ -626,9 +681,15 @@ export class MultipathDevice extends Device {
         ? this.#groups[this.#bestGroup()]
         : this.#groups.find(({ paths }) => paths.some((index) => this.#works(index)));
     if (next === undefined) return [];
-    this.#activePath = next.paths[0] ?? -1;
-    this.#failbackAtMs = null;
+    this.#use(next.paths[0] ?? -1);
     return next.paths.filter((index) => this.#works(index));
+  }
+
+  /** The group of this path. */
+  #use(path: number): void {
+    this.#activePath = path;
+    this.#failbackAtMs = null;
+    this.#usable = null;
   }
 
   #bestGroup(): number {
@@ -660,6 +721,7 @@ export class MultipathDevice extends Device {
     if (ranking === this.#ranking) return;
     this.#ranking = ranking;
     this.#groups = groupPaths(groupingPolicy, this.#ranked);
+    this.#usable = null;
     if (this.#settings.rrWeight === 'priorities') this.#selector = this.#newSelector();
   }
 
@@ -680,10 +742,7 @@ export class MultipathDevice extends Device {
     }
     const { failback } = this.#settings;
     const now = this.#host.now();
-    const move = (): void => {
-      this.#activePath = best.paths[0] ?? -1;
-      this.#failbackAtMs = null;
-    };
+    const move = (): void => this.#use(best.paths[0] ?? -1);
     switch (failback.kind) {
       case 'immediate':
         move();
@@ -711,8 +770,7 @@ export class MultipathDevice extends Device {
     const { nexus } = life;
     const hadWorked = this.#works(life.index);
     life.nexus = null;
-    // They wait for the fence, and say nothing of the next connection.
-    life.attempts.clear();
+    this.#usable = null;
     life.state = 'down';
     life.why = why;
     life.check = null;
@@ -848,6 +906,7 @@ export class MultipathDevice extends Device {
     }
     const nexus = new Nexus(connection);
     life.nexus = nexus;
+    this.#usable = null;
     if (life.state === 'down') life.state = 'pending';
     await this.#ask(life, nexus);
   }
@@ -864,6 +923,7 @@ export class MultipathDevice extends Device {
     }
     if (verdict === 'ghost') {
       life.state = 'ghost';
+      this.#usable = null;
       life.why = 'it is standby';
       this.#failback(null);
     } else {
@@ -937,6 +997,7 @@ export class MultipathDevice extends Device {
   /** It works. A marginal one comes back late, or into the marginal group, or at once where nothing else works. */
   #takeBack(life: PathLife): void {
     const isMarginal = life.marginalUntilMs !== null;
+    this.#usable = null;
     const isAlone = !this.#lives.some(({ index }) => this.#works(index));
     if (isMarginal && !this.#settings.marginalGroups && !isAlone) {
       life.state = 'delayed';
@@ -969,13 +1030,22 @@ export class MultipathDevice extends Device {
     }
   }
 
+  #isOverdue(
+    { nexus }: PathLife,
+    isSilent: (since: { readonly sinceTick: number }, ticks: number) => boolean,
+  ): boolean {
+    if (nexus === null) return false;
+    for (const attempt of nexus.attempts) if (isSilent(attempt, this.#ioTimeoutTicks)) return true;
+    return false;
+  }
+
   #look(): void {
     const now = this.#host.now();
     for (const life of this.#lives) {
       const isSilent = (since: { readonly sinceTick: number }, ticks: number): boolean =>
         this.#tick - since.sinceTick > ticks;
-      if ([...life.attempts].some((attempt) => isSilent(attempt, this.#ioTimeoutTicks))) {
-        if (life.nexus !== null) this.#fail(life, 'a request was not answered');
+      if (this.#isOverdue(life, isSilent)) {
+        this.#fail(life, 'a request was not answered');
       } else if (life.check !== null && isSilent(life.check, this.#checkerTimeoutTicks)) {
         this.#fail(
           life,
