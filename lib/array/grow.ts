@@ -19,6 +19,7 @@ import { addSlots, growSize, type MdArray, type MdMember } from '../md/update.ts
 import { parseSize, roundDown, SECTOR_BYTES } from '../units.ts';
 import type { RaidArray } from './array.ts';
 import type { Metadata } from './metadata.ts';
+import { sanOf } from './san.ts';
 
 export interface GrowOptions {
   /** The new size of each member file; `max` uses what the members have. */
@@ -79,8 +80,11 @@ async function growMembers(array: RaidArray, metadata: Metadata, size: string | 
   await refuseSnapshots(array);
   const sectorsOf = new Map<MdMember, number>();
   for (const member of md.members) {
-    const device = metadata.deviceOf(member.descriptor);
-    if (device === null) continue;
+    const seen = metadata.deviceOf(member.descriptor);
+    if (seen === null) continue;
+    // A LUN grows at its array, and then hosts look again.
+    const san = sanOf(array);
+    const device = san?.backingOf(seen) ?? seen;
     if (size !== 'max') {
       const sizeBytes = parseSize(size);
       if (sizeBytes < device.limits.sizeBytes) {
@@ -94,6 +98,7 @@ async function growMembers(array: RaidArray, metadata: Metadata, size: string | 
           throw new RaidError('NOT_SUPPORTED', `${device.name} cannot be made larger from here`);
         await device.resize(sizeBytes);
         await device.flush();
+        san?.rescan(seen);
       }
     }
     sectorsOf.set(

@@ -234,8 +234,8 @@ const SAMPLE_HZ = 10;
 
 export class MultipathDevice extends Device {
   override readonly name: string;
-  override readonly limits: Limits;
   override readonly direct = null;
+  #limits: Limits;
   readonly #host: Host;
   readonly #settings: Settings;
   readonly #identity: string;
@@ -306,7 +306,7 @@ export class MultipathDevice extends Device {
     super();
     const { host, settings, name = 'multipath', ioTimeoutMs = 30_000, tickMs = 1000 } = options;
     this.name = name;
-    this.limits = first.device.limits;
+    this.#limits = first.device.limits;
     this.#identity = first.identity;
     this.#host = host;
     this.#settings = settings;
@@ -343,6 +343,26 @@ export class MultipathDevice extends Device {
     this.#selector = this.#newSelector();
     this.#regroup();
     void this.#keepTime();
+  }
+
+  override get limits(): Limits {
+    return this.#limits;
+  }
+
+  /** As `multipathd resize map`: the size that all connected paths show by now. It only grows, and all must agree. */
+  rescan(): void {
+    const sizes = this.#lives.flatMap(({ nexus }) =>
+      nexus === null ? [] : [nexus.connection.device.limits.sizeBytes],
+    );
+    const [sizeBytes = 0] = sizes;
+    if (sizeBytes < this.#limits.sizeBytes || sizes.some((size) => size !== sizeBytes)) {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `${this.name} has ${this.#limits.sizeBytes} bytes, and its paths show ${sizes.join(', ') || 'none'}`,
+        { device: this.name },
+      );
+    }
+    this.#limits = { ...this.#limits, sizeBytes };
   }
 
   /** Of the data: what all paths that are used have said. */

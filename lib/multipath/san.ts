@@ -278,6 +278,11 @@ export class San {
     return [...this.#members.values()].find((member) => member.device === device)?.backing ?? null;
   }
 
+  /** What lies behind this device has grown: hosts look again. */
+  rescan(device: Device): void {
+    for (const member of this.#members.values()) if (member.device === device) member.device.rescan();
+  }
+
   /** Of a path or LUN that is not there yet, too. */
   set(name: string, change: Partial<Condition>): void {
     this.#fabric.expect({ [name]: change });

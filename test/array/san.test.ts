@@ -5,6 +5,7 @@ import { afterAll, describe, expect, test } from 'vitest';
 import {
   assembleArray,
   createArray,
+  growArray,
   MANIFEST_NAME,
   openArray,
   readManifest,
@@ -114,6 +115,27 @@ test('assembling it again leaves the fabric as it was', async () => {
   expect(sanOf(array)?.status().luns).toHaveLength(3);
   await array.close();
   expect((await readManifest(path)).fabric).toEqual(fabric);
+});
+
+test('its members grow at their array, and hosts see it when they look again', async () => {
+  const path = await make('grows');
+  const before = await openArray(path, { autoSync: false });
+  const { sizeBytes } = before.limits;
+  await before.close();
+  const array = await growArray(path, { size: '8M' }, { autoSync: false });
+  expect(array.limits.sizeBytes).toBe(sizeBytes + 2 * 4 * 2 ** 20);
+  expect(
+    sanOf(array)
+      ?.status()
+      .luns.map((lun) => lun.sizeBytes),
+  ).toEqual([0, 1, 2].map(() => 8 * 2 ** 20));
+  expect(await holds(array)).toBe(true);
+  await array.write(sizeBytes, bytes);
+  for await (const _step of array.rebuild());
+  await array.close();
+  const again = await growArray(path, { size: 'max' }, { autoSync: false });
+  expect(again.limits.sizeBytes).toBe(array.limits.sizeBytes);
+  await again.close();
 });
 
 test('its files are held while it is open, and free afterwards', async () => {
