@@ -3,13 +3,14 @@
  * reading the bytes back: a demo that lies exits with 1.
  */
 import { execFile } from 'node:child_process';
-import { mkdtemp, open } from 'node:fs/promises';
+import { mkdtemp, open, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { remove } from 'fs-extra/esm';
 import xxhash from 'xxhash-wasm';
 import {
+  CONF_NAME,
   createArray,
   type Device,
   formatSize,
@@ -17,6 +18,7 @@ import {
   openMember,
   type RaidArray,
   readManifest,
+  sanOf,
   seededRandom,
   writeManifest,
 } from '../lib/index.ts';
@@ -31,6 +33,7 @@ export async function takeTour(options: { keep?: boolean; quiet?: boolean }): Pr
   try {
     await lifeAndDeath(tour, folder);
     await rotAndScrub(tour, folder);
+    await pathsFail(tour, join(parent, 'san'));
     await backInTime(tour, folder);
     await seenByOthers(tour, folder);
   } finally {
@@ -129,6 +132,42 @@ async function rotAndScrub(tour: Tour, folder: string): Promise<void> {
     if (first !== undefined) place = `sector ${first.offsetBytes / 512} of its members' data`;
   }
   tour.claim(`two bytes rot behind its back; a scrub finds the stripe: ${place}`, found === 1);
+}
+
+async function pathsFail(tour: Tour, folder: string): Promise<void> {
+  tour.title('Cables and controllers');
+  {
+    const shape = { level: 5, disks: 4, diskSize: '8M', chunk: '64K', hbas: 2, controllers: 2 } as const;
+    await using array = await createArray(folder, shape);
+    await array.write(0, pseudoRandom(array.limits.sizeBytes));
+  }
+  // Faster than the SANs that people have, so that nobody waits.
+  await writeFile(join(folder, CONF_NAME), 'defaults {\n  fast_io_fail_tmo 0\n  polling_interval 1\n}\n');
+  const array = await openArray(folder, { autoSync: false });
+  await using opened = array;
+  const san = sanOf(opened);
+  if (san === null) return tour.claim('the array lies behind a fabric', false);
+  const paths = () => san.status().luns.flatMap(({ groups }) => groups.flatMap((group) => group.paths));
+  const working = (): number => paths().filter(({ link }) => link === 'running').length;
+  tour.claim(
+    `another raid5: ${working()} paths, four to each disk, by two HBAs and two controllers`,
+    working() === 16,
+  );
+  const truth = pseudoRandom(opened.limits.sizeBytes).reverse();
+  const half = truth.byteLength / 2;
+  const writing = opened.write(0, truth.subarray(0, half));
+  san.set('hba0', { state: 'failed' });
+  await writing;
+  tour.claim(
+    `an HBA dies in the middle of a write: ${working()} paths are left, and no disk is lost: ${map(opened)}`,
+    working() === 8 && opened.degraded === 0,
+  );
+  san.set('ctl0', { state: 'failed' });
+  await opened.write(half, truth.subarray(half));
+  tour.claim(
+    `and a controller: ${working()} paths, one to each disk, and every byte is right`,
+    working() === 4 && opened.degraded === 0 && digest(await all(opened)) === digest(truth),
+  );
 }
 
 async function backInTime(tour: Tour, folder: string): Promise<void> {
