@@ -591,11 +591,12 @@ export class RaidArray extends Device {
     );
   }
 
-  /** A flush that relies on a member being out is not acknowledged before that is recorded, as no write is (I5). */
+  /** Where the store cannot be used, nothing is held by it. */
   protected doFlush(): Promise<void> {
-    return this.#flush();
+    return this.#snapshots?.origin?.flush() ?? this.#flush();
   }
 
+  /** A flush that relies on a member being out is not acknowledged before that is recorded, as no write is (I5). */
   async #flush(): Promise<void> {
     await this.#flushMembers();
     await this.#engine.settled();
@@ -678,7 +679,7 @@ export class RaidArray extends Device {
   ): Promise<void> {
     const metadata = this.#metadata;
     if (metadata === null && this.#members.erased.length === 0) {
-      return fua ? write(sources).then(() => this.doFlush()) : write(sources);
+      return fua ? write(sources).then(() => this.#flush()) : write(sources);
     }
     const erased = this.#members.erased;
     const changes = this.#changes;
@@ -692,7 +693,7 @@ export class RaidArray extends Device {
         metadata?.leave(offsetBytes, lengthBytes);
         changes.end();
       });
-    return fua ? written.then(() => this.doFlush()) : written;
+    return fua ? written.then(() => this.#flush()) : written;
   }
 
   #verb<Result>(work: () => Promise<Result>): Promise<Result> {

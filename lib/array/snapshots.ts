@@ -170,7 +170,6 @@ export class ArraySnapshots {
   /** All of them, and the store: the array is one without snapshots again. */
   deleteAll(): Promise<void> {
     return this.#inTurn(async () => {
-      const { path, folder } = this.#parts;
       const origin = this.#origin;
       if (origin !== null) {
         if (origin.isRead) {
@@ -178,14 +177,14 @@ export class ArraySnapshots {
             device: this.#parts.name,
           });
         }
+        await origin.letGo(() => this.#remove());
         this.#below.abandon();
         // Whoever writes from here on goes to the array, which nothing looks at through the store any more.
         this.#below = new Below(this.#parts);
         this.#origin = null;
         await origin.close();
       }
-      await rm(path, { force: true });
-      await syncFolder(folder);
+      await this.#remove();
       this.#problem = null;
       this.#isBetween = false;
     });
@@ -204,6 +203,12 @@ export class ArraySnapshots {
   async close(): Promise<void> {
     await this.#turn;
     await (this.#origin ?? this.#below).close();
+  }
+
+  async #remove(): Promise<void> {
+    const { path, folder } = this.#parts;
+    await rm(path, { force: true });
+    await syncFolder(folder);
   }
 
   async #make(limitBytes: number | undefined): Promise<SnapshotOrigin> {

@@ -77,6 +77,8 @@ interface Exception {
   readonly copy: Copy | null;
 }
 
+const NONE: readonly number[] = [];
+
 export class History {
   readonly #snapshots = new Map<number, SnapshotRecord>();
   readonly #chunks = new Map<number, readonly Exception[]>();
@@ -238,7 +240,9 @@ export class History {
   #except(chunk: number, exception: Exception): readonly number[] {
     const before = this.#chunks.get(chunk) ?? [];
     if (exception.id <= (before.at(-1)?.id ?? 0) || exception.id >= this.#nextId) throw contradiction();
-    this.#chunks.set(chunk, [...before, exception]);
+    this.#chunks.set(chunk, before.length === 0 ? [exception] : [...before, exception]);
+    // It changes nothing for those before it, and mostly it is needed itself.
+    if (exception.copy !== null && hasWithin(this.#valid, before.at(-1)?.id ?? 0, exception.id)) return NONE;
     if (exception.copy === null) this.#markCount += 1;
     const freed: number[] = [];
     this.#prune(chunk, freed);

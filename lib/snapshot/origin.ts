@@ -9,12 +9,15 @@
  *               │ yes                                                        ▲
  *               └▶ read what is there ▶ slot ▶ record ▶ flush of the store ──┘
  *
+ * Small writes are acknowledged when what is there has been read, and share what comes after (held.ts). Large ones, and those that
+ * are to be durable at once (`fua`), are acknowledged by the origin.
+ *
  * A snapshot is the image at one instant between writes: those under way end, new ones wait, the origin is flushed, and the
  * record of the snapshot is made durable. The flush is what makes the image survive a power cut, since blocks that are never
  * written again are read from the origin itself.
  *
  * A chunk is saved once after the newest snapshot, for all of them; history.ts has the theory. Writes that touch a chunk
- * that is being saved wait for that.
+ * that is being saved wait for that, and nothing is written past what is held.
  *
  * A full store. Before a write goes on without its copy, a snapshot is given up, durably: the oldest first, until there is room or
  * none is left. The origin goes on. The snapshot that a rollback restores is never the one, and it needs no room of its own.
@@ -30,6 +33,7 @@
  */
 import fs from 'node:fs';
 import { crc32 } from 'node:zlib';
+import { viewsOf } from '../device/buffers.ts';
 import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
 import { InFlight } from '../device/in-flight.ts';
@@ -46,6 +50,7 @@ import {
   UUID_BYTES,
   WITNESS_BYTES_MAX,
 } from './format.ts';
+import { type HeldChunk, HeldWrites, overlay, type Piece } from './held.ts';
 import type { Entry, History, SnapshotRecord } from './history.ts';
 import { SnapshotStore } from './store.ts';
 
@@ -97,6 +102,8 @@ const SLOTS_WANTED = 2 ** 20;
 const SLOTS_MAX = 2 ** 32 - 1;
 /** Saved at a time by one write. */
 const STRETCH_BYTES = MIB;
+/** Writes up to this length are held, where chunks are no larger; what a larger one saves is worth a flush of its own. */
+const HELD_BYTES = 64 * KIB;
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}$/;
 
 export class SnapshotOrigin extends Device {
@@ -119,6 +126,10 @@ export class SnapshotOrigin extends Device {
   #givingWay: Promise<void> | null = null;
   /** Set where a rollback was cut short: what the origin holds is neither the one nor the other. */
   #isBetween = false;
+  readonly #held: HeldWrites;
+  #mayHold: boolean;
+  /** Set when all snapshots are on their way out, and somebody else takes the origin over. */
+  #isLetGo = false;
 
   private constructor(origin: Device, store: SnapshotStore, host: Pick<Host, 'wallClock'>) {
     super();
@@ -127,6 +138,12 @@ export class SnapshotOrigin extends Device {
     this.#store = store;
     this.#host = host;
     this.#chunkBytes = store.header.chunkBytes;
+    this.#held = new HeldWrites({
+      chunkBytes: this.#chunkBytes,
+      save: (chunks) => this.#saveHeld(chunks),
+      write: (offsetBytes, sources) => this.#origin.write(offsetBytes, sources),
+    });
+    this.#mayHold = this.#chunkBytes <= HELD_BYTES;
   }
 
   /** Makes a store on a device that begins with zeros. Both devices are this one's from then on: closing it closes them. */
@@ -246,6 +263,7 @@ export class SnapshotOrigin extends Device {
       this.#refuseBetween();
       await this.#makeListRoom(name);
       await this.#betweenWrites(async () => {
+        await this.#held.empty();
         await this.#origin.flush();
         const { history } = this.#store;
         const createdAtMs = Math.floor(this.#host.wallClock());
@@ -262,7 +280,8 @@ export class SnapshotOrigin extends Device {
 
   /** The snapshot as a read-only device. */
   openSnapshot(name: string): SnapshotDevice {
-    if (this.isClosed) throw new RaidError('CLOSED', `${this.name} is closed`, { device: this.name });
+    if (this.isClosed || this.#isLetGo)
+      throw new RaidError('CLOSED', `${this.name} is closed`, { device: this.name });
     const { id } = this.#valid(name);
     this.#open.set(id, (this.#open.get(id) ?? 0) + 1);
     return new SnapshotDevice({
@@ -315,7 +334,10 @@ export class SnapshotOrigin extends Device {
     const end = until === undefined ? Number.POSITIVE_INFINITY : this.#valid(until).id;
     if (end < record.id) return 'unknown';
     const ranges: { offsetBytes: number; lengthBytes: number }[] = [];
-    for (const chunk of history.changed(record.id, end)) {
+    const chunks = history.changed(record.id, end);
+    // What is held was written after the newest point.
+    if (until === undefined && this.#held.size > 0) chunks.push(...this.#held.chunks());
+    for (const chunk of [...new Set(chunks)].sort((one, other) => one - other)) {
       const offsetBytes = chunk * this.#chunkBytes;
       const lengthBytes = Math.min(this.#chunkBytes, header.originBytes - offsetBytes);
       const last = ranges.at(-1);
@@ -332,8 +354,10 @@ export class SnapshotOrigin extends Device {
    */
   rollback(name: string, tell: (progress: RollbackProgress) => void = () => undefined): Promise<void> {
     return this.#inTurn(async () => {
-      const { id } = this.#valid(name);
       await this.#betweenWrites(async () => {
+        await this.#held.empty();
+        // What was held may just have taken its room.
+        const { id } = this.#valid(name);
         await this.#verify(id);
         await this.#store.commit([{ op: 'rollback', id }]);
         this.#isBetween = true;
@@ -343,8 +367,40 @@ export class SnapshotOrigin extends Device {
     });
   }
 
+  /**
+   * For whoever writes to the origin itself from then on: no snapshot can be opened, nothing is held any more, and `remove` has removed
+   * the store durably, so that no crash brings back a snapshot that was written past. Where what is held
+   * cannot be saved it is written without: nobody will ask for what was there.
+   */
+  letGo(remove: () => Promise<void>): Promise<void> {
+    this.#isLetGo = true;
+    const letting = this.#inTurn(() =>
+      this.#betweenWrites(async () => {
+        const isEmpty = await this.#held.empty().then(
+          () => true,
+          () => false,
+        );
+        await remove();
+        this.#mayHold = false;
+        // What cannot be written now either, whoever closes this is told.
+        if (!isEmpty) await this.#held.release().catch(() => undefined);
+      }),
+    );
+    letting.catch(() => {
+      this.#isLetGo = false;
+    });
+    return letting;
+  }
+
   protected override doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
-    return this.#request(() => this.#origin.read(offsetBytes, targets));
+    return this.#request(() => {
+      const read = this.#origin.read(offsetBytes, targets);
+      if (this.#held.size === 0) return read;
+      // What is held at this moment may be in the origin, and held no more, when the read is over: these are the same bytes.
+      const pieces = this.#held.piecesWithin(offsetBytes, offsetBytes + totalBytes(targets));
+      if (pieces.length === 0) return read;
+      return read.then(() => overlay(pieces, this.#chunkBytes, offsetBytes, targets));
+    });
   }
 
   protected override doWrite(
@@ -355,14 +411,21 @@ export class SnapshotOrigin extends Device {
     const lengthBytes = totalBytes(sources);
     if (this.#isFree(offsetBytes, lengthBytes))
       return this.#pass(() => this.#origin.write(offsetBytes, sources, { fua }));
+    if (!fua && this.#mayHold && lengthBytes <= HELD_BYTES) {
+      const pieces = this.#held.piecesOf(offsetBytes, sources);
+      return this.#holdOne(pieces) ?? this.#mutation(() => this.#hold(pieces));
+    }
     // An origin that copies does so when it is called; until then the bytes must not change either.
     const kept = sources.map((source) => source.slice());
     return this.#mutateSafely(offsetBytes, lengthBytes, () => this.#origin.write(offsetBytes, kept, { fua }));
   }
 
-  /** The store needs none: what it has taken is durable. */
+  /** The store needs none of its own: what it has taken is durable. */
   protected override doFlush(): Promise<void> {
-    return this.#request(() => this.#origin.flush());
+    return this.#request(async () => {
+      await this.#held.empty();
+      await this.#origin.flush();
+    });
   }
 
   protected override doDiscard(offsetBytes: number, lengthBytes: number): Promise<void> {
@@ -380,7 +443,10 @@ export class SnapshotOrigin extends Device {
   }
 
   protected override doBlockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
-    return this.#request(() => this.#origin.blockStatus(offsetBytes, lengthBytes));
+    return this.#request(async () => {
+      await this.#held.empty();
+      return await this.#origin.blockStatus(offsetBytes, lengthBytes);
+    });
   }
 
   protected override doResize(): Promise<void> {
@@ -392,8 +458,9 @@ export class SnapshotOrigin extends Device {
   protected override async doClose(): Promise<void> {
     await this.#turn;
     await this.#requests.whenIdle();
+    const outcomes = [...(await Promise.allSettled([this.#held.empty()]))];
     // The origin may still have something to be witnessed.
-    const outcomes = [...(await Promise.allSettled([this.#origin.close()]))];
+    outcomes.push(...(await Promise.allSettled([this.#origin.close()])));
     outcomes.push(...(await Promise.allSettled([this.#store.close()])));
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   }
@@ -434,44 +501,175 @@ export class SnapshotOrigin extends Device {
     const end = Math.ceil((offsetBytes + lengthBytes) / this.#chunkBytes);
     for (let chunk = Math.floor(offsetBytes / this.#chunkBytes); chunk < end; chunk += 1) {
       if (history.needs(chunk) !== 'nothing') return true;
+      // It may be recorded, and its bytes on their way.
+      if (this.#held.size > 0 && this.#held.has(chunk)) return true;
     }
     return false;
   }
 
-  #mutateSafely(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
+  #mutation(work: () => Promise<void>): Promise<void> {
     return this.#requests.run(async () => {
       while (this.#barrier !== null) await this.#barrier;
       this.#refuseBetween();
-      await this.#mutations.run(async () => {
-        await this.#protect(offsetBytes, lengthBytes);
-        await work();
-      });
+      await this.#mutations.run(work);
     });
   }
 
-  /** Returns when everything that the range holds, and that a snapshot needs, is safe. */
+  #mutateSafely(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
+    return this.#mutation(async () => {
+      await this.#protect(offsetBytes, lengthBytes);
+      await work();
+    });
+  }
+
+  /** The way of most first writes, with as few promises as there can be; null where it is not that simple. */
+  #holdOne(pieces: readonly Piece[]): Promise<void> | null {
+    const [piece] = pieces;
+    const held = this.#held;
+    const isSimple = this.#barrier === null && !this.#isBetween && pieces.length === 1 && held.accepts;
+    if (piece === undefined || !isSimple) return null;
+    const { chunk } = piece;
+    if (held.put(piece)) return Promise.resolve();
+    if (held.has(chunk) || this.#saving.has(chunk) || !held.hasRoom) return null;
+    const needs = this.#store.history.needs(chunk);
+    if (needs === 'nothing') return null;
+    if (needs === 'mark') {
+      held.hold(null, piece);
+      return Promise.resolve();
+    }
+    const old = held.buffer();
+    this.#requests.begin();
+    this.#mutations.begin();
+    const end = () => {
+      this.#saving.delete(chunk);
+      this.#mutations.end();
+      this.#requests.end();
+    };
+    const bringing = this.#readOld(chunk, [old]).then(
+      () => {
+        held.hold(old, piece);
+        end();
+      },
+      (cause) => {
+        end();
+        throw cause;
+      },
+    );
+    this.#saving.set(chunk, bringing);
+    return bringing;
+  }
+
+  /** Returns when the origin has the pieces, or they are held. */
+  async #hold(pieces: readonly Piece[]): Promise<void> {
+    for (let left = pieces; left.length > 0; ) {
+      const [rest, waits] = this.#place(left);
+      await allOf(waits);
+      left = rest;
+    }
+  }
+
+  /** What has found no place yet, and what to wait for. */
+  #place(pieces: readonly Piece[]): readonly [rest: Piece[], waits: ReadonlySet<Promise<void>>] {
+    const rest: Piece[] = [];
+    const waits = new Set<Promise<void>>();
+    const fresh: Piece[] = [];
+    for (const piece of pieces) {
+      const { chunk, at, bytes } = piece;
+      const offsetBytes = chunk * this.#chunkBytes + at;
+      const write = () => this.#origin.write(offsetBytes, bytes);
+      if (!this.#held.accepts || !this.#mayHold) {
+        waits.add(this.#protect(offsetBytes, bytes.byteLength).then(write));
+      } else if (this.#held.put(piece)) {
+        // As good as written.
+      } else if (this.#held.has(chunk)) {
+        rest.push(piece);
+        waits.add(this.#held.untilLeft());
+      } else if (this.#store.history.needs(chunk) === 'nothing') {
+        waits.add(write());
+      } else if (this.#saving.has(chunk) || fresh.at(-1)?.chunk === chunk) {
+        rest.push(piece);
+        waits.add(this.#saving.get(chunk) ?? Promise.resolve());
+      } else if (this.#held.hasRoom) {
+        fresh.push(piece);
+      } else {
+        rest.push(piece);
+        waits.add(this.#held.untilLeft());
+      }
+    }
+    if (fresh.length > 0) waits.add(this.#bring(fresh));
+    return [rest, waits];
+  }
+
+  /** Reads what the pieces are going to overwrite, and holds them. Of each chunk there is one piece. */
+  #bring(pieces: readonly Piece[]): Promise<void> {
+    const { history } = this.#store;
+    const olds = pieces.map(({ chunk }) => (history.needs(chunk) === 'copy' ? this.#held.buffer() : null));
+    const bringing = this.#readOlds(pieces, olds)
+      .then(() => {
+        for (const [index, piece] of pieces.entries()) this.#held.hold(olds[index] ?? null, piece);
+      })
+      .finally(() => {
+        for (const { chunk } of pieces) this.#saving.delete(chunk);
+      });
+    for (const { chunk } of pieces) this.#saving.set(chunk, bringing);
+    return bringing;
+  }
+
+  /** The pieces rise; neighbours are read together. */
+  async #readOlds(pieces: readonly Piece[], olds: readonly (Uint8Array | null)[]): Promise<void> {
+    const runs: { readonly first: number; end: number; readonly targets: Uint8Array[] }[] = [];
+    for (const [index, { chunk }] of pieces.entries()) {
+      const old = olds[index] ?? null;
+      if (old === null) continue;
+      const last = runs.at(-1);
+      if (last?.end === chunk) {
+        last.targets.push(old);
+        last.end += 1;
+      } else runs.push({ first: chunk, end: chunk + 1, targets: [old] });
+    }
+    await allOf(runs.map(({ first, targets }) => this.#readOld(first, targets)));
+  }
+
+  #saveHeld(held: readonly HeldChunk[]): Promise<void> {
+    const old = new Map(held.map((each) => [each.chunk, each.old]));
+    return this.#save(
+      held.map(({ chunk }) => chunk),
+      (chunks) =>
+        Promise.resolve(
+          chunks.map((chunk) => {
+            const bytes = old.get(chunk) ?? null;
+            assert(bytes !== null, 'what a snapshot needs does not become more while a write is held');
+            return bytes;
+          }),
+        ),
+    );
+  }
+
+  /** Returns when everything that the range holds, and that a snapshot needs, is safe, and nothing of it is held. */
   async #protect(offsetBytes: number, lengthBytes: number): Promise<void> {
     const stretch = Math.max(1, STRETCH_BYTES / this.#chunkBytes);
     const end = Math.ceil((offsetBytes + lengthBytes) / this.#chunkBytes);
     for (let first = Math.floor(offsetBytes / this.#chunkBytes); first < end; first += stretch) {
-      const waits = this.#saveExposed(first, Math.min(end, first + stretch));
-      if (waits.size === 0) continue;
-      const outcomes = await Promise.allSettled(waits);
-      for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+      for (;;) {
+        const waits = this.#saveExposed(first, Math.min(end, first + stretch));
+        if (waits.size === 0) break;
+        await allOf(waits);
+      }
     }
   }
 
   #saveExposed(first: number, end: number): ReadonlySet<Promise<void>> {
     const waits = new Set<Promise<void>>();
+    if (this.#held.size > 0 && this.#held.hasWithin(first, end)) waits.add(this.#held.empty());
     const own: number[] = [];
     for (let chunk = first; chunk < end; chunk += 1) {
-      if (this.#store.history.needs(chunk) === 'nothing') continue;
+      if (this.#store.history.needs(chunk) === 'nothing' || this.#held.has(chunk)) continue;
       const other = this.#saving.get(chunk);
       if (other === undefined) own.push(chunk);
       else waits.add(other);
     }
     if (own.length === 0) return waits;
-    const saving = this.#save(own).finally(() => {
+    const saving = this.#save(own, (chunks) => this.#readChunks(chunks)).finally(() => {
       for (const chunk of own) this.#saving.delete(chunk);
     });
     for (const chunk of own) this.#saving.set(chunk, saving);
@@ -479,7 +677,10 @@ export class SnapshotOrigin extends Device {
   }
 
   /** The chunks rise. A snapshot that gives way meanwhile can only make it less. */
-  async #save(chunks: readonly number[]): Promise<void> {
+  async #save(
+    chunks: readonly number[],
+    read: (chunks: readonly number[]) => Promise<readonly Uint8Array[]>,
+  ): Promise<void> {
     const store = this.#store;
     const { history } = store;
     for (;;) {
@@ -498,7 +699,7 @@ export class SnapshotOrigin extends Device {
       const id = history.newestPoint;
       const entries: Entry[] = marks.map((chunk) => ({ op: 'mark', chunk, id }));
       try {
-        const crcs = await this.#copy(copies, slots);
+        const crcs = await this.#copy(await read(copies), slots);
         for (const [index, chunk] of copies.entries()) {
           entries.push({
             op: 'copy',
@@ -520,45 +721,50 @@ export class SnapshotOrigin extends Device {
   }
 
   /** Returns the checksums of what was copied. */
-  async #copy(chunks: readonly number[], slots: readonly number[]): Promise<number[]> {
+  async #copy(chunks: readonly Uint8Array[], slots: readonly number[]): Promise<number[]> {
+    try {
+      await this.#store.writeSlots(slots, chunks);
+    } catch (cause) {
+      throw new SlotsRefused('WRITE_FAILED', `${this.#store.name} took no copy for a snapshot`, { cause });
+    }
+    return chunks.map((bytes) => crc32(bytes));
+  }
+
+  /** The chunks rise; neighbours are read together. */
+  async #readChunks(chunks: readonly number[]): Promise<readonly Uint8Array[]> {
     const chunkBytes = this.#chunkBytes;
-    const { sizeBytes } = this.#origin.limits;
     const bytes = new Uint8Array(chunks.length * chunkBytes);
     const reads: Promise<void>[] = [];
     for (let first = 0; first < chunks.length; ) {
       let end = first + 1;
       while (end < chunks.length && chunks[end] === (chunks[end - 1] as number) + 1) end += 1;
-      const at = (chunks[first] as number) * chunkBytes;
-      const lengthBytes = Math.min((end - first) * chunkBytes, sizeBytes - at);
-      const from = first * chunkBytes;
-      reads.push(this.#readOld(at, bytes.subarray(from, from + lengthBytes)));
+      const target = bytes.subarray(first * chunkBytes, end * chunkBytes);
+      reads.push(this.#readOld(chunks[first] as number, [target]));
       first = end;
     }
-    const outcomes = await Promise.allSettled(reads);
-    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
-    const crcs = chunks.map((_, index) =>
-      crc32(bytes.subarray(index * chunkBytes, (index + 1) * chunkBytes)),
-    );
-    try {
-      await this.#store.writeSlots(slots, bytes);
-    } catch (cause) {
-      throw new SlotsRefused('WRITE_FAILED', `${this.#store.name} took no copy for a snapshot`, { cause });
-    }
-    return crcs;
+    await allOf(reads);
+    return chunks.map((_, index) => bytes.subarray(index * chunkBytes, (index + 1) * chunkBytes));
   }
 
-  async #readOld(offsetBytes: number, target: Uint8Array): Promise<void> {
-    try {
-      await this.#origin.read(offsetBytes, target);
-    } catch (cause) {
+  /** Whole chunks from here on; what lies behind the end of the origin is zeros. */
+  #readOld(chunk: number, targets: readonly Uint8Array[]): Promise<void> {
+    const offsetBytes = chunk * this.#chunkBytes;
+    const wantedBytes = totalBytes(targets);
+    const lengthBytes = Math.min(wantedBytes, this.#origin.limits.sizeBytes - offsetBytes);
+    let views = targets;
+    if (lengthBytes < wantedBytes) {
+      for (const beyond of viewsOf(targets, lengthBytes, wantedBytes - lengthBytes)) beyond.fill(0);
+      views = viewsOf(targets, 0, lengthBytes);
+    }
+    return this.#origin.read(offsetBytes, views).catch((cause: unknown) => {
       if (!(cause instanceof RaidError) || cause.reaction === 'fix-call') throw cause;
       // To whoever writes, old bytes that cannot be saved are a write that was not taken.
       throw new RaidError(
         'WRITE_FAILED',
         `${this.name}: what a snapshot needs of the place that is written cannot be read: ${cause.message}`,
-        { device: this.name, offsetBytes, lengthBytes: target.byteLength, cause },
+        { device: this.name, offsetBytes, lengthBytes, cause },
       );
-    }
+    });
   }
 
   /** What is being saved by others may all become marks. */
@@ -778,6 +984,12 @@ export async function peekSnapshots(path: string): Promise<{
 export async function isRollbackDue(path: string): Promise<boolean> {
   await using file = await FileDevice.open(path, { readOnly: true });
   return (await SnapshotStore.peek(file)).history.rollbackTo !== 0;
+}
+
+/** Ends when all of them have, and then fails as the first that did. */
+async function allOf(works: Iterable<Promise<void>>): Promise<void> {
+  for (const outcome of await Promise.allSettled(works))
+    if (outcome.status === 'rejected') throw outcome.reason;
 }
 
 /** The store does not take the bytes of a copy. What it has recorded, and what it can record, is another matter. */

@@ -125,14 +125,13 @@ export class SnapshotStore {
   }
 
   /** Puts chunks into slots. It is the next commit that makes them durable. */
-  async writeSlots(slots: readonly number[], bytes: Uint8Array): Promise<void> {
-    const { chunkBytes } = this.header;
+  async writeSlots(slots: readonly number[], chunks: readonly Uint8Array[]): Promise<void> {
     const writes: Promise<void>[] = [];
     for (let first = 0; first < slots.length; ) {
       let end = first + 1;
       while (end < slots.length && slots[end] === (slots[end - 1] as number) + 1) end += 1;
       const at = slotOffset(this.header, slots[first] as number);
-      writes.push(this.#device.write(at, bytes.subarray(first * chunkBytes, end * chunkBytes)));
+      writes.push(this.#device.write(at, chunks.slice(first, end)));
       first = end;
     }
     const outcomes = await Promise.allSettled(writes);

@@ -1,5 +1,5 @@
 /** The same (I17), for what takes longer: stores that cannot be used, sizes that change, rollbacks that are cut short. */
-import { cpSync } from 'node:fs';
+import { cpSync, existsSync } from 'node:fs';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -184,6 +184,26 @@ test('dropping the store while writes are under way loses none of them', async (
       index + 1,
       index + 1,
     ]);
+});
+
+test('dropping the store loses none of the small writes that it holds, whatever comes after', async () => {
+  const folder = newFolder();
+  await withSnapshot(folder);
+  const array = await openArray(folder, quiet);
+  await using opened = array;
+  const lengthBytes = 4 * KIB;
+  const write = (index: number, value: number) =>
+    opened.write(index * lengthBytes, filled(lengthBytes, value));
+  await Promise.all(Array.from({ length: 500 }, (_, index) => write(index, 1)));
+  const dropped = snapshotsOf(opened).deleteAll();
+  // Over what is held, by whichever way they go.
+  for (let index = 0; index < 500; index += 1) await write(index, 2 + (index % 200));
+  await dropped;
+  for (let index = 0; index < 500; index += 5) await write(index, 255);
+  const bytes = await bytesOf(opened);
+  for (let index = 0; index < 500; index += 1)
+    expect(bytes[index * lengthBytes]).toBe(index % 5 === 0 ? 255 : 2 + (index % 200));
+  expect(existsSync(join(folder, SNAPSHOT_STORE))).toBe(false);
 });
 
 test('a snapshot that is being read cannot be deleted, alone or with all', async () => {

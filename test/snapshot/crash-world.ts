@@ -13,7 +13,7 @@ import { Disk, type Keep } from '../../lib/sim/disk.ts';
 import { SnapshotOrigin } from '../../lib/snapshot/origin.ts';
 import { KIB } from '../../lib/units.ts';
 import type { Random } from '../conformance/seed.ts';
-import { contentOf, expectSame, imageOf, randomPiece } from './world.ts';
+import { contentOf, expectSame, imageOf, randomPiece, unlessInvalid } from './world.ts';
 
 const SIZE = 62 * KIB;
 const SECTOR = 512;
@@ -30,8 +30,17 @@ export const cuts = [
 ] as const;
 export type Cut = (typeof cuts)[number];
 
+/** Broken on purpose: a world that judges must catch each. */
+export const mutants = [
+  'what a write saves is not flushed',
+  'the origin is not flushed',
+  'a flush leaves out what is held',
+] as const;
+export type Mutant = (typeof mutants)[number];
+
 export interface Plan {
   readonly seed: number;
+  readonly mutant?: Mutant | undefined;
   readonly limitBytes: number;
   readonly steps: number;
   /** Requests to disks after which the power goes, one number for each life but the last. */
@@ -74,6 +83,7 @@ class CrashWorld {
   readonly kept = new Map<string, Kept>();
   readonly points = new Map<string, Buffer>();
   rollingBackTo: Buffer | null = null;
+  isWriting = false;
   origin!: SnapshotOrigin;
   #names = 0;
 
@@ -100,7 +110,13 @@ class CrashWorld {
 
   get #devices() {
     const process = this.countdown.process as Process;
-    return [this.disks[0].open(process), this.disks[1].open(process), process] as const;
+    const [origin, store] = [this.disks[0].open(process), this.disks[1].open(process)];
+    if (this.plan.mutant === 'what a write saves is not flushed') {
+      const flush = store.flush.bind(store);
+      store.flush = () => (this.isWriting ? Promise.resolve() : flush());
+    }
+    if (this.plan.mutant === 'the origin is not flushed') origin.flush = () => Promise.resolve();
+    return [origin, store, process] as const;
   }
 
   /** False where the power went. */
@@ -123,7 +139,9 @@ class CrashWorld {
   }
 
   async open(): Promise<void> {
-    this.origin = await SnapshotOrigin.open(...this.#devices, ID);
+    const devices = this.#devices;
+    this.origin = await SnapshotOrigin.open(...devices, ID);
+    if (this.plan.mutant === 'a flush leaves out what is held') this.origin.flush = () => devices[0].flush();
     await this.judge();
   }
 
@@ -138,10 +156,11 @@ class CrashWorld {
     const names = [...kept.keys()];
     const name = names[random(names.length)] ?? '';
     const known = kept.get(name);
-    const isValid = origin.list().find((each) => each.name === name)?.state === 'valid';
     const dice = random(100);
     if (dice < 50) {
+      this.isWriting = true;
       await Promise.all(this.#writes());
+      this.isWriting = false;
     } else if (dice < 56) {
       await origin.flush();
       this.#settle();
@@ -152,12 +171,13 @@ class CrashWorld {
       const deleting = origin.delete(name, { keepTracking: random(2) === 0 });
       await Promise.all([deleting, ...(random(2) === 0 ? this.#writes() : [])]);
       kept.delete(name);
-    } else if (isValid) {
+    } else {
       this.rollingBackTo = known.image;
-      await origin.rollback(name);
-      this.model.set(known.image);
+      if (await unlessInvalid(() => origin.rollback(name))) {
+        this.model.set(known.image);
+        this.#settle();
+      }
       this.rollingBackTo = null;
-      this.#settle();
     }
   }
 
@@ -304,12 +324,13 @@ export async function everyCrash(
   limitBytes: number,
   steps: number,
   tried: readonly Cut[] = cuts,
+  mutant?: Mutant,
 ): Promise<Outcome> {
   const sum = { crashed: 0, invalid: 0 };
   for (const cut of tried) {
     for (let requests = 1; ; requests += 1) {
       const second = 1 + ((seed + requests * 7) % 40);
-      const plan: Plan = { seed, limitBytes, steps, crashes: [requests, second], cut };
+      const plan: Plan = { seed, mutant, limitBytes, steps, crashes: [requests, second], cut };
       const { crashed, invalid } = await runCrash(plan);
       sum.crashed += crashed;
       sum.invalid += invalid;

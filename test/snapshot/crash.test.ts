@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { KIB } from '../../lib/units.ts';
 import { runSeed } from '../conformance/seed.ts';
-import { type Cut, everyCrash } from './crash-world.ts';
+import { type Cut, everyCrash, mutants } from './crash-world.ts';
 
 /** The worst for a store, and everything in between; the others are in crash.slow.test.ts. */
 const QUICK: readonly Cut[] = ['origin only', 'some sectors'];
@@ -12,4 +12,8 @@ test('cut after any request to a disk, whatever the disks kept: every snapshot i
 
 test('cut after any request with a store too small: every snapshot is its image, or invalid', async () => {
   expect((await everyCrash(runSeed, 40 * KIB, 6, QUICK)).crashed).toBeGreaterThan(20);
+});
+
+test.each(mutants)('%s: caught', async (mutant) => {
+  await expect(everyCrash(1, 256 * KIB, 8, QUICK, mutant)).rejects.toThrow(/should be|never written/);
 });

@@ -5,7 +5,7 @@ import { seededRandom } from '../../lib/host.ts';
 import { SnapshotOrigin } from '../../lib/snapshot/origin.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { type Random, randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
-import { contentOf, expectSame, imageOf, randomPiece } from './world.ts';
+import { contentOf, expectSame, imageOf, randomPiece, unlessInvalid } from './world.ts';
 
 const SIZE = 200 * KIB - 512;
 const ID = { origin: 'array' };
@@ -84,9 +84,7 @@ class World {
       images.delete(name);
     } else if (dice < 88) {
       const name = this.pick(names);
-      if (origin.list().find((each) => each.name === name)?.state !== 'valid') return;
-      await origin.rollback(name);
-      model.set(images.get(name) as Buffer);
+      if (await unlessInvalid(() => origin.rollback(name))) model.set(images.get(name) as Buffer);
     } else if (dice < 92) {
       await origin.close();
       this.origin = await SnapshotOrigin.open(...this.devices(), this.host, ID);

@@ -127,7 +127,7 @@ describe('an instant between writes', () => {
     await origin.close();
   });
 
-  test('two writers to one chunk that is being saved: saved once, both arrive, and neither before it is safe', async () => {
+  test('two writers to one chunk that is saved: saved once, both arrive, are read at once, and neither reaches the origin before it is safe', async () => {
     const delay = { current: null as DelayDevice | null };
     const record = { current: null as RecordDevice | null };
     const { origin, below } = await make({
@@ -147,15 +147,23 @@ describe('an instant between writes', () => {
     const second = origin.write(5 * CHUNK + 512, new Uint8Array(512).fill(202));
     const elsewhere = origin.read(9 * CHUNK, new Uint8Array(512));
     await elsewhere;
+    await first;
     for (let turn = 0; turn < 50; turn += 1) await Promise.resolve();
     expect(hold?.waiting).toHaveLength(1);
+    const seen = new Uint8Array(512);
+    await origin.read(5 * CHUNK, seen);
+    expect(seen).toEqual(new Uint8Array(512).fill(201));
     expect(Buffer.from(below.memory).compare(start)).toBe(0);
     hold?.release();
-    await Promise.all([first, second]);
+    await second;
+    await origin.flush();
     const log = record.current?.log ?? [];
     const reads = log.filter(
       ({ event, operation }) =>
-        event === 'start' && operation.op === 'read' && operation.offsetBytes === 5 * CHUNK,
+        event === 'start' &&
+        operation.op === 'read' &&
+        operation.offsetBytes === 5 * CHUNK &&
+        operation.lengthBytes === CHUNK,
     );
     expect(reads).toHaveLength(1);
     const expected = Buffer.from(start);
@@ -200,6 +208,7 @@ describe('an instant between writes', () => {
       await origin.take(`s${index}`);
       record.current?.clear();
       await origin.write(0, filled(1, 100 + index));
+      await origin.flush();
       costs.push(record.current?.log.length ?? 0);
       record.current?.clear();
       await origin.write(0, filled(1, 150 + index));
@@ -221,6 +230,7 @@ describe('a store that has no room, or does not work', () => {
     const two = await contentOf(origin);
     const reader = origin.openSnapshot('one');
     await origin.write(0, filled(4, 202));
+    await origin.flush();
     expect(origin.list().map(({ name, state }) => `${name} ${state}`)).toEqual(['one invalid', 'two valid']);
     expect(await codeOf(() => reader.read(SIZE - 512, new Uint8Array(512)))).toBe('REDUNDANCY_LOST');
     await reader.close();
@@ -257,6 +267,7 @@ describe('a store that has no room, or does not work', () => {
       fault: { kind: 'error', code: 'NO_SPACE' },
     });
     await origin.write(0, filled(1, 201));
+    await origin.flush();
     expect(origin.list()[0]?.state).toBe('invalid');
     // As a crash leaves it.
     await using reopened = await again();
@@ -265,9 +276,9 @@ describe('a store that has no room, or does not work', () => {
     await origin.close();
   });
 
-  test('a store that does not flush fails the writes that need it, no others, and the snapshot stays right', async () => {
+  test('a store that does not flush: who flushes is told, later writes that need it are too, no others, and the snapshot stays right', async () => {
     const fault = { current: null as FaultDevice | null };
-    const { origin, again } = await make({
+    const { origin, below, again } = await make({
       store: (device) => {
         fault.current = new FaultDevice(device);
         return fault.current;
@@ -275,13 +286,51 @@ describe('a store that has no room, or does not work', () => {
     });
     await origin.take('one');
     await origin.write(0, filled(1, 201));
+    await origin.flush();
     fault.current?.add({ on: 'flush', fault: { kind: 'error', code: 'FLUSH_FAILED' } });
-    expect(await codeOf(() => origin.write(CHUNK, filled(1, 202)))).toBe('WRITE_FAILED');
-    expect(await codeOf(() => origin.write(0, filled(1, 203)))).toBe('done');
+    expect(await codeOf(() => origin.write(CHUNK, filled(1, 202)))).toBe('done');
+    for (let time = 0; time < 3; time += 1) expect(await codeOf(() => origin.flush())).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.write(2 * CHUNK, filled(1, 203)))).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.write(CHUNK, filled(1, 204)))).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.write(0, filled(1, 205)))).toBe('done');
     expect(await codeOf(() => origin.take('two'))).toBe('WRITE_FAILED');
+    // What was acknowledged is read for as long as it is held, and is not where it would be past the snapshot.
+    const expected = Buffer.from(start)
+      .fill(205, 0, CHUNK)
+      .fill(202, CHUNK, 2 * CHUNK);
+    expectSame('origin', await contentOf(origin), expected);
+    expect(Buffer.from(below.memory)[CHUNK]).toBe(2);
     expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
     await using reopened = await again();
     expectSame('one', (await imageOf(reopened, 'one')) as Buffer, start);
+    expect(await codeOf(() => origin.close())).toBe('WRITE_FAILED');
+  });
+
+  test('an origin that does not take what is held: who flushes is told until it does, and nothing is lost', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin } = await make({
+      below: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    const rule = fault.current?.add({
+      on: 'write',
+      range: { offsetBytes: CHUNK, lengthBytes: CHUNK },
+      fault: { kind: 'error', code: 'WRITE_FAILED' },
+    });
+    await Promise.all([0, 1, 2].map((chunk) => origin.write(chunk * 2 * CHUNK, filled(1, 201))));
+    expect(await codeOf(() => origin.write(CHUNK + 512, new Uint8Array(512).fill(202)))).toBe('done');
+    expect(await codeOf(() => origin.flush())).toBe('WRITE_FAILED');
+    const expected = Buffer.from(start);
+    for (const chunk of [0, 2, 4]) expected.fill(201, chunk * CHUNK, (chunk + 1) * CHUNK);
+    expected.fill(202, CHUNK + 512, CHUNK + 1024);
+    expectSame('origin', await contentOf(origin), expected);
+    if (rule !== undefined) fault.current?.remove(rule);
+    expect(await codeOf(() => origin.flush())).toBe('done');
+    expectSame('origin', await contentOf(origin), expected);
+    expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
     await origin.close();
   });
 
@@ -311,6 +360,7 @@ describe('rot', () => {
     const { origin, store } = await make();
     await origin.take('one');
     await origin.write(0, filled(3, 201));
+    await origin.flush();
     const header = decodeHeader(Buffer.from(store.memory, 0, UNIT_BYTES), 'store');
     Buffer.from(store.memory)[slotOffset(header, 1) + 17] = 99;
     await using snapshot = origin.openSnapshot('one');
@@ -362,6 +412,7 @@ describe('names, deletion and space', () => {
     await origin.write(0, filled(1, 201));
     await origin.take('two');
     await origin.write(0, filled(3, 202));
+    await origin.flush();
     const spaces = () =>
       origin.list().map((each) => [each.name, each.uniqueBytes / CHUNK, each.sharedBytes / CHUNK]);
     expect(spaces()).toEqual([
@@ -498,6 +549,7 @@ describe('rollback', () => {
     await origin.take('one');
     await origin.write(0, filled(1, 201));
     await origin.write(9 * CHUNK, filled(1, 201));
+    await origin.flush();
     const id = fault.current?.add({
       on: 'write',
       range: { offsetBytes: 9 * CHUNK, lengthBytes: CHUNK },

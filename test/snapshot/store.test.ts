@@ -58,7 +58,7 @@ function reopen(memory: SharedArrayBuffer): Promise<SnapshotStore> {
 test('a last batch whose slot is not all there is dropped as a whole', async () => {
   const { store, memory } = await make();
   await store.commit([snapshot(1)]);
-  await store.writeSlots([0], old);
+  await store.writeSlots([0], [old]);
   await store.commit([copy(0, 1, 0), copy(1, 1, 1)]);
   const again = await reopen(memory);
   expect(again.history.isValid(1)).toBe(true);
@@ -77,7 +77,7 @@ test('a slot that the last batch itself gives up may hold anything', async () =>
 test('a slot of an earlier batch that is not what it was has rotted: the batch stays, and reading it says so', async () => {
   const { store, memory } = await make();
   await store.commit([snapshot(1)]);
-  await store.writeSlots([0], old);
+  await store.writeSlots([0], [old]);
   await store.commit([copy(0, 1, 0)]);
   await store.commit([snapshot(2)]);
   Buffer.from(memory)[slotOffset(header, 0)] = 9;
@@ -90,7 +90,7 @@ test('a slot of an earlier batch that is not what it was has rotted: the batch s
 test('it comes back as it was after every one of so many commits that the journal changes halves again and again', async () => {
   const { store, memory } = await make();
   await store.commit([snapshot(1)]);
-  await store.writeSlots([0], old);
+  await store.writeSlots([0], [old]);
   await store.commit([copy(0, 1, 0)]);
   for (let id = 2; id < 150; id += 1) {
     await store.commit([snapshot(id)]);

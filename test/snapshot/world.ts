@@ -16,11 +16,25 @@ export function expectSame(what: string, seen: Uint8Array, expected: Uint8Array)
   throw new Error(`${what}: byte ${at} is ${seen[at]} and should be ${expected[at]}`);
 }
 
-/** The image of a snapshot; null where it is invalid. */
+/** The image of a snapshot; null where it is invalid, or becomes so while it is read: what is held leaves when it will. */
 export async function imageOf(origin: SnapshotOrigin, name: string): Promise<Buffer | null> {
-  if (origin.list().find((each) => each.name === name)?.state === 'invalid') return null;
-  await using snapshot = origin.openSnapshot(name);
-  return await contentOf(snapshot);
+  let image: Buffer | null = null;
+  const isThere = await unlessInvalid(async () => {
+    await using snapshot = origin.openSnapshot(name);
+    image = await contentOf(snapshot);
+  });
+  return isThere ? image : null;
+}
+
+/** False where the snapshot is, or becomes, invalid, and nothing was done. */
+export async function unlessInvalid(request: () => Promise<void>): Promise<boolean> {
+  try {
+    await request();
+    return true;
+  } catch (cause) {
+    if (cause instanceof RaidError && cause.code === 'REDUNDANCY_LOST') return false;
+    throw cause;
+  }
 }
 
 export async function codeOf(request: () => Promise<unknown>): Promise<string> {
