@@ -7,6 +7,7 @@ import {
   type Extent,
   FileDevice,
   type Limits,
+  processWitness,
   RaidError,
   type Repository,
   type RestoreOptions,
@@ -14,6 +15,7 @@ import {
   writeNewFile,
 } from '../lib/index.ts';
 import { checkFolder, commandLine, open, statOf } from './array.ts';
+import { instantName, isLeftBehind } from './instants.ts';
 import { type Reached, type ReadableBytes, reach, resultOf } from './reach.ts';
 
 export interface Source {
@@ -94,7 +96,8 @@ function atRest(reached: Reached): Instant {
 
 async function atSnapshot(reached: Reached, given: string | null): Promise<Instant> {
   const { facts } = reached;
-  const name = given ?? `backup-${new Date(realHost.wallClock()).toISOString().replaceAll(/[-:]/g, '')}`;
+  const name = given ?? instantName(realHost.wallClock(), await processWitness.self());
+  const left = given === null ? await letGoOfLeft(reached) : [];
   if (given === null) await resultOf(reached.run('snapshotCreate', { name, limitBytes: null }));
   let base: string | null = null;
   const snapshot = await reached.openSnapshot(name);
@@ -122,11 +125,32 @@ async function atSnapshot(reached: Reached, given: string | null): Promise<Insta
         if (given === null) await resultOf(reached.run('snapshotDelete', { name, keepTracking: isBackedUp }));
         // The next backup begins where this one is.
         if (isBackedUp && base !== null) await resultOf(reached.run('forget', { point: base }));
+        if (isBackedUp) for (const point of left) await resultOf(reached.run('forget', { point }));
       } finally {
         await reached.close();
       }
     },
   };
+}
+
+/**
+ * What backups that were killed have left. It is remembered what changed since: one may have been killed when its record was
+ * written already, and then this one begins there. Returns these points.
+ */
+async function letGoOfLeft(reached: Reached): Promise<readonly string[]> {
+  const points: string[] = [];
+  for (const { name, point } of await resultOf(reached.run('snapshotList', undefined))) {
+    if (!(await isLeftBehind(name, reached.isLive, processWitness))) continue;
+    try {
+      await resultOf(reached.run('snapshotDelete', { name, keepTracking: true }));
+      points.push(point);
+    } catch (error) {
+      // Somebody reads it, or was faster.
+      if (!(error instanceof RaidError) || (error.code !== 'BUSY' && error.code !== 'BAD_ARGUMENT'))
+        throw error;
+    }
+  }
+  return points;
 }
 
 /** Reads that are under way at a time: a control socket takes few calls. */

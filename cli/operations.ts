@@ -250,6 +250,11 @@ export const operations = {
   },
 
   // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *snapshotList(opened: Opened): AsyncGenerator<never, readonly SnapshotInfo[]> {
+    return snapshotsOf(opened).list();
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
   async *snapshotFind(
     opened: Opened,
     { name }: { readonly name: string },

@@ -55,6 +55,7 @@ export {
   writeNewFile,
 } from './backup/export.ts';
 export { isObjectStore, openStore, type StoreCredentials } from './backup/location.ts';
+export { type Holder, processWitness, type Witness } from './backup/lock.ts';
 export { BackupDevice } from './backup/mount.ts';
 export type { PruneOptions, PruneReport } from './backup/prune.ts';
 export type { Backing } from './backup/qcow2.ts';

@@ -3,7 +3,7 @@
  * reads only what has changed, or all where that is not known.
  */
 import { once } from 'node:events';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { NbdDevice, seededRandom } from '../../lib/index.ts';
@@ -220,3 +220,34 @@ test('a backup is of one instant, the next one reads only what changed, and all 
   expect((await backup(' --no-snapshot')).readBytes).toBe(content.byteLength);
   expect((await statusOf(scratch)).snapshots).toBe(undefined);
 });
+
+test.each(['nobody has open', 'is served'])(
+  'a backup that is killed, of an array that %s, leaves a snapshot, and the next lets go of it',
+  async (how) => {
+    await using scratch = await Scratch.make();
+    const content = await fullArray(scratch, '--level 5 --disks 3 --size 48M --chunk 64K');
+    await using live = how === 'is served' ? await Live.serve(scratch) : null;
+    expect(live === null).toBe(how !== 'is served');
+    await done(scratch, 'snapshot create demo mine --limit 64M -q');
+    let left: string[] = [];
+    for (let time = 0; left.length === 0 && time < 10; time += 1) {
+      const backup = startRaidsim(
+        ['backup', 'create', 'demo', '--repo', `killed${time}`, '-q'],
+        scratch.folder,
+      );
+      const ended = once(backup, 'exit');
+      const isOver = ended.then(() => true);
+      const packs = () => readdir(scratch.path(`killed${time}/packs`)).catch(() => []);
+      while ((await packs()).length === 0 && !(await Promise.race([isOver, sleep(2, false)])));
+      backup.kill('SIGKILL');
+      await ended;
+      const { snapshots = [] } = await statusOf(scratch);
+      left = snapshots.map(({ name }) => name).filter((name) => name !== 'mine');
+    }
+    expect(left).toMatchObject([expect.stringMatching(/^backup-/)]);
+    await done(scratch, 'backup create demo --repo repo -q');
+    expect((await statusOf(scratch)).snapshots).toMatchObject([{ name: 'mine', state: 'valid' }]);
+    await done(scratch, 'backup restore latest --repo repo --to copy -q');
+    expectSame(await readFile(scratch.path('copy')), content);
+  },
+);
