@@ -1,0 +1,344 @@
+/**
+ * `npm run bench:backup`: how fast backups are, how large, and in how much memory.
+ *
+ * The first table is against a bound: SHA-256 alone, of the same bytes in the same chunks, on one thread. A backup hashes on as many threads as there are
+ * cores, so its bound is that times the cores. Bound and backup take turns; the ratio is the median of pairs (pairs.ts). Random bytes, which
+ * do not compress. The second backup is of an array of which 1 % has changed, once in one place, once in 4 KiB blocks all over it.
+ *
+ * The second table is beside restic and borg, where they are installed: one file, the same for all, through their command lines, which is how
+ * people run them: half random, a quarter text, a quarter zeros. Then 1 % of it in one place is new, and it is backed up again.
+ */
+import { execFile, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs, promisify } from 'node:util';
+import { outputFile, remove } from 'fs-extra/esm';
+import type { RaidArray } from '../lib/array/array.ts';
+import { createArray } from '../lib/array/folder.ts';
+import type { ArraySnapshots } from '../lib/array/snapshots.ts';
+import { DirectoryStore } from '../lib/backup/directory.ts';
+import { Repository } from '../lib/backup/repository.ts';
+import { assert } from '../lib/errors.ts';
+import { seededRandom } from '../lib/host.ts';
+import { formatSize, KIB, MIB } from '../lib/units.ts';
+import { currentLoad, describeMachine, makeFolder } from './machine.ts';
+import { median, type Pair, summarise } from './pairs.ts';
+
+const FIRST_AIM = 0.5;
+/** Of the first one's time. */
+const SECOND_AIM = 0.03;
+const CHUNK_BYTES = 256 * KIB;
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: { quick: { type: 'boolean' }, dir: { type: 'string' }, json: { type: 'string' } },
+  });
+  const sizeBytes = values.quick === true ? 256 * MIB : 512 * MIB;
+  const rounds = values.quick === true ? 2 : 3;
+  const loadBefore = currentLoad();
+  const folder = await makeFolder(values.dir, 6 * sizeBytes);
+  try {
+    const own = await measureOwn(folder.path, sizeBytes, rounds);
+    const others = await measureTools(folder.path, sizeBytes, 1);
+    const machine = describeMachine(folder, loadBefore);
+    process.stdout.write(
+      `${machine.cpu}, ${machine.cores} cores, ${machine.kernel}, Node ${machine.node}, on ${machine.fileSystem} (${machine.directory}); load ${machine.loadBefore.toFixed(1)} before, ${machine.loadAfter.toFixed(1)} after\n\n`,
+    );
+    const { first, sha256, ratio, second, scattered } = own;
+    process.stdout.write(
+      [
+        `an array of ${formatSize(sizeBytes)} of random bytes, ${rounds} rounds`,
+        `SHA-256 alone, one core     ${formatSize(Math.round(sha256))}/s`,
+        `first backup                ${formatSize(Math.round(first))}/s, ${(ratio * machine.cores).toFixed(2)} of that, ${ratio.toFixed(2)} of ${machine.cores} cores of it${ratio < FIRST_AIM ? ` < ${FIRST_AIM}` : ''}`,
+        `second, 1 % in one place    ${(second * 100).toFixed(1)} % of the first's time${second > SECOND_AIM ? ` > ${SECOND_AIM * 100}` : ''}`,
+        `second, 1 % in 4 KiB blocks ${(scattered.time * 100).toFixed(1)} % of the first's time, for ${(scattered.share * 100).toFixed(0)} % of the chunks`,
+        '',
+        `a file of ${formatSize(sizeBytes)}: half random, a quarter text, a quarter zeros`,
+        'tool                          first    second  repository     memory',
+        ...others.map(({ tool, firstMs, secondMs, repositoryBytes, memoryBytes }) =>
+          [
+            tool.padEnd(24),
+            `${(firstMs / 1000).toFixed(2)} s`.padStart(9),
+            `${(secondMs / 1000).toFixed(2)} s`.padStart(8),
+            formatSize(repositoryBytes).padStart(10),
+            formatSize(memoryBytes).padStart(9),
+          ].join('  '),
+        ),
+        '',
+      ].join('\n'),
+    );
+    // dist/bench/backup.js: the package is two folders up.
+    const path = values.json ?? fileURLToPath(new URL('../../bench/results/backup.json', import.meta.url));
+    await outputFile(path, `${JSON.stringify({ machine, sizeBytes, own, others }, null, 2)}\n`);
+    process.stdout.write(`\nall of it: ${path}\n`);
+  } finally {
+    await remove(folder.path);
+  }
+}
+
+interface Own {
+  /** Bytes a second. */
+  readonly sha256: number;
+  readonly first: number;
+  readonly ratio: number;
+  /** Of the first one's time. */
+  readonly second: number;
+  readonly scattered: { readonly time: number; readonly share: number };
+}
+
+async function measureOwn(folder: string, sizeBytes: number, rounds: number): Promise<Own> {
+  const path = join(folder, 'array');
+  await using array = await createArray(path, { level: 5, disks: 3, diskSize: sizeBytes / 2 + 16 * MIB });
+  const random = seededRandom(1);
+  for (let at = 0; at < sizeBytes; at += MIB) await array.write(at, randomBytes(random, MIB));
+  const { snapshots } = array;
+  assert(snapshots !== null, 'an array in a folder can have snapshots');
+  const cores = availableParallelism();
+  const pairs: Pair[] = [];
+  const seconds: number[] = [];
+  const scattered: number[] = [];
+  let share = 0;
+  for (let round = 0; round <= rounds; round += 1) {
+    process.stderr.write(`backups, round ${round} of ${rounds}\n`);
+    const repository = await Repository.create(new DirectoryStore(join(folder, `repo${round}`)));
+    const boundMs = (await hashAll(array)) / cores;
+    const first = await backUp(repository, snapshots, null);
+    const changed = randomBytes(random, Math.floor(sizeBytes / 100));
+    await array.write(random(sizeBytes - changed.byteLength), changed);
+    const second = await backUp(repository, snapshots, first.point);
+    const places = Array.from({ length: sizeBytes / 100 / 4096 }, () => random(sizeBytes / 4096) * 4096);
+    for (const at of places) await array.write(at, randomBytes(random, 4096));
+    const third = await backUp(repository, snapshots, second.point);
+    await snapshots.forget(third.point);
+    await remove(join(folder, `repo${round}`));
+    if (round === 0) continue;
+    pairs.push({ arrayMs: first.ms, boundMs });
+    seconds.push(second.ms / first.ms);
+    scattered.push(third.ms / first.ms);
+    share = new Set(places.map((at) => Math.floor(at / CHUNK_BYTES))).size / (sizeBytes / CHUNK_BYTES);
+  }
+  const summary = summarise(pairs);
+  return {
+    sha256: (array.limits.sizeBytes / (summary.boundMs * cores)) * 1000,
+    first: (array.limits.sizeBytes / summary.arrayMs) * 1000,
+    ratio: summary.ratio,
+    second: median(seconds),
+    scattered: { time: median(scattered), share },
+  };
+}
+
+/** As `backup create` does it, from the snapshot to letting go of it. */
+async function backUp(
+  repository: Repository,
+  snapshots: ArraySnapshots,
+  base: string | null,
+): Promise<{ readonly ms: number; readonly point: string }> {
+  const begin = performance.now();
+  const { point } = await snapshots.create(
+    'backup',
+    snapshots.origin === null ? { limitBytes: 256 * MIB } : {},
+  );
+  const source = snapshots.openSnapshot('backup');
+  await repository.createBackup({
+    source,
+    array: 'array',
+    point,
+    changedSince: (since) => Promise.resolve(snapshots.changedSince(since, 'backup')),
+  });
+  await source.close();
+  await snapshots.delete('backup', { keepTracking: true });
+  if (base !== null) await snapshots.forget(base);
+  return { ms: performance.now() - begin, point };
+}
+
+/** Milliseconds on one thread, bytes in memory. */
+async function hashAll(array: RaidArray): Promise<number> {
+  const bytes = new Uint8Array(16 * CHUNK_BYTES);
+  let ms = 0;
+  const sizeBytes = array.limits.sizeBytes;
+  for (let at = 0; at < sizeBytes; at += bytes.byteLength) {
+    const part = bytes.subarray(0, Math.min(bytes.byteLength, sizeBytes - at));
+    await array.read(at, part);
+    const begin = performance.now();
+    for (let from = 0; from < part.byteLength; from += CHUNK_BYTES)
+      createHash('sha256')
+        .update(part.subarray(from, from + CHUNK_BYTES))
+        .digest();
+    ms += performance.now() - begin;
+  }
+  return ms;
+}
+
+function randomBytes(random: (below: number) => number, lengthBytes: number): Uint8Array {
+  const words = new Uint32Array(Math.ceil(lengthBytes / 4));
+  for (let index = 0; index < words.length; index += 1) words[index] = random(2 ** 32);
+  return new Uint8Array(words.buffer, 0, lengthBytes);
+}
+
+interface Tool {
+  readonly tool: string;
+  readonly firstMs: number;
+  readonly secondMs: number;
+  readonly repositoryBytes: number;
+  readonly memoryBytes: number;
+}
+
+interface Command {
+  readonly tool: string;
+  readonly environment: Readonly<Record<string, string>>;
+  /** Not measured. */
+  readonly init: (repository: string) => readonly string[];
+  readonly create: (repository: string, file: string, number: number) => readonly string[];
+}
+
+async function commandsOf(folder: string): Promise<readonly Command[]> {
+  // dist/bench/backup.js
+  const program = fileURLToPath(new URL('../cli/main.js', import.meta.url));
+  const passphraseFile = join(folder, 'passphrase');
+  await writeFile(passphraseFile, 'secret\n');
+  const raidsim = (tool: string, create: readonly string[]): Command => ({
+    tool,
+    environment: {},
+    init: () => ['true'],
+    create: (repository, file) => {
+      const args = ['backup', 'create', file, '--repo', repository, '--quiet', ...create];
+      return [process.execPath, program, ...args];
+    },
+  });
+  const commands: Command[] = [
+    raidsim('raidsim', []),
+    raidsim('raidsim, encrypted', ['--passphrase-file', passphraseFile]),
+    raidsim('raidsim, redundancy 2', ['--redundancy', '2']),
+  ];
+  const cache = { HOME: folder, XDG_CACHE_HOME: join(folder, 'cache') };
+  if (await isInstalled('restic')) {
+    commands.push({
+      tool: 'restic, encrypted',
+      environment: { ...cache, RESTIC_PASSWORD: 'secret' },
+      init: (repository) => ['restic', '-q', '-r', repository, 'init'],
+      create: (repository, file) => ['restic', '-q', '-r', repository, 'backup', file],
+    });
+  }
+  for (const [tool, encryption] of [
+    ['borg', 'none'],
+    ['borg, encrypted', 'repokey'],
+  ] as const) {
+    if (!(await isInstalled('borg'))) continue;
+    commands.push({
+      tool,
+      environment: { ...cache, BORG_PASSPHRASE: 'secret', BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK: 'yes' },
+      init: (repository) => ['borg', 'init', '-e', encryption, repository],
+      create: (repository, file, number) => ['borg', 'create', `${repository}::${number}`, file],
+    });
+  }
+  return commands;
+}
+
+async function measureTools(folder: string, sizeBytes: number, rounds: number): Promise<readonly Tool[]> {
+  const file = join(folder, 'image');
+  const tools: Tool[] = [];
+  const seen = new Map<string, { first: number[]; second: number[]; repository: number; memory: number }>();
+  for (let round = 0; round < rounds; round += 1) {
+    for (const command of await commandsOf(folder)) {
+      process.stderr.write(`${command.tool}, round ${round + 1} of ${rounds}\n`);
+      // The same for all, each time.
+      await writeImage(file, sizeBytes);
+      const repository = join(folder, 'repository');
+      await run(command.init(repository), command.environment);
+      const first = await run(command.create(repository, file, 1), command.environment);
+      const handle = await open(file, 'r+');
+      const changed = randomBytes(seededRandom(99), Math.floor(sizeBytes / 100));
+      await handle.write(changed, 0, changed.byteLength, sizeBytes / 4);
+      await handle.close();
+      const second = await run(command.create(repository, file, 2), command.environment);
+      const row = seen.get(command.tool) ?? { first: [], second: [], repository: 0, memory: 0 };
+      row.first.push(first.ms);
+      row.second.push(second.ms);
+      row.repository = await sizeOf(repository);
+      row.memory = Math.max(row.memory, first.memoryBytes, second.memoryBytes);
+      seen.set(command.tool, row);
+      await remove(repository);
+      await remove(join(folder, 'cache'));
+      await remove(join(folder, '.config'));
+    }
+  }
+  for (const [tool, { first, second, repository, memory }] of seen) {
+    tools.push({
+      tool,
+      firstMs: median(first),
+      secondMs: median(second),
+      repositoryBytes: repository,
+      memoryBytes: memory,
+    });
+  }
+  return tools;
+}
+
+async function writeImage(file: string, sizeBytes: number): Promise<void> {
+  const random = seededRandom(7);
+  const words = ['stripe', 'parity', 'member', 'journal', 'flush', 'chunk', 'spare', 'bitmap'];
+  const handle = await open(file, 'w');
+  try {
+    for (let at = 0; at < (sizeBytes * 3) / 4; at += MIB) {
+      if (at < sizeBytes / 2) await handle.write(randomBytes(random, MIB), 0, MIB, at);
+      else {
+        let text = '';
+        while (text.length < MIB) text += `${words[random(words.length)]} ${random(100_000)} `;
+        await handle.write(Buffer.from(text, 'latin1'), 0, MIB, at);
+      }
+    }
+    await handle.truncate(sizeBytes);
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Its time, and the most memory that its process had at one time. */
+async function run(
+  [program = '', ...args]: readonly string[],
+  environment: Readonly<Record<string, string>>,
+): Promise<{ readonly ms: number; readonly memoryBytes: number }> {
+  const begin = performance.now();
+  const child = spawn(program, args, {
+    stdio: ['ignore', 'ignore', 'inherit'],
+    env: { ...process.env, ...environment },
+  });
+  let memoryBytes = 0;
+  const look = setInterval(() => {
+    readFile(`/proc/${child.pid}/status`, 'latin1').then(
+      (text) => {
+        memoryBytes = Math.max(memoryBytes, KIB * Number(/VmHWM:\s*(\d+)/.exec(text)?.[1] ?? 0));
+      },
+      () => undefined,
+    );
+  }, 10);
+  try {
+    const [code] = (await once(child, 'exit')) as [number | null];
+    const ms = performance.now() - begin;
+    assert(code === 0, `${program} ${args.join(' ')} works`);
+    return { ms, memoryBytes };
+  } finally {
+    clearInterval(look);
+  }
+}
+
+async function isInstalled(program: string): Promise<boolean> {
+  return await promisify(execFile)(program, [program === 'restic' ? 'version' : '--version']).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function sizeOf(folder: string): Promise<number> {
+  let sum = 0;
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    if (entry.isFile()) sum += (await stat(join(entry.parentPath ?? entry.path, entry.name))).size;
+  }
+  return sum;
+}
+
+await main();
