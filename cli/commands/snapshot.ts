@@ -58,7 +58,8 @@ array that is served, too.
 rollback makes the array what it was. What was written since is lost, but for other snapshots, which stay as they are.
 
 While there is a store, write to the array through raidsim only. Where mdadm or the kernel had it in between,
-that is noticed, and the snapshots are invalid; they cannot be read (exit 5).
+that is noticed, and the snapshots are invalid; they cannot be read (exit 5). Not so with raid0 and linear: md
+writes to those without a trace in their superblocks, and nobody can tell afterwards. list says which it is.
 
 ${SIZES}`,
   );
@@ -108,6 +109,7 @@ async function create(folder: string, name: string, options: Options): Promise<v
   const taken = status.snapshots?.find((each) => each.name === name);
   if (options.json === true) return printJson({ ...taken, ...snapshotUsage });
   if (options.quiet === true || snapshotUsage === null) return;
+  if (witnessOf(status.level) === null) process.stderr.write(`${unwitnessed(status.level)}\n`);
   const { limitBytes: most, usedBytes } = snapshotUsage;
   process.stdout.write(
     `snapshot ${name} of ${status.name} is taken; copies take ${formatSize(usedBytes)} of ${formatSize(most)}\n`,
@@ -122,7 +124,8 @@ async function list(folder: string, options: Options): Promise<void> {
   const { status, snapshotUsage, snapshotProblem } = await inspect(folder);
   if (snapshotProblem !== null) throw RaidError.fromRecord(snapshotProblem);
   const { snapshots = [] } = status;
-  if (options.json === true) return printJson({ snapshots, usage: snapshotUsage });
+  const witness = witnessOf(status.level);
+  if (options.json === true) return printJson({ snapshots, usage: snapshotUsage, witness });
   if (options.quiet === true) return;
   if (snapshots.length === 0) {
     process.stderr.write(`${status.name} has no snapshots\n`);
@@ -147,6 +150,19 @@ async function list(folder: string, options: Options): Promise<void> {
     const { usedBytes, limitBytes } = snapshotUsage;
     process.stdout.write(`copies take ${formatSize(usedBytes)} of ${formatSize(limitBytes)}\n`);
   }
+  if (witness === null) process.stdout.write(`${unwitnessed(status.level)}\n`);
+}
+
+/**
+ * What gives away that something wrote past the store. md keeps a raid0 or a linear array neither clean nor dirty: assembled, written and
+ * stopped, its superblocks are as they were, `events` and time included.
+ */
+function witnessOf(level: string): 'superblocks' | null {
+  return level === 'raid0' || level === 'linear' ? null : 'superblocks';
+}
+
+function unwitnessed(level: string): string {
+  return `nothing tells whether mdadm or the kernel wrote to a ${level} array in between: keep it to raidsim, or its snapshots are wrong`;
 }
 
 async function rollback(folder: string, name: string, options: Options): Promise<void> {

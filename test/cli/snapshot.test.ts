@@ -64,3 +64,22 @@ test('a store that is full gives up the oldest snapshot, and the array goes on',
   await scratch.done('snapshot delete demo --all');
   expect(JSON.parse(await scratch.done('status demo --json'))).not.toHaveProperty('snapshots');
 });
+
+test('says by what it would be noticed if something wrote past the snapshots: for raid0 and linear by nothing', async () => {
+  await using scratch = await Scratch.make();
+  const seen: unknown[] = [];
+  for (const level of ['5', '0', 'linear']) {
+    await scratch.run(`create a${level} --level ${level} --disks 3 --size 4M -q`);
+    const { code, stderr } = await scratch.run(`snapshot create a${level} one`);
+    const { witness } = JSON.parse((await scratch.run(`snapshot list a${level} --json`)).stdout) as {
+      witness: unknown;
+    };
+    const { stdout } = await scratch.run(`snapshot list a${level}`);
+    seen.push([level, code, witness, stderr.includes('nothing tells'), stdout.includes('nothing tells')]);
+  }
+  expect(seen).toEqual([
+    ['5', 0, 'superblocks', false, false],
+    ['0', 0, null, true, true],
+    ['linear', 0, null, true, true],
+  ]);
+});
