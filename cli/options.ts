@@ -16,6 +16,17 @@ export function quietOption(what = 'say nothing but errors'): Option {
   return new Option('-q, --quiet', what);
 }
 
+/** HOST:PORT. */
+export function address(text: string): { readonly host: string; readonly port?: number } {
+  const found = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/.exec(text);
+  const host = found?.[1] ?? found?.[2];
+  const port = found?.[3] === undefined ? undefined : Number(found[3]);
+  if (host === undefined || (port !== undefined && port > 65535)) {
+    throw new InvalidArgumentError('Write HOST:PORT, for example 127.0.0.1:10809 or [::1]:10809.');
+  }
+  return port === undefined ? { host } : { host, port };
+}
+
 /** For `--disks` and the like: a whole number, checked where it was written. */
 export function count(text: string): number {
   if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError('Write a whole number, for example 4.');

@@ -1,10 +1,10 @@
 /** Backups: what survives the array. */
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
 import type { RepairReport } from '../../lib/index.ts';
-import { count, examples, jsonOption, quietOption } from '../options.ts';
+import { address, count, examples, jsonOption, quietOption } from '../options.ts';
 import type { RepositoryChoice } from '../repository.ts';
 
-const actions = ['create', 'list', 'restore', 'verify', 'prune', 'repair'] as const;
+const actions = ['create', 'list', 'restore', 'mount', 'verify', 'prune', 'repair'] as const;
 type Action = (typeof actions)[number];
 
 interface Options extends RepositoryChoice {
@@ -12,6 +12,8 @@ interface Options extends RepositoryChoice {
   readonly chunk?: string;
   readonly snapshot?: string | false;
   readonly to?: string;
+  readonly socket?: string;
+  readonly listen?: { readonly host: string; readonly port?: number };
   readonly readData?: boolean | number;
   readonly keepLast?: number;
   readonly keepDaily?: number;
@@ -30,6 +32,7 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
   create: ['redundancy', 'chunk', 'snapshot'],
   list: [],
   restore: ['to'],
+  mount: ['socket', 'listen'],
   verify: ['readData'],
   prune: ['keepLast', 'keepDaily', 'keepWeekly', 'keepMonthly', 'remove', 'dryRun'],
   repair: [],
@@ -38,7 +41,7 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
 export function define(command: Command): void {
   command
     .addArgument(new Argument('<action>', 'what to do').choices(actions))
-    .argument('[what]', 'create: folder of the array, or a file; restore: id of the backup, or latest')
+    .argument('[what]', 'create: folder of the array, or a file; restore, mount: id of the backup, or latest')
     .option('--repo <dir>', 'folder of the repository, or s3:https://HOST/BUCKET/PREFIX (or RAIDSIM_REPO)')
     .option('--passphrase-file <file>', 'the passphrase of an encrypted repository (or RAIDSIM_PASSPHRASE)')
     .optionsGroup('Options of create:')
@@ -56,6 +59,9 @@ export function define(command: Command): void {
     .option('--chunk <size>', 'what is stored once is cut into pieces of this size (default: 256K)')
     .optionsGroup('Options of restore:')
     .option('--to <file>', 'an array, which is overwritten, or a file or block device')
+    .optionsGroup('Options of mount:')
+    .option('--socket <path>', 'Unix socket for NBD clients (default: nbd.sock in this folder)')
+    .option('--listen <host:port>', 'NBD clients over TCP, on loopback', address)
     .optionsGroup('Options of verify:')
     .option(
       '--read-data [percent]',
@@ -82,6 +88,7 @@ export function define(command: Command): void {
       'raidsim backup create demo --repo /mnt/backups --snapshot before-upgrade',
       'raidsim backup list --repo /mnt/backups',
       'raidsim backup restore latest --repo /mnt/backups --to copy.img',
+      'raidsim backup mount latest --repo /mnt/backups --socket /tmp/backup.sock',
       'raidsim backup verify --repo /mnt/backups --read-data 10',
       'raidsim backup prune --repo /mnt/backups --keep-daily 7 --keep-weekly 4',
       'raidsim backup repair --repo /mnt/backups',
@@ -92,6 +99,9 @@ are not stored again, of whatever array; interrupted, the next backup goes on fr
 An array is backed up as it was at an instant: create takes a snapshot, reads that, and lets go of it; served or not, the array
 may be written to meanwhile. What changes afterwards is remembered, and the next backup reads only that. Where it is
 not known (the snapshot store was dropped, or something wrote past it), all of the array is read.
+
+mount serves a backup over NBD, read-only, without restoring it, until Ctrl-C. What is read comes out of the packs then, checked; what is
+lost is an error of exactly that place. Nothing is locked: backups are made meanwhile.
 
 verify ends with 12 if repair can mend what it found, and with 5 if data is lost, and names it.`,
   );
@@ -111,16 +121,16 @@ async function run(action: Action, what: string | undefined, options: Options): 
     const flag = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
     throw new RaidError('BAD_ARGUMENT', `backup ${action} does not take ${flag}`);
   }
-  if (action === 'create' || action === 'restore') {
+  if (action === 'create' || action === 'restore' || action === 'mount') {
     if (what === undefined) {
       throw new RaidError(
         'BAD_ARGUMENT',
         action === 'create'
           ? 'backup create ARRAY: say what to back up'
-          : 'backup restore ID: say which backup, or latest',
+          : `backup ${action} ID: say which backup, or latest`,
       );
     }
-    return action === 'create' ? await create(what, options) : await restore(what, options);
+    return await { create, restore, mount }[action](what, options);
   }
   if (what !== undefined) throw new RaidError('BAD_ARGUMENT', `backup ${action} takes no "${what}"`);
   const works = { list, verify, prune, repair } as const;
@@ -238,6 +248,38 @@ async function restore(id: string, options: Options): Promise<void> {
       `restored backup ${backup.id} of ${backup.array}, ${formatSize(sizeBytes)}, to ${to}, in ${duration(progress.seconds)}${rate}\n`,
     );
   }
+}
+
+/** Until a signal comes. */
+async function mount(id: string, options: Options): Promise<void> {
+  const { resolve } = await import('node:path');
+  const { serveNbd } = await import('../../lib/index.ts');
+  const { printJsonLine } = await import('../progress.ts');
+  const { openRepository } = await import('../repository.ts');
+  const { stopAsked } = await import('../signals.ts');
+  const stop = stopAsked();
+  const repository = await openRepository(options);
+  const { id: whole, array, sizeBytes } = await repository.find(id);
+  await using device = await repository.openBackup(whole);
+  // A socket is for its owner only.
+  process.umask(0o077);
+  const { listen } = options;
+  const socket = options.socket ?? (listen === undefined ? 'nbd.sock' : undefined);
+  await using server = await serveNbd([{ name: whole, device }], {
+    ...(socket === undefined ? {} : { socket: resolve(socket) }),
+    ...(listen === undefined ? {} : { listen }),
+  });
+  const { uris } = server;
+  if (options.json === true)
+    printJsonLine({ type: 'ready', id: whole, array, sizeBytes, uris, pid: process.pid });
+  else
+    process.stdout.write(
+      `ready ${uris[0]}\n${uris
+        .slice(1)
+        .map((uri) => `also ${uri}\n`)
+        .join('')}`,
+    );
+  await stop;
 }
 
 const LOST = 5;

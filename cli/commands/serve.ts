@@ -1,7 +1,7 @@
 /** Serves an array over NBD, and to the other verbs. */
-import { type Command, InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
 import type { ArrayStatus, NbdEvent, NbdTls } from '../../lib/index.ts';
-import { examples, jsonOption, quietOption } from '../options.ts';
+import { address, examples, jsonOption, quietOption } from '../options.ts';
 
 interface Options {
   readonly socket?: string;
@@ -61,19 +61,10 @@ and the array is stopped clean. Meanwhile the other verbs work on it as ever: ra
   );
 }
 
-function address(text: string): { readonly host: string; readonly port?: number } {
-  const found = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/.exec(text);
-  const host = found?.[1] ?? found?.[2];
-  const port = found?.[3] === undefined ? undefined : Number(found[3]);
-  if (host === undefined || (port !== undefined && port > 65535)) {
-    throw new InvalidArgumentError('Write HOST:PORT, for example 127.0.0.1:10809 or [::1]:10809.');
-  }
-  return port === undefined ? { host } : { host, port };
-}
-
 async function run(folder: string, options: Options): Promise<void> {
   const { join } = await import('node:path');
   const { Serving } = await import('../serving.ts');
+  const { stopAsked } = await import('../signals.ts');
 
   // Whoever read our output may go; the array stays served.
   process.stdout.removeAllListeners('error');
@@ -107,19 +98,6 @@ async function run(folder: string, options: Options): Promise<void> {
   await serving.close();
   clearTimeout(alarm);
   teller.say({ type: 'stopped' }, 'stopped');
-}
-
-/** The first signal; the second does not wait. */
-function stopAsked(): Promise<NodeJS.Signals> {
-  return new Promise((resolve) => {
-    let isAsked = false;
-    const asked = (signal: NodeJS.Signals): void => {
-      if (isAsked) process.exit(130);
-      isAsked = true;
-      resolve(signal);
-    };
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, asked);
-  });
 }
 
 async function tlsOf(options: Options): Promise<NbdTls | null> {

@@ -1,9 +1,10 @@
 /** `backup` and `export` as a user calls them. */
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
-import { raidsim, Scratch, sampleBytes } from '../cli/raidsim.ts';
+import { raidsim, Scratch, sampleBytes, startRaidsim } from '../cli/raidsim.ts';
 import { expectSame } from './world.ts';
 
 type Json = Record<string, unknown>;
@@ -120,4 +121,35 @@ test('images of arrays and backups are what the array holds, incremental ones to
     await run('qemu-img', 'compare', '-f', 'qcow2', '-F', 'raw', image, 'read.img');
   }
   expect((await readFile(scratch.path('tue.qcow2'))).byteLength).toBeLessThan(600_000);
+});
+
+test('a backup is mounted: nbdcopy and qemu-img read what was backed up, nobody writes', async () => {
+  await using scratch = await Scratch.make();
+  const run = promisify(execFile);
+  const data = sampleBytes(3_000_000);
+  // A whole number of sectors: other programs round.
+  await writeFile(
+    scratch.path('image'),
+    Buffer.concat([data, new Uint8Array(8 * 2 ** 20 - data.byteLength)]),
+  );
+  await scratch.done('backup create image --repo repo --chunk 64K -q');
+  await writeFile(scratch.path('later'), new Uint8Array(2 ** 20).fill(3));
+  const mount = startRaidsim(
+    ['backup', 'mount', 'latest', '--repo', 'repo', '--socket', 'b.sock', '--json'],
+    scratch.folder,
+  );
+  const ended = once(mount, 'exit');
+  const [line] = (await once(mount.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
+  const { uris, sizeBytes } = JSON.parse(line.toString()) as { uris: string[]; sizeBytes: number };
+  expect(sizeBytes).toBe(8 * 2 ** 20);
+  const [uri = ''] = uris;
+  await run('nbdcopy', [uri, scratch.path('copied')]);
+  expectSame(await readFile(scratch.path('copied')), await readFile(scratch.path('image')), 'nbdcopy');
+  await run('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', scratch.path('image'), uri]);
+  await expect(run('nbdcopy', [scratch.path('later'), uri])).rejects.toThrow();
+  // Backups are made meanwhile.
+  await scratch.done('backup create later --repo repo -q');
+  mount.kill('SIGTERM');
+  expect((await ended)[0]).toBe(0);
+  expect(await readdir(scratch.folder)).not.toContain('b.sock');
 });
