@@ -51,6 +51,10 @@ test(`survives ${KILLS} kills`, () =>
         if (last in moments) moments[last as keyof typeof moments] += 1;
         if (kill % 5 === 4) await judge(folder, lines, `after kill ${kill}`);
       }
+      const repository = await Repository.open(new DirectoryStore(folder));
+      await repository.repair();
+      const { damaged, lost } = (await repository.verify({ readPercent: 100 })) ?? {};
+      expect({ damaged, lost }).toEqual({ damaged: [], lost: [] });
       // Otherwise it was never killed in the middle of what it is about.
       for (const [event, count] of Object.entries(moments)) expect(count, event).toBeGreaterThan(KILLS / 40);
     } finally {
