@@ -149,7 +149,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'fua is forgotten',
     file: array,
-    find: 'return fua ? written.then(() => this.doFlush()) : written;',
+    find: 'return fua ? written.then(() => this.#flush()) : written;',
     replace: 'return written;',
     breaks: 'I2',
     hunts: raid1(4),
