@@ -123,7 +123,12 @@ export function scriptsFor(of: World, layout: Layout): readonly Script[] {
     [['together', [across, ['flush'], one]], ['close']],
     [tail, ['idle'], far, ['idle']],
   ];
-  if (layout.kind === 'copies' && layout.copyCount === 1) return scripts;
+  // In rows of their own, all under way at once: what survives of one says nothing of what survives of another.
+  const wide = [0, 1, 2, 3]
+    .map((index): Step => ['write', index * row + 2 * index, 3])
+    .filter(([, sector]) => (sector as number) + 3 <= end);
+  const several: Script = [one, ['together', wide], ['flush'], one];
+  if (layout.kind === 'copies' && layout.copyCount === 1) return [...scripts, several];
   const disk = of.members - 1;
   const fresh = of.members;
   const hasBitmap = of.shape.bitmap === 'internal';
@@ -156,6 +161,7 @@ export function scriptsFor(of: World, layout: Layout): readonly Script[] {
   );
   if (hasBitmap && of.spares === 0)
     scripts.push([['remove', disk], far, ['idle'], ['re-add', disk], ['rebuild'], ['flush']]);
+  scripts.push(several, [['fail', disk], ['together', wide], ['flush'], one]);
   return scripts;
 }
 

@@ -3,22 +3,31 @@
  * violation names its world and script: `node dist/test/sim/crash-child.js '{"world":"…","options":{"script":n}}'`
  * finds it again.
  *
- * One crash, and fewer choices of what survives of superblocks than `thorough` has: that one crashes again in the recovery, and takes
- * more than an hour of two cores.
+ * Each script once, and one life after a crash of it crashed again; and fewer choices of what survives of superblocks than
+ * `thorough` has, which takes more than an hour of two cores.
+ *
+ * Arrays with a log are crashed once only. What is found there in the next life is open: where the only header that a log
+ * holds is torn as that life empties it, and a member is missing, the array does not start without force.
  */
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Findings } from '../../lib/sim/crash-points.ts';
-import { worlds } from '../../lib/sim/crash-worlds.ts';
+import { type World, worlds } from '../../lib/sim/crash-worlds.ts';
 import type { CrashTask } from './crash-child.ts';
 
 const program = resolve(import.meta.dirname, '../../dist/test/sim/crash-child.js');
 /** Distinct states in all. */
-const WANTED = 300_000;
+const WANTED = 1_000_000;
+/** Of these, after a crash in a recovery. */
+const WANTED_NESTED = 25_000;
 const PROCESSES = 2;
-const options = { nested: [0], metadataChoices: 24, metadataChoicesDegraded: 6, dataChoices: 512 };
+const options = { metadataChoices: 12, metadataChoicesDegraded: 4, dataChoices: 8192 };
 const PATIENCE_MS = 1_500_000;
+
+function nestedOf({ shape }: World): readonly number[] {
+  return shape.consistencyPolicy === 'ppl' ? [0] : [1, 0];
+}
 
 interface Result {
   readonly findings: Findings | null;
@@ -53,7 +62,10 @@ beforeAll(async () => {
   await Promise.all(
     Array.from({ length: PROCESSES }, async () => {
       for (let world = waiting.shift(); world !== undefined; world = waiting.shift())
-        results.set(world.title, await run({ world: world.title, options }));
+        results.set(
+          world.title,
+          await run({ world: world.title, options: { ...options, nested: nestedOf(world) } }),
+        );
     }),
   );
 }, PATIENCE_MS);
@@ -65,7 +77,7 @@ describe('at every moment of every script, whatever survived of the unflushed wr
     expect(result?.findings?.violations).toEqual([]);
   });
 
-  test('hundreds of thousands of distinct states were judged', () => {
+  test('a million distinct states were judged, tens of thousands of them after a crash in a recovery', () => {
     const all = [...results.values()].flatMap(({ findings }) => (findings === null ? [] : [findings]));
     const sum = (of: (findings: Findings) => number): number =>
       all.reduce((total, each) => total + of(each), 0);
@@ -86,5 +98,6 @@ describe('at every moment of every script, whatever survived of the unflushed wr
       ].join('\n'),
     );
     expect(sum((each) => each.distinct)).toBeGreaterThan(WANTED);
+    expect(sum((each) => each.distinctNested)).toBeGreaterThan(WANTED_NESTED);
   });
 });
