@@ -7,7 +7,7 @@
  *   4096 + 2 J   slots: slot s at 4096 + 2 J + s × chunk size. The file is sparse here
  *
  *   header          0   "raidsim snapshot"            frame         0   "raidsnap"
- *                  16   u32   version, 1                            8   u32   kind: 1 checkpoint, 2 batch, 3 superseded
+ *                  16   u32   version, 2                            8   u32   kind: 1 checkpoint, 2 batch, 3 superseded
  *                  20   u32   chunk size                           12   u32   length of the entries
  *                  24   u64   size of the origin                   16   u64   generation
  *                  32   u64   J, the length of a half              24   u64   sequence in the half, from 0
@@ -20,7 +20,7 @@
  *   entry: u8 kind, then
  *     1 next       u8 0, u16 0, u32 id                        4 mark      u8 0, u48 chunk, u32 id
  *     2 snapshot   u8 state, u16 length of the name,          5 become    u8 state, u16 0, u32 id
- *                  u32 id, u64 milliseconds, name             6 rollback  u8 0, u16 0, u32 id
+ *                  u32 id, u64 milliseconds, u64 nonce, name  6 rollback  u8 0, u16 0, u32 id
  *     3 copy       u8 0, u48 chunk, u32 id,                   7 seal      u8 0, u16 0, u32 0
  *                  u32 slot, u32 CRC-32 of the chunk          8 witness   u8 0, u16 length, u32 0, text
  *                                                             states: 0 valid, 1 invalid, 2 tracking, 3 gone
@@ -49,7 +49,7 @@ export const UNIT_BYTES = 4 * KIB;
 export const NAME_BYTES_MAX = 255;
 export const UUID_BYTES = 16;
 const MAGIC = 'raidsim snapshot';
-const VERSION = 1;
+const VERSION = 2;
 const HEADER_CRC_AT = 44;
 const ORIGIN_AT = 68;
 const ORIGIN_BYTES_MAX = 1024;
@@ -60,7 +60,8 @@ const HEAD_BYTES = 64;
 const LIST_BYTES = 64 * KIB;
 const COPY_BYTES = 20;
 const MARK_BYTES = 12;
-const SNAPSHOT_BYTES = 16;
+const SNAPSHOT_BYTES = 24;
+export const NONCE_BYTES = 8;
 const SHORT_BYTES = 8;
 export const WITNESS_BYTES_MAX = 64;
 export const CHUNK_NUMBERS = 2 ** 48;
@@ -259,6 +260,7 @@ function writeEntry(bytes: Buffer, at: number, entry: Entry): void {
       bytes.writeUInt16LE(name.byteLength, at + 2);
       bytes.writeUInt32LE(entry.id, at + 4);
       bytes.writeBigUInt64LE(BigInt(entry.createdAtMs), at + 8);
+      bytes.write(entry.nonce, at + 16, NONCE_BYTES, 'hex');
       bytes.set(name, at + SNAPSHOT_BYTES);
       return;
     }
@@ -308,10 +310,11 @@ function readEntry(bytes: Buffer, at: number): Entry {
       if (left < SNAPSHOT_BYTES) throw nonsense();
       const nameEnd = SNAPSHOT_BYTES + bytes.readUInt16LE(at + 2);
       const createdAtMs = Number(bytes.readBigUInt64LE(at + 8));
+      const nonce = bytes.toString('hex', at + 16, at + SNAPSHOT_BYTES);
       if (left < nameEnd || state === undefined || state === 'gone') throw nonsense();
       const name = bytes.toString('utf8', at + SNAPSHOT_BYTES, at + nameEnd);
       if (Buffer.byteLength(name) !== nameEnd - SNAPSHOT_BYTES) throw nonsense();
-      return { op: 'snapshot', id, name, createdAtMs, state };
+      return { op: 'snapshot', id, name, createdAtMs, nonce, state };
     }
     case 3:
       if (left < COPY_BYTES) throw nonsense();

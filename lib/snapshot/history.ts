@@ -35,6 +35,8 @@ export interface SnapshotRecord {
   readonly id: number;
   readonly name: string;
   readonly createdAtMs: number;
+  /** Drawn when it was taken, in hex: in a copy of the store, or an older one put back, another has the number some day. */
+  readonly nonce: string;
   readonly state: SnapshotState;
 }
 
@@ -199,9 +201,9 @@ export class History {
         this.#nextId = entry.id;
         return [];
       case 'snapshot': {
-        const { id, name, createdAtMs, state } = entry;
+        const { id, name, createdAtMs, nonce, state } = entry;
         if (this.#snapshots.has(id) || id <= (this.snapshots.at(-1)?.id ?? 0)) throw contradiction();
-        this.#snapshots.set(id, { id, name, createdAtMs, state });
+        this.#snapshots.set(id, { id, name, createdAtMs, nonce, state });
         this.#nextId = Math.max(this.#nextId, id + 1);
         this.#recount();
         return [];

@@ -45,6 +45,7 @@ import {
   CHUNK_NUMBERS,
   type Header,
   hasRoom,
+  NONCE_BYTES,
   storeBytesFor,
   UNIT_BYTES,
   UUID_BYTES,
@@ -96,6 +97,8 @@ export interface RollbackProgress {
   readonly totalBytes: number;
 }
 
+type OriginHost = Pick<Host, 'wallClock' | 'randomBytes'>;
+
 const CHUNK_BYTES = 4 * KIB;
 const CHUNK_BYTES_MAX = 16 * MIB;
 const SLOTS_WANTED = 2 ** 20;
@@ -111,7 +114,7 @@ export class SnapshotOrigin extends Device {
   override readonly direct = null;
   readonly #origin: Device;
   readonly #store: SnapshotStore;
-  readonly #host: Pick<Host, 'wallClock'>;
+  readonly #host: OriginHost;
   readonly #chunkBytes: number;
   readonly #requests = new InFlight();
   readonly #mutations = new InFlight();
@@ -131,7 +134,7 @@ export class SnapshotOrigin extends Device {
   /** Set when all snapshots are on their way out, and somebody else takes the origin over. */
   #isLetGo = false;
 
-  private constructor(origin: Device, store: SnapshotStore, host: Pick<Host, 'wallClock'>) {
+  private constructor(origin: Device, store: SnapshotStore, host: OriginHost) {
     super();
     this.name = origin.name;
     this.#origin = origin;
@@ -150,7 +153,7 @@ export class SnapshotOrigin extends Device {
   static async create(
     origin: Device,
     store: Device,
-    host: Pick<Host, 'wallClock' | 'randomBytes'>,
+    host: OriginHost,
     options: SnapshotStoreOptions,
   ): Promise<SnapshotOrigin> {
     const header = headerFor(origin, host, options);
@@ -168,7 +171,7 @@ export class SnapshotOrigin extends Device {
   static async open(
     origin: Device,
     store: Device,
-    host: Pick<Host, 'wallClock'>,
+    host: OriginHost,
     options: OpenSnapshotOptions,
   ): Promise<SnapshotOrigin> {
     const opened = await SnapshotStore.open(store);
@@ -191,7 +194,7 @@ export class SnapshotOrigin extends Device {
   static async createFile(
     origin: Device,
     path: string,
-    host: Pick<Host, 'wallClock' | 'randomBytes'>,
+    host: OriginHost,
     options: SnapshotStoreOptions,
   ): Promise<SnapshotOrigin> {
     const sizeBytes = storeBytesFor(headerFor(origin, host, options));
@@ -209,7 +212,7 @@ export class SnapshotOrigin extends Device {
   static async openFile(
     origin: Device,
     path: string,
-    host: Pick<Host, 'wallClock'>,
+    host: OriginHost,
     options: OpenSnapshotOptions,
   ): Promise<SnapshotOrigin> {
     const file = await FileDevice.open(path);
@@ -267,7 +270,9 @@ export class SnapshotOrigin extends Device {
         await this.#origin.flush();
         const { history } = this.#store;
         const createdAtMs = Math.floor(this.#host.wallClock());
-        await this.#store.commit([{ op: 'snapshot', id: history.nextId, name, createdAtMs, state: 'valid' }]);
+        const nonce = Buffer.from(this.#host.randomBytes(NONCE_BYTES)).toString('hex');
+        const id = history.nextId;
+        await this.#store.commit([{ op: 'snapshot', id, name, createdAtMs, nonce, state: 'valid' }]);
       });
       return this.list().find((info) => info.name === name && info.state !== 'tracking') as SnapshotInfo;
     });
@@ -315,8 +320,7 @@ export class SnapshotOrigin extends Device {
   /** The snapshot is gone already; what changed since is not kept any longer. */
   forget(point: string): Promise<void> {
     return this.#inTurn(async () => {
-      const id = this.#idOf(point);
-      const record = id === null ? null : this.#store.history.snapshot(id);
+      const record = this.#recordOf(point);
       if (record?.state !== 'tracking') return;
       await this.#store.commit([{ op: 'become', id: record.id, state: 'gone' }]);
     });
@@ -328,8 +332,7 @@ export class SnapshotOrigin extends Device {
    */
   changedSince(point: string, until?: string): readonly ChangedRange[] | 'unknown' {
     const { history, header } = this.#store;
-    const id = this.#idOf(point);
-    const record = id === null ? null : history.snapshot(id);
+    const record = this.#recordOf(point);
     if (record === null || record.state === 'invalid' || this.#isBetween) return 'unknown';
     const end = until === undefined ? Number.POSITIVE_INFINITY : this.#valid(until).id;
     if (end < record.id) return 'unknown';
@@ -940,22 +943,26 @@ export class SnapshotOrigin extends Device {
     );
   }
 
-  #idOf(point: string): number | null {
-    const [uuid, id = ''] = point.split('/');
-    const isHere = uuid === Buffer.from(this.#store.header.uuid).toString('hex') && /^[1-9]\d{0,9}$/.test(id);
-    return isHere ? Number(id) : null;
+  #recordOf(point: string): SnapshotRecord | null {
+    const { header, history } = this.#store;
+    return history.snapshots.find((each) => pointOf(header, each) === point) ?? null;
   }
+}
+
+function pointOf({ uuid }: Header, { id, nonce }: SnapshotRecord): string {
+  return `${Buffer.from(uuid).toString('hex')}/${id}/${nonce}`;
 }
 
 function infosOf(header: Header, history: History): readonly SnapshotInfo[] {
   const usage = history.usage();
-  return history.snapshots.map(({ id, name, createdAtMs, state }) => {
+  return history.snapshots.map((record) => {
+    const { id, name, createdAtMs, state } = record;
     const { uniqueSlots = 0, sharedSlots = 0 } = usage.get(id) ?? {};
     return {
       name,
       createdAtMs,
       state,
-      point: `${Buffer.from(header.uuid).toString('hex')}/${id}`,
+      point: pointOf(header, record),
       uniqueBytes: uniqueSlots * header.chunkBytes,
       sharedBytes: sharedSlots * header.chunkBytes,
     };

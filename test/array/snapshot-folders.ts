@@ -1,4 +1,5 @@
 /** Arrays in folders, with snapshots, as tests of them want them. */
+import { cpSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -52,4 +53,9 @@ export async function withSnapshot(folder: string, options: object = small): Pro
   await array.write(0, content);
   await snapshotsOf(array).create('one', { limitBytes: 16 * MIB });
   return content;
+}
+
+/** Synchronously, as a power cut has it: what is under way stands still. */
+export function copyFolder(from: string, to: string): void {
+  cpSync(from, to, { recursive: true, filter: (path) => !path.includes('lock') && !path.endsWith('.sock') });
 }

@@ -1,5 +1,5 @@
 /** The same (I17), for what takes longer: stores that cannot be used, sizes that change, rollbacks that are cut short. */
-import { cpSync, existsSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -13,6 +13,7 @@ import { KIB, MIB } from '../../lib/units.ts';
 import {
   bytesAt,
   bytesOf,
+  copyFolder,
   expectSame,
   filled,
   newFolder,
@@ -241,11 +242,6 @@ test('a rollback that was cut short is finished by whoever opens the array, befo
   expect(snapshotsOf(opened).problem).toBe(null);
   expectSame(await bytesOf(opened), content);
 });
-
-/** Synchronously, as a power cut has it: what is under way stands still. */
-function copyFolder(from: string, to: string): void {
-  cpSync(from, to, { recursive: true, filter: (path) => !path.includes('lock') && !path.endsWith('.sock') });
-}
 
 test('the store is dropped after a rollback that is under way, and writes come after both', async () => {
   const folder = newFolder();

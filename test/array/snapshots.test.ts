@@ -11,6 +11,7 @@ import { runSeed, withSeed } from '../conformance/seed.ts';
 import {
   bytesAt,
   bytesOf,
+  copyFolder,
   expectSame,
   filled,
   newFolder,
@@ -106,6 +107,29 @@ test('raidsim in another folder: what was taken is invalid, and what changed sin
   const before = await bytesOf(opened);
   await opened.write(0, filled(MIB, 8));
   expectSame(await bytesAt(opened, 'three'), before);
+});
+
+test('a folder that was copied and put back: what was taken in between is unknown there', async () => {
+  const folder = newFolder();
+  await withSnapshot(folder);
+  const kept = newFolder();
+  copyFolder(folder, kept);
+  const tracked = async (at: string, name: string): Promise<string> => {
+    const array = await openArray(at, quiet);
+    await using opened = array;
+    await opened.write(0, filled(MIB, 2));
+    const { point } = await snapshotsOf(opened).create(name);
+    await snapshotsOf(opened).delete(name, { keepTracking: true });
+    return point;
+  };
+  const before = await tracked(folder, 'two');
+  await tracked(kept, 'three');
+  const array = await openArray(kept, quiet);
+  await using opened = array;
+  await opened.write(2 * MIB, filled(MIB, 3));
+  await snapshotsOf(opened).create('four');
+  expect(snapshotsOf(opened).changedSince(before)).toBe('unknown');
+  expect(snapshotsOf(opened).changedSince(before, 'four')).toBe('unknown');
 });
 
 test("half a store, left by a crash while it was made, is in nobody's way", async () => {

@@ -29,6 +29,7 @@ function randomEntry(random: Random): Entry {
       id,
       name: 'x'.repeat(random(128)),
       createdAtMs: random(2 ** 50),
+      nonce: Buffer.from(randomBytes(random, 8)).toString('hex'),
       state: (['valid', 'invalid', 'tracking'] as const)[random(3)] ?? 'valid',
     },
     { op: 'copy', id, chunk, slot: random(2 ** 32), crc: random(2 ** 32) },

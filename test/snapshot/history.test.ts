@@ -4,6 +4,7 @@ import { type Entry, History } from '../../lib/snapshot/history.ts';
 import { runSeed, withSeed } from '../conformance/seed.ts';
 
 const CHUNKS = 2;
+const NONCE = '0123456789abcdef';
 
 type Act =
   | { readonly act: 'write'; readonly chunk: number }
@@ -35,7 +36,7 @@ class Both {
     if (step.act === 'write') this.#write(step.chunk);
     else if (step.act === 'take') {
       const id = this.history.nextId;
-      this.#apply({ op: 'snapshot', id, name: `s${id}`, createdAtMs: 0, state: 'valid' });
+      this.#apply({ op: 'snapshot', id, name: `s${id}`, createdAtMs: 0, nonce: NONCE, state: 'valid' });
       this.images.set(id, [...this.content]);
       this.tracked.add(id);
       this.everTaken.push({ id, image: [...this.content] });
@@ -125,7 +126,7 @@ function expectCopied(history: History): void {
 test('of witnesses the last two are known, each once, and they outlive everything else', () => {
   const history = new History();
   for (const text of ['a', 'b', 'b', 'c', 'c']) history.apply({ op: 'witness', text });
-  history.apply({ op: 'snapshot', id: 1, name: 's', createdAtMs: 0, state: 'valid' });
+  history.apply({ op: 'snapshot', id: 1, name: 's', createdAtMs: 0, nonce: NONCE, state: 'valid' });
   history.apply({ op: 'become', id: 1, state: 'gone' });
   expect(history.witnesses).toEqual(['b', 'c']);
   expect(copyOf(history).witnesses).toEqual(['b', 'c']);
@@ -168,7 +169,7 @@ test('a write saves a chunk once after the newest snapshot, however many there a
   for (const snapshots of [1, 10, 1000]) {
     const history = new History();
     for (let id = 1; id <= snapshots; id += 1)
-      history.apply({ op: 'snapshot', id, name: `s${id}`, createdAtMs: 0, state: 'valid' });
+      history.apply({ op: 'snapshot', id, name: `s${id}`, createdAtMs: 0, nonce: NONCE, state: 'valid' });
     expect(history.needs(0)).toBe('copy');
     history.apply({ op: 'copy', chunk: 0, id: history.newestPoint, slot: 0, crc: 0 });
     expect(history.needs(0)).toBe('nothing');
@@ -181,7 +182,7 @@ test('two who ask something of one snapshot at once end in a state that is true,
   const wanted = ['gone', 'invalid', 'tracking'] as const;
   const after = (first: (typeof wanted)[number], second: (typeof wanted)[number]): string => {
     const history = new History();
-    history.apply({ op: 'snapshot', id: 1, name: 's1', createdAtMs: 0, state: 'valid' });
+    history.apply({ op: 'snapshot', id: 1, name: 's1', createdAtMs: 0, nonce: NONCE, state: 'valid' });
     history.apply({ op: 'become', id: 1, state: first });
     history.apply({ op: 'become', id: 1, state: second });
     return history.snapshot(1)?.state ?? 'gone';

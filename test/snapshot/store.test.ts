@@ -33,6 +33,7 @@ const snapshot = (id: number): Entry => ({
   id,
   name: `s${id}`,
   createdAtMs: 0,
+  nonce: '0123456789abcdef',
   state: 'valid',
 });
 const copy = (chunk: number, id: number, slot: number): Entry => ({
