@@ -3,7 +3,7 @@
  * about members; it makes durable what the array decided, in the order that keeps it true after a power cut:
  *
  *   first write  [partial parity logs: empty]
- *   write        [superblocks: not clean] → [bitmap bits] → [partial parity, by the engine] → data and parity
+ *   write        [superblocks: not clean; once in a life, whatever they said] → [bitmap bits] → [partial parity, by the engine] → data and parity
  *   idle, close  flush all members → [bitmap bits off] → [superblocks: clean]
  *   failure      [superblocks of the survivors, events + 2] → answers that rely on it
  *   recovery     data → flush → [superblock: recovered up to here]
@@ -33,6 +33,7 @@ import {
   addSpare,
   checkpointRecovery,
   checkpointResync,
+  confirm,
   degradedCount,
   failMember,
   finishRecovery,
@@ -114,6 +115,9 @@ export class Metadata {
   /** Resolves when every log is empty; null before the first write. */
   #logsBegun: Promise<void> | null = null;
   #areLogsBegun = false;
+  /** Whether superblocks have changed in this life: by that, who keeps watch elsewhere knows that it may have written. */
+  #isAnnounced = false;
+  #announcing: Promise<void> | null = null;
   #attached: Attachment | null = null;
   /** Members on their way into the record as failed, because they did not take what is kept on them. */
   readonly #failing = new Set<number>();
@@ -158,8 +162,9 @@ export class Metadata {
               await this.#beginLogs();
               await this.#intent?.level();
               await this.#record.change((array, utime) =>
-                array.resyncOffsetSectors === 0 ? array : markDirty(array, utime),
+                array.resyncOffsetSectors === 0 && this.#isAnnounced ? array : markDirty(array, utime),
               );
+              this.#isAnnounced = true;
             },
             markClean: () => this.#becomeClean(),
           });
@@ -558,10 +563,25 @@ export class Metadata {
   #enter(range: SectorRange | null): Promise<void> | null {
     // An array that was not clean when it was opened is active from the start.
     const logs = this.logShape === null || this.#areLogsBegun ? null : this.#beginLogs();
-    const active = this.#activity?.enter() ?? null;
+    const active = this.#activity === null ? this.#announce() : this.#activity.enter();
     const intent = this.#intent === null || range === null ? null : this.#intent.enter(range);
     const all = [logs, active, intent].filter((each) => each !== null);
     return all.length > 1 ? Promise.all(all).then(() => undefined) : (all[0] ?? null);
+  }
+
+  /** raid0 and linear: no more than an update before the first write. Null when it is on record. */
+  #announce(): Promise<void> | null {
+    if (this.#isAnnounced) return null;
+    this.#announcing ??= this.#record.change(confirm).then(
+      () => {
+        this.#isAnnounced = true;
+      },
+      (error: unknown) => {
+        this.#announcing = null;
+        throw error;
+      },
+    );
+    return this.#announcing;
   }
 
   #leave(range: SectorRange | null): void {

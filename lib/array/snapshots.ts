@@ -11,14 +11,16 @@
  *                                   │
  *                                   └──▶ snapshots.store
  *
- * Who writes past it. The kernel, mdadm, or raidsim in another folder know nothing of the store. Each of them updates
- * superblocks before its first write, and so gives itself away: the store has the witness (md/update.ts) of every update that
- * this array makes, durable before the superblocks are. A crash leaves the members with the last or the one before;
- * if assembly finds another, somebody was there, and all snapshots become invalid: they are listed, and read no more.
+ * Who writes past it. The kernel, mdadm, or raidsim in another folder know nothing of the store. Whoever updates superblocks
+ * before writing gives itself away: raidsim does in each life, the kernel with arrays that were clean. The store has the witness
+ * (md/update.ts) of every update that this array makes, durable before the superblocks are. A crash leaves the members with the last
+ * or the one before; if assembly finds another, somebody was there, and all snapshots become invalid: they are listed, and read no more.
  * They do so too when somebody was there and wrote nothing, and when an assembly had to be forced: then bytes that they share with the
  * array may have changed without a write. What this cannot see:
  *
- *   raid0, linear    superblocks are not updated when they are written
+ *   raid0, linear    the kernel updates no superblock when it writes to them. So what was tracked counts only within one opening,
+ *                    and a backup reads all again; snapshots stay, and whoever lists them is told
+ *   dirty arrays     the kernel need not update any superblock of one that was not stopped before it writes to it
  *   same second      Linux takes its count of events back, and its time is in seconds: assembled, written and stopped again in the
  *                    very second in which this array was closed
  *   member files     bytes changed in them by hand; that is what a scrub finds
@@ -114,6 +116,7 @@ export class ArraySnapshots {
       const origin = await SnapshotOrigin.openFile(this.#below, path, host, {
         origin: metadata.array.setUuid,
         isAsLeft: (witnesses) => witness !== null && witnesses.includes(witness),
+        isUnwitnessed: metadata.array.level <= 0,
       });
       await this.#keep(origin);
     } catch (error) {

@@ -67,6 +67,8 @@ export interface SnapshotStoreOptions {
 export interface OpenSnapshotOptions extends Pick<SnapshotStoreOptions, 'origin'> {
   /** Whether nobody has written to the origin past the store, going by the last two witnesses. Absent: nobody can have. */
   readonly isAsLeft?: (witnesses: readonly string[]) => boolean;
+  /** Whoever writes past the store may leave no witness: what was there at points from before this opening is not relied on. */
+  readonly isUnwitnessed?: boolean;
 }
 
 export interface SnapshotInfo {
@@ -133,6 +135,8 @@ export class SnapshotOrigin extends Device {
   #mayHold: boolean;
   /** Set when all snapshots are on their way out, and somebody else takes the origin over. */
   #isLetGo = false;
+  /** Of older points nobody knows for certain what has changed since. */
+  #trackedFrom = 0;
 
   private constructor(origin: Device, store: SnapshotStore, host: OriginHost) {
     super();
@@ -186,6 +190,7 @@ export class SnapshotOrigin extends Device {
     }
     const made = new SnapshotOrigin(origin, opened, host);
     if (options.isAsLeft?.(opened.history.witnesses) === false) await made.#giveUpAll();
+    if (options.isUnwitnessed === true) await made.#forgetAll();
     if (opened.history.rollbackTo !== 0) await made.#restore(opened.history.rollbackTo, () => undefined);
     return made;
   }
@@ -333,7 +338,8 @@ export class SnapshotOrigin extends Device {
   changedSince(point: string, until?: string): readonly ChangedRange[] | 'unknown' {
     const { history, header } = this.#store;
     const record = this.#recordOf(point);
-    if (record === null || record.state === 'invalid' || this.#isBetween) return 'unknown';
+    if (record === null || record.id < this.#trackedFrom) return 'unknown';
+    if (record.state === 'invalid' || this.#isBetween) return 'unknown';
     const end = until === undefined ? Number.POSITIVE_INFINITY : this.#valid(until).id;
     if (end < record.id) return 'unknown';
     const ranges: { offsetBytes: number; lengthBytes: number }[] = [];
@@ -809,6 +815,15 @@ export class SnapshotOrigin extends Device {
       if (oldest === undefined || this.#hasRoomFor(0)) return;
       await this.#store.commit([{ op: 'become', id: oldest.id, state: 'gone' }]);
     }
+  }
+
+  async #forgetAll(): Promise<void> {
+    const { snapshots, nextId } = this.#store.history;
+    this.#trackedFrom = nextId;
+    const entries = snapshots.flatMap(({ id, state }): Entry[] =>
+      state === 'tracking' ? [{ op: 'become', id, state: 'gone' }] : [],
+    );
+    if (entries.length > 0) await this.#store.commit(entries);
   }
 
   /** Somebody has written to the origin past the store: what any snapshot reads from there may be wrong. */

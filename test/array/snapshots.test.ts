@@ -109,6 +109,56 @@ test('raidsim in another folder: what was taken is invalid, and what changed sin
   expectSame(await bytesAt(opened, 'three'), before);
 });
 
+test.each(['0', 'linear', '5'])(
+  'raid%s elsewhere, after a crash in both folders: it is noticed',
+  async (level) => {
+    const folder = newFolder();
+    const [cut, cutAgain] = [newFolder(), newFolder()];
+    await withSnapshot(folder, { ...small, level });
+    {
+      const array = await openArray(folder, quiet);
+      await using opened = array;
+      await opened.write(4 * MIB, filled(512, 3));
+      copyFolder(folder, cut);
+    }
+    {
+      const files = [0, 1, 2].map((number) => join(cut, `disk${number}.img`));
+      const array = await assembleArray(newFolder(), files, quiet);
+      await using elsewhere = array;
+      await elsewhere.write(0, filled(MIB, 9));
+      copyFolder(cut, cutAgain);
+    }
+    const array = await openArray(cutAgain, quiet);
+    await using opened = array;
+    expect(snapshotsOf(opened).list()).toMatchObject([{ name: 'one', state: 'invalid' }]);
+  },
+);
+
+test.each([
+  ['raid5', '5', []],
+  ['raid0, which the kernel may have written without a trace', '0', 'unknown'],
+  ['linear, likewise', 'linear', 'unknown'],
+])('what changed since a point, after another opening, of %s', async (_what, level, wanted) => {
+  const folder = newFolder();
+  const content = await withSnapshot(folder, { ...small, level });
+  const points: string[] = [];
+  {
+    const array = await openArray(folder, quiet);
+    await using opened = array;
+    const { point } = await snapshotsOf(opened).create('two');
+    points.push(point, (await snapshotsOf(opened).create('three')).point);
+    await snapshotsOf(opened).delete('two', { keepTracking: true });
+    expect(points.map((each) => snapshotsOf(opened).changedSince(each))).toEqual([[], []]);
+  }
+  const array = await openArray(folder, quiet);
+  await using opened = array;
+  expect(points.map((each) => snapshotsOf(opened).changedSince(each))).toEqual([wanted, wanted]);
+  expectSame(await bytesAt(opened, 'one'), content);
+  const { point } = await snapshotsOf(opened).create('four');
+  await opened.write(0, filled(4096, 1));
+  expect(snapshotsOf(opened).changedSince(point)).toEqual([{ offsetBytes: 0, lengthBytes: 4096 }]);
+});
+
 test('a folder that was copied and put back: what was taken in between is unknown there', async () => {
   const folder = newFolder();
   await withSnapshot(folder);
