@@ -294,10 +294,14 @@ export const operations = {
     let wake: () => void = () => undefined;
     let isDone = false;
     const work = snapshotsOf(opened)
-      .rollback(name, (progress) => {
-        last = progress;
-        wake();
-      })
+      .rollback(
+        name,
+        (progress) => {
+          last = progress;
+          wake();
+        },
+        { force },
+      )
       .finally(() => {
         isDone = true;
         wake();

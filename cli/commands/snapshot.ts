@@ -32,7 +32,7 @@ export function define(command: Command): void {
     .optionsGroup('Options of read:');
   readingOptions(command)
     .optionsGroup('Options of rollback:')
-    .option('--force', 'although clients are connected, who would not notice')
+    .option('--force', 'although clients are connected, who would not notice; or to finish one in which something else wrote')
     .optionsGroup('Options of delete:')
     .option('--all', 'all snapshots and their store, also one that cannot be used')
     .optionsGroup('Options:')

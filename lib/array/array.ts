@@ -27,6 +27,7 @@ import { type Host, realHost } from '../host.ts';
 import { compileLayout } from '../layout/compile.ts';
 import type { Geometry } from '../layout/geometry.ts';
 import type { Layout } from '../layout/layout.ts';
+import { confirm } from '../md/update.ts';
 import { compileHealth } from '../plan/health.ts';
 import { type ErasedRange, type Health, isLost, replacementOf } from '../plan/plan.ts';
 import { comparedBytes, planWrite, syncBytes } from '../plan/planner.ts';
@@ -248,8 +249,14 @@ export class RaidArray extends Device {
         close: () => this.#close(),
       },
     });
-    const wasForced = (this.assembly?.forced ?? []).length > 0;
-    await this.#snapshots.open(wasForced ? null : (this.assembly?.witness ?? null));
+    const { assembly } = this;
+    await this.#snapshots.open({
+      witness: assembly?.witness ?? null,
+      isForced: (assembly?.forced ?? []).length > 0,
+      update: async () => {
+        if (assembly?.isUpdateDue === true) await metadata.update(confirm);
+      },
+    });
     this.#autoSync = autoSync;
     this.#startSync();
   }
@@ -573,7 +580,8 @@ export class RaidArray extends Device {
 
   protected doWrite(offsetBytes: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
     if (this.#snapshots === null) return this.#write(offsetBytes, sources, fua);
-    const { origin, problem } = this.#snapshots;
+    const { origin } = this.#snapshots;
+    const problem = this.#snapshots.problem ?? this.#snapshots.problemOfReads;
     if (problem !== null) return Promise.reject(problem);
     return origin === null
       ? this.#write(offsetBytes, sources, fua)
@@ -614,7 +622,8 @@ export class RaidArray extends Device {
     options: Required<ZeroOptions>,
   ): Promise<void> {
     if (this.#snapshots === null) return this.#writeZeroes(offsetBytes, lengthBytes, options);
-    const { origin, problem } = this.#snapshots;
+    const { origin } = this.#snapshots;
+    const problem = this.#snapshots.problem ?? this.#snapshots.problemOfReads;
     if (problem !== null) return Promise.reject(problem);
     return origin === null
       ? this.#writeZeroes(offsetBytes, lengthBytes, options)

@@ -451,7 +451,7 @@ async function openMembers(
       ...options,
       host,
       name: basename(resolve(folder)),
-      ...(hasSnapshots ? { autoSync: false } : {}),
+      ...(hasSnapshots ? { autoSync: false, leaveUpdate: true } : {}),
       ...(ownership === null ? {} : { hold: holdOf(ownership, files, san) }),
     });
     // Free again: a stale member may be what is added, or brought back, next.

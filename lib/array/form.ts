@@ -247,6 +247,8 @@ export interface AssembleDevicesOptions extends EngineChoice {
   readonly run?: boolean | undefined;
   readonly raid0Layout?: 'original' | 'alternate' | undefined;
   readonly hold?: Hold | undefined;
+  /** The update with which an assembly records what it decided is the caller's to make, before anything is written. */
+  readonly leaveUpdate?: boolean | undefined;
 }
 
 /** What assembly decided, whether the array started or not. */
@@ -258,6 +260,8 @@ export interface AssemblyReport {
   readonly forced: readonly string[];
   /** What the superblocks said before this assembly changed them; null where they are not of a kind that is written. */
   readonly witness: string | null;
+  /** Superblocks are yet to be updated with what was decided beyond what they say (`leaveUpdate`). */
+  readonly isUpdateDue: boolean;
   /** Array ranges that may hold anything, since `force` has declared the array clean: each time anew, in order. */
   readonly atRisk: () => Iterable<ArrayRange>;
 }
@@ -380,7 +384,8 @@ export async function assembleDevices(
     ({ superblock }) => superblock.sizeSectors !== md.sizeSectors || superblock.raidDisks !== md.raidDisks,
   );
   const isNews = found.forced.length > 0 || found.replay !== null || isUneven === true;
-  if (metadata !== null && isNews) {
+  const isUpdateDue = metadata !== null && isNews && options.leaveUpdate === true;
+  if (metadata !== null && isNews && !isUpdateDue) {
     await metadata.update(confirm);
     noteFailures(seeds, metadata.array);
   }
@@ -395,7 +400,7 @@ export async function assembleDevices(
     found.slots[slot]?.recoveredSectors !== Number.POSITIVE_INFINITY;
   const atRisk = (): Iterable<ArrayRange> =>
     layout.kind === 'parity' ? rangesAtRisk(layout, isMissing, rows) : [];
-  const report: AssemblyReport = { members, left, forced: found.forced, witness, atRisk };
+  const report: AssemblyReport = { members, left, forced: found.forced, witness, isUpdateDue, atRisk };
   const array = new RaidArray({
     ...options,
     geometry: found.geometry,

@@ -28,6 +28,10 @@
  * A store that cannot be used (damaged, of another size or array) is no reason to keep people from their data: it can be read,
  * mended and rebuilt. Only writes are refused, until the store is repaired by bringing it back, or dropped.
  *
+ * The order of an opening. What assembly found is judged first; then every update of superblocks is witnessed, from the one on with which
+ * assembly itself begins (after a PPL recovery, or by force); only then a rollback that was cut short is finished. So this opening
+ * may be cut short anywhere, and the next one knows that it was ours.
+ *
  * An array that only is read, or writes to an overlay, leaves the store alone, and has no snapshots.
  */
 import { rename, rm } from 'node:fs/promises';
@@ -79,6 +83,15 @@ export interface SnapshotsParts {
   readonly below: BelowSnapshots;
 }
 
+/** What assembly found and decided. */
+export interface Found {
+  /** Null where superblocks are not of a kind that is written. */
+  readonly witness: string | null;
+  readonly isForced: boolean;
+  /** Updates the superblocks where assembly decided something beyond what they say, before anything is written. */
+  readonly update: () => Promise<void>;
+}
+
 export class ArraySnapshots {
   readonly #parts: SnapshotsParts;
   #below: Below;
@@ -105,20 +118,37 @@ export class ArraySnapshots {
 
   /** The problem, where it is one for reading too: a rollback was cut short, and cannot be finished. */
   get problemOfReads(): RaidError | null {
-    return this.#isBetween ? this.#problem : null;
+    if (this.#isBetween) return this.#problem;
+    const interrupted = this.#origin?.interrupted ?? null;
+    if (interrupted === null) return null;
+    const { name, isForked, error } = interrupted;
+    const { folder } = this.#parts;
+    return new RaidError(error.code, `${error.message}; ${finishing(folder, name, isForked)}`, {
+      ...error.place,
+      cause: error,
+    });
   }
 
-  /** Before anybody has the array. `witness` is what assembly found; null where it had to be forced. */
-  async open(witness: string | null): Promise<void> {
+  /** Before anybody has the array. */
+  async open({ witness, isForced, update }: Found): Promise<void> {
     const { path, host, metadata, folder } = this.#parts;
-    if (!(await isThere(path))) return;
+    let updated: Promise<void> | null = null;
+    const updateOnce = (): Promise<void> => {
+      updated ??= update();
+      return updated;
+    };
+    if (!(await isThere(path))) return await updateOnce();
     try {
-      const origin = await SnapshotOrigin.openFile(this.#below, path, host, {
+      this.#origin = await SnapshotOrigin.openFile(this.#below, path, host, {
         origin: metadata.array.setUuid,
         isAsLeft: (witnesses) => witness !== null && witnesses.includes(witness),
+        isForced,
         isUnwitnessed: metadata.array.level <= 0,
+        onTrusted: async (origin) => {
+          await this.#follow(origin);
+          await updateOnce();
+        },
       });
-      await this.#keep(origin);
     } catch (error) {
       if (!(error instanceof RaidError)) throw error;
       this.#isBetween = await isRollingBack(path);
@@ -128,6 +158,8 @@ export class ArraySnapshots {
         { ...error.place, cause: error },
       );
     }
+    // Also where there is nobody to hear of it; and what it threw is thrown again.
+    await updateOnce();
   }
 
   get count(): number {
@@ -162,8 +194,13 @@ export class ArraySnapshots {
     return this.#found(name).openSnapshot(name);
   }
 
-  rollback(name: string, tell?: (progress: RollbackProgress) => void): Promise<void> {
-    return this.#inTurn(() => this.#found(name).rollback(name, tell));
+  /** `force`: see `SnapshotOrigin.rollback`. */
+  rollback(
+    name: string,
+    tell?: (progress: RollbackProgress) => void,
+    options: { readonly force?: boolean } = {},
+  ): Promise<void> {
+    return this.#inTurn(() => this.#found(name).rollback(name, tell, options));
   }
 
   async delete(name: string, options: { readonly keepTracking?: boolean } = {}): Promise<void> {
@@ -231,16 +268,16 @@ export class ArraySnapshots {
     await rename(draft, path);
     await syncFolder(folder);
     const kept = await SnapshotOrigin.openFile(this.#below, path, host, { origin });
-    await this.#keep(kept);
+    await this.#follow(kept);
+    this.#origin = kept;
     // The last that went past it.
     await this.#parts.below.settled();
     return kept;
   }
 
-  async #keep(origin: SnapshotOrigin): Promise<void> {
+  async #follow(origin: SnapshotOrigin): Promise<void> {
     // A store that takes nothing more does not hold up the array: the next assembly finds a witness that it does not know.
     await this.#parts.metadata.follow((array) => origin.witness(witnessOf(array)).catch(() => undefined));
-    this.#origin = origin;
   }
 
   #found(name: string): SnapshotOrigin {
@@ -256,6 +293,13 @@ export class ArraySnapshots {
     this.#turn = result.catch(() => undefined);
     return result;
   }
+}
+
+/** What whoever has an array that is half-way back is told to do. */
+export function finishing(folder: string, name: string, isForked: boolean): string {
+  return isForked
+    ? `to finish that all the same, and lose what was written in between: raidsim snapshot rollback ${folder} ${name} --force`
+    : `do now: raidsim snapshot rollback ${folder} ${name}`;
 }
 
 async function isRollingBack(path: string): Promise<boolean> {

@@ -20,7 +20,7 @@
  *   entry: u8 kind, then
  *     1 next       u8 0, u16 0, u32 id                        4 mark      u8 0, u48 chunk, u32 id
  *     2 snapshot   u8 state, u16 length of the name,          5 become    u8 state, u16 0, u32 id
- *                  u32 id, u64 milliseconds, u64 nonce, name  6 rollback  u8 0, u16 0, u32 id
+ *                  u32 id, u64 milliseconds, u64 nonce, name  6 rollback  u8 last, u16 0, u32 id
  *     3 copy       u8 0, u48 chunk, u32 id,                   7 seal      u8 0, u16 0, u32 0
  *                  u32 slot, u32 CRC-32 of the chunk          8 witness   u8 0, u16 length, u32 0, text
  *                                                             states: 0 valid, 1 invalid, 2 tracking, 3 gone
@@ -283,6 +283,7 @@ function writeEntry(bytes: Buffer, at: number, entry: Entry): void {
       return;
     case 'rollback':
       bytes[at] = 6;
+      bytes[at + 1] = entry.isLast === true ? 1 : 0;
       bytes.writeUInt32LE(entry.id, at + 4);
       return;
     case 'seal':
@@ -332,7 +333,7 @@ function readEntry(bytes: Buffer, at: number): Entry {
       if (state === undefined || state === 'valid') throw nonsense();
       return { op: 'become', id, state };
     case 6:
-      return { op: 'rollback', id };
+      return bytes[at + 1] === 1 ? { op: 'rollback', id, isLast: true } : { op: 'rollback', id };
     case 7:
       return { op: 'seal' };
     case 8: {

@@ -55,7 +55,12 @@ export type Entry =
   | { readonly op: 'mark'; readonly chunk: number; readonly id: number }
   | { readonly op: 'become'; readonly id: number; readonly state: 'invalid' | 'tracking' | 'gone' }
   /** The origin is on its way to a snapshot; 0: it is not, or has arrived. */
-  | { readonly op: 'rollback'; readonly id: number }
+  | {
+      readonly op: 'rollback';
+      readonly id: number;
+      /** What it leads to is the last use of that snapshot: elsewhere, others may have written what it shares with the origin. */
+      readonly isLast?: true;
+    }
   /** What the origin says of itself, in words of whoever keeps it. */
   | { readonly op: 'witness'; readonly text: string }
   /** Closed in order. */
@@ -86,6 +91,7 @@ export class History {
   readonly #chunks = new Map<number, readonly Exception[]>();
   #nextId = 1;
   #rollbackTo = 0;
+  #isLastRollback = false;
   #witnesses: readonly string[] = [];
   /** Ids, rising. */
   #valid: readonly number[] = [];
@@ -99,6 +105,11 @@ export class History {
   /** The snapshot that the origin is being rolled back to, or 0. */
   get rollbackTo(): number {
     return this.#rollbackTo;
+  }
+
+  /** Whether the snapshot that the origin is being rolled back to is invalid when it is there. */
+  get isLastRollback(): boolean {
+    return this.#isLastRollback;
   }
 
   get markCount(): number {
@@ -190,7 +201,10 @@ export class History {
         yield copy === null ? { op: 'mark', chunk, id } : { op: 'copy', chunk, id, ...copy };
       }
     }
-    if (this.#rollbackTo !== 0) yield { op: 'rollback', id: this.#rollbackTo };
+    if (this.#rollbackTo !== 0) {
+      const entry = { op: 'rollback', id: this.#rollbackTo } as const;
+      yield this.#isLastRollback ? { ...entry, isLast: true } : entry;
+    }
     for (const text of this.#witnesses) yield { op: 'witness', text };
   }
 
@@ -226,6 +240,7 @@ export class History {
       case 'rollback':
         if (entry.id !== 0 && !this.isValid(entry.id)) throw contradiction();
         this.#rollbackTo = entry.id;
+        this.#isLastRollback = entry.isLast === true;
         return [];
       case 'witness':
         if (entry.text !== this.#witnesses.at(-1))

@@ -25,7 +25,10 @@
  *
  * Rollback. Every chunk that was written since is written again, as any write is: what newer snapshots need is saved first. It is on record
  * from before the first to after the last write, and whoever opens the store finishes it first. Doing it again changes
- * nothing: the copies it reads from are not touched by it. All of them are read once before anything is written.
+ * nothing: the copies it reads from are not touched by it. All of them are read once before anything is written. Until it is
+ * finished the origin is refused to everybody, and its copies are kept, whatever else has happened: there is no other way out.
+ * Where something else wrote meanwhile, whoever keeps the origin has to ask for it (`force`); and then, as where assembly had
+ * to be forced, no snapshot is valid after it, since what they share with the origin may have changed.
  *
  * Change tracking needs nothing more. The list of what has been saved since a snapshot is the list of what was written since,
  * durable before the write; a snapshot that is deleted can leave that behind. It is forgotten, and the answer is `unknown`, where
@@ -67,6 +70,10 @@ export interface SnapshotStoreOptions {
 export interface OpenSnapshotOptions extends Pick<SnapshotStoreOptions, 'origin'> {
   /** Whether nobody has written to the origin past the store, going by the last two witnesses. Absent: nobody can have. */
   readonly isAsLeft?: (witnesses: readonly string[]) => boolean;
+  /** What the origin holds may have changed without a write: no snapshot stays valid. */
+  readonly isForced?: boolean;
+  /** Before the first write to the origin, and before the store believes that nobody else has written: who keeps watch begins. */
+  readonly onTrusted?: (origin: SnapshotOrigin) => Promise<void>;
   /** Whoever writes past the store may leave no witness: what was there at points from before this opening is not relied on. */
   readonly isUnwitnessed?: boolean;
 }
@@ -135,6 +142,11 @@ export class SnapshotOrigin extends Device {
   #mayHold: boolean;
   /** Set when all snapshots are on their way out, and somebody else takes the origin over. */
   #isLetGo = false;
+  /** Why it could not be finished. */
+  #hindrance: RaidError | null = null;
+  /** Something else wrote meanwhile: it is finished only where that is asked for. */
+  #isForked = false;
+  #onTrusted: (() => Promise<void>) | null = null;
   /** Of older points nobody knows for certain what has changed since. */
   #trackedFrom = 0;
 
@@ -171,7 +183,7 @@ export class SnapshotOrigin extends Device {
     return new SnapshotOrigin(origin, await SnapshotStore.create(store, header), host);
   }
 
-  /** Finishes a rollback that was cut short first. */
+  /** Finishes a rollback that was cut short first; see `interrupted` for where that is not possible. */
   static async open(
     origin: Device,
     store: Device,
@@ -189,9 +201,26 @@ export class SnapshotOrigin extends Device {
       );
     }
     const made = new SnapshotOrigin(origin, opened, host);
-    if (options.isAsLeft?.(opened.history.witnesses) === false) await made.#giveUpAll();
+    const isAsLeft = options.isAsLeft?.(opened.history.witnesses) !== false;
+    if (!isAsLeft || options.isForced === true) await made.#giveUpAll();
     if (options.isUnwitnessed === true) await made.#forgetAll();
-    if (opened.history.rollbackTo !== 0) await made.#restore(opened.history.rollbackTo, () => undefined);
+    const { onTrusted } = options;
+    made.#onTrusted = onTrusted === undefined ? null : () => onTrusted(made);
+    const { rollbackTo } = opened.history;
+    made.#isBetween = rollbackTo !== 0;
+    made.#isForked = made.#isBetween && !isAsLeft;
+    if (made.#isForked) return made;
+    if (options.isForced === true && made.#isBetween)
+      await opened.commit([{ op: 'rollback', id: rollbackTo, isLast: true }]);
+    await made.#onTrusted?.();
+    if (made.#isBetween) {
+      try {
+        await made.#restore(rollbackTo, () => undefined);
+      } catch (error) {
+        if (!(error instanceof RaidError)) throw error;
+        made.#hindrance = error;
+      }
+    }
     return made;
   }
 
@@ -247,6 +276,12 @@ export class SnapshotOrigin extends Device {
   /** Oldest first. */
   list(): readonly SnapshotInfo[] {
     return infosOf(this.#store.header, this.#store.history);
+  }
+
+  /** The rollback that is to be finished before anything else; null where there is none, or it is under way. */
+  get interrupted(): { readonly name: string; readonly isForked: boolean; readonly error: RaidError } | null {
+    if (!this.#isBetween || this.#barrier !== null) return null;
+    return { name: this.#target(), isForked: this.#isForked, error: this.#between() };
   }
 
   usage(): SnapshotUsage {
@@ -359,19 +394,26 @@ export class SnapshotOrigin extends Device {
 
   /**
    * Makes the origin what the snapshot holds. Requests to the origin wait meanwhile. Where it fails half-way the origin refuses
-   * everything with BUSY, until a rollback has been finished, to this snapshot or another, or it is opened again.
+   * everything with BUSY, until a rollback has been finished, to this snapshot or another, or it is opened again. `force`:
+   * finishes one during which something else has written.
    */
-  rollback(name: string, tell: (progress: RollbackProgress) => void = () => undefined): Promise<void> {
+  rollback(
+    name: string,
+    tell: (progress: RollbackProgress) => void = () => undefined,
+    options: { readonly force?: boolean } = {},
+  ): Promise<void> {
     return this.#inTurn(async () => {
       await this.#betweenWrites(async () => {
         await this.#held.empty();
         // What was held may just have taken its room.
-        const { id } = this.#valid(name);
+        const { id } = this.#isForked && options.force === true ? this.#found(name) : this.#valid(name);
+        const isLast = this.#isForked || this.#store.history.isLastRollback;
         await this.#verify(id);
-        await this.#store.commit([{ op: 'rollback', id }]);
+        await this.#store.commit([isLast ? { op: 'rollback', id, isLast } : { op: 'rollback', id }]);
+        if (this.#isForked) await this.#onTrusted?.();
+        this.#isForked = false;
         this.#isBetween = true;
         await this.#restore(id, tell);
-        this.#isBetween = false;
       });
     });
   }
@@ -829,15 +871,9 @@ export class SnapshotOrigin extends Device {
   /** Somebody has written to the origin past the store: what any snapshot reads from there may be wrong. */
   async #giveUpAll(): Promise<void> {
     const { snapshots, rollbackTo } = this.#store.history;
-    if (rollbackTo !== 0) {
-      throw new RaidError(
-        'FORKED_HISTORY',
-        `${this.name} was on its way back to snapshot ${this.#store.history.snapshot(rollbackTo)?.name} when something else wrote to it: it holds neither the one nor the other`,
-        { device: this.name },
-      );
-    }
     const entries = snapshots.flatMap(({ id, state }): Entry[] => {
-      if (state === 'invalid') return [];
+      // What its copies hold is still what a rollback needs.
+      if (state === 'invalid' || id === rollbackTo) return [];
       return [{ op: 'become', id, state: state === 'valid' ? 'invalid' : 'gone' }];
     });
     if (entries.length > 0) await this.#store.commit(entries);
@@ -877,7 +913,11 @@ export class SnapshotOrigin extends Device {
       tell({ doneBytes: done, totalBytes: total });
     }
     await this.#origin.flush();
-    await this.#store.commit([{ op: 'rollback', id: 0 }]);
+    const arrived: Entry[] = [{ op: 'rollback', id: 0 }];
+    if (this.#store.history.isLastRollback) arrived.push({ op: 'become', id, state: 'invalid' });
+    await this.#store.commit(arrived);
+    this.#isBetween = false;
+    this.#hindrance = null;
   }
 
   #snapshotDevice(id: number): SnapshotDevice {
@@ -929,11 +969,27 @@ export class SnapshotOrigin extends Device {
   }
 
   #refuseBetween(): void {
-    if (!this.#isBetween) return;
-    throw new RaidError(
+    if (this.#isBetween) throw this.#between();
+  }
+
+  #target(): string {
+    const { history } = this.#store;
+    return history.snapshot(history.rollbackTo)?.name ?? '';
+  }
+
+  #between(): RaidError {
+    if (this.#isForked) {
+      return new RaidError(
+        'FORKED_HISTORY',
+        `${this.name} was on its way back to snapshot ${this.#target()} when something else wrote to it: it holds neither the one nor the other`,
+        { device: this.name },
+      );
+    }
+    const because = this.#hindrance === null ? '' : ` (${this.#hindrance.message})`;
+    return new RaidError(
       'BUSY',
-      `${this.name} is half-way through a rollback; roll back again, or open it again`,
-      { device: this.name },
+      `${this.name} is half-way through a rollback to snapshot ${this.#target()}${because}; roll back again, or open it again`,
+      { device: this.name, ...(this.#hindrance === null ? {} : { cause: this.#hindrance }) },
     );
   }
 
@@ -950,6 +1006,7 @@ export class SnapshotOrigin extends Device {
 
   #valid(name: string): SnapshotRecord {
     const found = this.#found(name);
+    if (this.#isForked) throw this.#between();
     if (found.state === 'valid') return found;
     throw new RaidError(
       'REDUNDANCY_LOST',

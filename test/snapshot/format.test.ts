@@ -36,6 +36,7 @@ function randomEntry(random: Random): Entry {
     { op: 'mark', id, chunk },
     { op: 'become', id, state: (['invalid', 'tracking', 'gone'] as const)[random(3)] ?? 'gone' },
     { op: 'rollback', id },
+    { op: 'rollback', id, isLast: true },
     { op: 'witness', text: '✓'.repeat(random(20)) },
     { op: 'seal' },
   ];
