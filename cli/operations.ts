@@ -445,7 +445,7 @@ export async function inspectLive({ array, folder }: Opened, served: string | nu
     refusal: null,
     needs: null,
     snapshotUsage: array.snapshots?.usage() ?? null,
-    snapshotProblem: array.snapshots?.problem?.toRecord() ?? null,
+    snapshotProblem: (array.snapshots?.problem ?? array.snapshots?.problemOfReads)?.toRecord() ?? null,
   };
 }
 

@@ -32,7 +32,10 @@ export function define(command: Command): void {
     .optionsGroup('Options of read:');
   readingOptions(command)
     .optionsGroup('Options of rollback:')
-    .option('--force', 'although clients are connected, who would not notice; or to finish one in which something else wrote')
+    .option(
+      '--force',
+      'although clients are connected, who would not notice; or to finish one in which something else wrote',
+    )
     .optionsGroup('Options of delete:')
     .option('--all', 'all snapshots and their store, also one that cannot be used')
     .optionsGroup('Options:')
@@ -122,10 +125,19 @@ async function list(folder: string, options: Options): Promise<void> {
   const { inspect } = await import('../reach.ts');
   const { paint, table } = await import('../render.ts');
   const { status, snapshotUsage, snapshotProblem } = await inspect(folder);
-  if (snapshotProblem !== null) throw RaidError.fromRecord(snapshotProblem);
   const { snapshots = [] } = status;
   const witness = witnessOf(status.level);
-  if (options.json === true) return printJson({ snapshots, usage: snapshotUsage, witness });
+  const problem = snapshotProblem === null ? null : RaidError.fromRecord(snapshotProblem);
+  // Of a store that cannot be used nothing is known.
+  if (problem !== null && (snapshots.length === 0 || options.quiet === true)) throw problem;
+  if (options.json === true) {
+    return printJson({
+      snapshots,
+      usage: snapshotUsage,
+      witness,
+      ...(problem === null ? {} : { problem: problem.message }),
+    });
+  }
   if (options.quiet === true) return;
   if (snapshots.length === 0) {
     process.stderr.write(`${status.name} has no snapshots\n`);
@@ -151,6 +163,7 @@ async function list(folder: string, options: Options): Promise<void> {
     process.stdout.write(`copies take ${formatSize(usedBytes)} of ${formatSize(limitBytes)}\n`);
   }
   if (witness === null) process.stdout.write(`${unwitnessed(status.level)}\n`);
+  if (problem !== null) throw problem;
 }
 
 /**

@@ -124,6 +124,8 @@ export class RaidArray extends Device {
   readonly #windowBytes: number;
   /** Null for one that cannot have any: it is not in a folder, is only read, or writes to an overlay. */
   #snapshots: ArraySnapshots | null = null;
+  /** Why its content is nobody's to read or write. */
+  #unfit: RaidError | null = null;
   /** Writes of any kind, from the call on. */
   #changes = new InFlight();
   /** Resolves when the last of the turns asked for has ended. */
@@ -259,6 +261,11 @@ export class RaidArray extends Device {
     });
     this.#autoSync = autoSync;
     this.#startSync();
+  }
+
+  /** Everything but what members are is refused with this from here on. */
+  refuseRequests(because: RaidError): void {
+    this.#unfit = because;
   }
 
   get members(): readonly Readonly<Member>[] {
@@ -572,13 +579,16 @@ export class RaidArray extends Device {
 
   protected doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
     const snapshots = this.#snapshots;
-    if (snapshots === null) return this.#engine.read(offsetBytes, targets);
+    if (snapshots === null) {
+      return this.#unfit === null ? this.#engine.read(offsetBytes, targets) : Promise.reject(this.#unfit);
+    }
     if (snapshots.problemOfReads !== null) return Promise.reject(snapshots.problemOfReads);
     const { origin } = snapshots;
     return origin === null ? this.#engine.read(offsetBytes, targets) : origin.read(offsetBytes, targets);
   }
 
   protected doWrite(offsetBytes: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
+    if (this.#unfit !== null) return Promise.reject(this.#unfit);
     if (this.#snapshots === null) return this.#write(offsetBytes, sources, fua);
     const { origin } = this.#snapshots;
     const problem = this.#snapshots.problem ?? this.#snapshots.problemOfReads;
@@ -621,6 +631,7 @@ export class RaidArray extends Device {
     lengthBytes: number,
     options: Required<ZeroOptions>,
   ): Promise<void> {
+    if (this.#unfit !== null) return Promise.reject(this.#unfit);
     if (this.#snapshots === null) return this.#writeZeroes(offsetBytes, lengthBytes, options);
     const { origin } = this.#snapshots;
     const problem = this.#snapshots.problem ?? this.#snapshots.problemOfReads;

@@ -34,7 +34,7 @@ import { type MemberFile, Ownership } from './ownership.ts';
 import { hasPaths, proveOneDisk } from './paths.ts';
 import { openSan, readMultipathConf, rememberSan } from './san.ts';
 import { whatIsOn } from './signatures.ts';
-import { SNAPSHOT_STORE } from './snapshots.ts';
+import { SNAPSHOT_STORE, unfinishedIn } from './snapshots.ts';
 import {
   isThere,
   locksOf,
@@ -462,6 +462,8 @@ async function openMembers(
       for (const { identity } of device === undefined ? [] : locksOfDevice(device))
         await ownership?.unclaim(identity);
     }
+    const unfinished = hasSnapshots ? null : await unfinishedIn(folder, array.name);
+    if (unfinished !== null) array.refuseRequests(unfinished);
     if (hasSnapshots && array.metadata !== null) await keepSnapshots(array, folder, options);
     return rememberSan(array, san);
   } catch (error) {

@@ -27,7 +27,7 @@ import { SECTOR_BYTES } from '../units.ts';
 import { readManifest, type Scrubbed } from './folder.ts';
 import { judge, type Source } from './form.ts';
 import { type Owner, Ownership } from './ownership.ts';
-import { SNAPSHOT_STORE } from './snapshots.ts';
+import { SNAPSHOT_STORE, unfinished } from './snapshots.ts';
 import { isThere, locksOfDevice, memberNames, openNamed, openSource, wholeSource } from './source.ts';
 import { type ArrayStatus, type MemberStatus, type SyncStatus, snapshotsOf } from './status.ts';
 import { findSuperblock } from './superblocks.ts';
@@ -50,7 +50,7 @@ export interface Inspection {
   readonly scrubbed: Scrubbed | null;
   /** How much room their copies take; null where there is no store for them, or nobody can read it. */
   readonly snapshotUsage: SnapshotUsage | null;
-  /** Why the snapshots that are there cannot be used. */
+  /** Why the snapshots that are there cannot be used, or the array not before a rollback has been finished. */
   readonly snapshotProblem: ErrorRecord | null;
 }
 
@@ -220,10 +220,14 @@ async function withSnapshots(folder: string, found: Inspection, witness: string 
   const path = join(folder, SNAPSHOT_STORE);
   if (!(await isThere(path))) return found;
   try {
-    const { list, usage, witnesses } = await peekSnapshots(path);
+    const { list, usage, witnesses, rollbackTo } = await peekSnapshots(path);
     const isAsLeft = witness === null || found.owner !== null || witnesses.includes(witness);
     const known = isAsLeft ? list : list.map((each) => asInvalid(each));
-    return { ...found, status: { ...found.status, ...snapshotsOf(known) }, snapshotUsage: usage };
+    const due = found.owner === null ? rollbackTo : null;
+    const snapshotProblem =
+      due === null ? null : unfinished(folder, found.status.name, due, !isAsLeft).toRecord();
+    const status = { ...found.status, ...snapshotsOf(known) };
+    return { ...found, status, snapshotUsage: usage, snapshotProblem };
   } catch (error) {
     if (!(error instanceof RaidError)) throw error;
     // While another process writes to it, what is read need not fit together.

@@ -32,9 +32,11 @@
  * assembly itself begins (after a PPL recovery, or by force); only then a rollback that was cut short is finished. So this opening
  * may be cut short anywhere, and the next one knows that it was ours.
  *
- * An array that only is read, or writes to an overlay, leaves the store alone, and has no snapshots.
+ * An array that only is read, or writes to an overlay, leaves the store alone, and has no snapshots. While a rollback is to be finished
+ * it is not read either.
  */
 import { rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Device, type Extent, type Limits, type ZeroOptions } from '../device/device.ts';
 import { syncFolder } from '../device/file.ts';
 import { RaidError } from '../errors.ts';
@@ -43,8 +45,8 @@ import { witnessOf } from '../md/update.ts';
 import type { SnapshotDevice } from '../snapshot/device.ts';
 import {
   type ChangedRange,
-  isRollbackDue,
   type RollbackProgress,
+  rollbackDueIn,
   type SnapshotInfo,
   SnapshotOrigin,
   type SnapshotUsage,
@@ -151,7 +153,7 @@ export class ArraySnapshots {
       });
     } catch (error) {
       if (!(error instanceof RaidError)) throw error;
-      this.#isBetween = await isRollingBack(path);
+      this.#isBetween = (await halfWayTo(path)) !== null;
       this.#problem = new RaidError(
         error.code,
         `the snapshots of ${this.#parts.name} cannot be used: ${error.message}; while they are there nothing can be written. To let go of all of them: raidsim snapshot delete ${folder} --all`,
@@ -296,19 +298,35 @@ export class ArraySnapshots {
 }
 
 /** What whoever has an array that is half-way back is told to do. */
-export function finishing(folder: string, name: string, isForked: boolean): string {
+function finishing(folder: string, name: string, isForked: boolean): string {
   return isForked
     ? `to finish that all the same, and lose what was written in between: raidsim snapshot rollback ${folder} ${name} --force`
     : `do now: raidsim snapshot rollback ${folder} ${name}`;
 }
 
-async function isRollingBack(path: string): Promise<boolean> {
+/** The snapshot that the array of a store is half-way back to, as far as the store can be read. */
+async function halfWayTo(path: string): Promise<string | null> {
+  if (!(await isThere(path))) return null;
   try {
-    return await isRollbackDue(path);
+    return await rollbackDueIn(path);
   } catch (error) {
-    if (error instanceof RaidError) return false;
+    if (error instanceof RaidError) return null;
     throw error;
   }
+}
+
+/** Why an array is not read by whoever may not finish its rollback; null where there is none to be finished. */
+export async function unfinishedIn(folder: string, name: string): Promise<RaidError | null> {
+  const snapshot = await halfWayTo(join(folder, SNAPSHOT_STORE));
+  return snapshot === null ? null : unfinished(folder, name, snapshot);
+}
+
+export function unfinished(folder: string, name: string, snapshot: string, isForked = false): RaidError {
+  return new RaidError(
+    'BUSY',
+    `${name} is half-way through a rollback to snapshot ${snapshot}, and neither what it was nor what that holds; ${finishing(folder, snapshot, isForked)}`,
+    { device: name },
+  );
 }
 
 /** The array as it is without snapshots. Its close is the array's. */

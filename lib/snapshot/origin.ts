@@ -1050,19 +1050,21 @@ export async function peekSnapshots(path: string): Promise<{
   readonly list: readonly SnapshotInfo[];
   readonly usage: SnapshotUsage;
   readonly witnesses: readonly string[];
+  /** See `rollbackDueIn`. */
+  readonly rollbackTo: string | null;
 }> {
   await using file = await FileDevice.open(path, { readOnly: true });
   const { header, history } = await SnapshotStore.peek(file);
   let used = 0;
   for (const _slot of history.slots()) used += 1;
   const { witnesses } = history;
-  return { list: infosOf(header, history), usage: usageOf(header, used), witnesses };
+  const rollbackTo = history.snapshot(history.rollbackTo)?.name ?? null;
+  return { list: infosOf(header, history), usage: usageOf(header, used), witnesses, rollbackTo };
 }
 
-/** Whether the origin of the store in this file is neither what it was nor what a snapshot holds. */
-export async function isRollbackDue(path: string): Promise<boolean> {
-  await using file = await FileDevice.open(path, { readOnly: true });
-  return (await SnapshotStore.peek(file)).history.rollbackTo !== 0;
+/** The snapshot that the origin of the store in this file is half-way back to; null: it is what it was, or has arrived. */
+export async function rollbackDueIn(path: string): Promise<string | null> {
+  return (await peekSnapshots(path)).rollbackTo;
 }
 
 /** Ends when all of them have, and then fails as the first that did. */

@@ -4,10 +4,11 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { assembleArray, createArray, openArray } from '../../lib/array/folder.ts';
+import { inspectArray } from '../../lib/array/inspect.ts';
 import { SNAPSHOT_STORE } from '../../lib/array/snapshots.ts';
 import type { Device } from '../../lib/device/device.ts';
 import { FileDevice } from '../../lib/device/file.ts';
-import { isRollbackDue } from '../../lib/snapshot/origin.ts';
+import { rollbackDueIn } from '../../lib/snapshot/origin.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import {
   bytesAt,
@@ -47,7 +48,7 @@ async function cutRollback(options: object = small): Promise<Cut> {
     isCut = true;
     copyFolder(folder, image);
   });
-  expect(await isRollbackDue(join(image, SNAPSHOT_STORE))).toBe(true);
+  expect(await rollbackDueIn(join(image, SNAPSHOT_STORE))).toBe('one');
   return { folder: image, content };
 }
 
@@ -121,6 +122,30 @@ test('with a disk gone that parity needs: forced, it is finished, killed at any 
     await array.write(0, filled(1, 1));
   }
 }, 120_000);
+
+test('whoever may not finish it does not read half of each, and is told what does', async () => {
+  const { folder, content } = await cutRollback();
+  const told = expect.objectContaining({
+    code: 'BUSY',
+    message: expect.stringContaining(`raidsim snapshot rollback ${folder} one`),
+  });
+  expect((await inspectArray(folder)).snapshotProblem).toEqual(told);
+  const files = [0, 1, 2].map((number) => join(folder, `disk${number}.img`));
+  {
+    await using array = await openArray(folder, { ...quiet, readOnly: true });
+    await expect(bytesOf(array)).rejects.toEqual(told);
+    expect(array.members).toHaveLength(3);
+  }
+  {
+    await using array = await assembleArray(folder, files, { ...quiet, overlay: true });
+    for (const refused of [bytesOf(array), array.write(0, filled(1, 1)), array.writeZeroes(0, 4096)])
+      await expect(refused).rejects.toEqual(told);
+  }
+  await (await assembleArray(folder, files, quiet)).close();
+  expect((await inspectArray(folder)).snapshotProblem).toBe(null);
+  await using array = await openArray(folder, { ...quiet, readOnly: true });
+  expectSame(await bytesOf(array), content);
+});
 
 test('a forced assembly leaves no snapshot valid', async () => {
   const folder = newFolder();
