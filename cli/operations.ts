@@ -327,10 +327,13 @@ export const operations = {
   },
 
   // biome-ignore lint/correctness/useYield: nothing happens on the way.
-  async *snapshotDeleteAll(opened: Opened): AsyncGenerator<never, number> {
+  async *snapshotDeleteAll(
+    opened: Opened,
+    { force }: { readonly force: boolean },
+  ): AsyncGenerator<never, number> {
     const snapshots = snapshotsOf(opened);
     const count = snapshots.list().length;
-    await snapshots.deleteAll();
+    await snapshots.deleteAll({ force });
     return count;
   },
 

@@ -19,7 +19,7 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
   list: [],
   read: ['to', 'offset', 'length', 'keepGoing'],
   rollback: ['force'],
-  delete: ['all'],
+  delete: ['all', 'force'],
 };
 
 export function define(command: Command): void {
@@ -31,10 +31,10 @@ export function define(command: Command): void {
     .option('--limit <size>', 'what the copies of all snapshots may take (default: a fifth of the array)')
     .optionsGroup('Options of read:');
   readingOptions(command)
-    .optionsGroup('Options of rollback:')
+    .optionsGroup('Options of rollback, and of delete --all:')
     .option(
       '--force',
-      'although clients are connected, who would not notice; or to finish one in which something else wrote',
+      'although clients are connected, who would not notice; to finish a rollback in which something else wrote, or let go of one',
     )
     .optionsGroup('Options of delete:')
     .option('--all', 'all snapshots and their store, also one that cannot be used')
@@ -224,7 +224,7 @@ async function deleteAll(folder: string, options: Options): Promise<void> {
   const names = ((await inspect(folder)).status.snapshots ?? []).map(({ name }) => name);
   const reached = await reach(folder, { writes: true });
   try {
-    await resultOf(reached.run('snapshotDeleteAll', undefined));
+    await resultOf(reached.run('snapshotDeleteAll', { force: options.force === true }));
   } finally {
     await reached.close();
   }

@@ -209,24 +209,32 @@ export class ArraySnapshots {
     await this.#found(name).delete(name, options);
   }
 
-  /** All of them, and the store: the array is one without snapshots again. */
-  deleteAll(): Promise<void> {
+  /**
+   * All of them, and the store: the array is one without snapshots again. `force`: although a rollback was cut short, whose copies
+   * go too: it stays half and half.
+   */
+  deleteAll(options: { readonly force?: boolean } = {}): Promise<void> {
     return this.#inTurn(async () => {
+      const { folder, name } = this.#parts;
       const origin = this.#origin;
-      if (origin !== null) {
-        if (origin.isRead) {
-          throw new RaidError('BUSY', `a snapshot of ${this.#parts.name} is being read`, {
-            device: this.#parts.name,
-          });
-        }
+      if (origin?.isRead === true)
+        throw new RaidError('BUSY', `a snapshot of ${name} is being read`, { device: name });
+      const unfinished = this.problemOfReads;
+      if (unfinished !== null && options.force !== true) {
+        throw new RaidError(
+          unfinished.code,
+          `${unfinished.message}. Without its snapshots ${name} stays what it is, and can be read; if that is meant: raidsim snapshot delete ${folder} --all --force`,
+          { ...unfinished.place, cause: unfinished },
+        );
+      }
+      if (origin === null) await this.#remove();
+      else {
         await origin.letGo(() => this.#remove());
         this.#below.abandon();
-        // Whoever writes from here on goes to the array, which nothing looks at through the store any more.
         this.#below = new Below(this.#parts);
         this.#origin = null;
         await origin.close();
       }
-      await this.#remove();
       this.#problem = null;
       this.#isBetween = false;
     });

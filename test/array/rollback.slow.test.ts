@@ -70,6 +70,13 @@ async function imagesOfOpening(folder: string, open: (wrap: Wrap) => Promise<Rai
   return (await readdir(images)).map((name) => join(images, name));
 }
 
+/** Every copy that it has saved, which are all ones. */
+async function rot(store: Device): Promise<void> {
+  const bytes = await bytesOf(store);
+  for (let at = 0; at < bytes.byteLength; at += 4096)
+    if (bytes.subarray(at, at + 4096).every((byte) => byte === 1)) await store.write(at, filled(512, 3));
+}
+
 type Wrap = (device: Device) => Device;
 
 const policies = [
@@ -147,6 +154,18 @@ test('whoever may not finish it does not read half of each, and is told what doe
   expectSame(await bytesOf(array), content);
 });
 
+test('the way out that leaves it half and half has to be asked for', async () => {
+  const { folder } = await cutRollback();
+  await using store = await FileDevice.open(join(folder, SNAPSHOT_STORE));
+  await rot(store);
+  await using array = await openArray(folder, quiet);
+  await expect(snapshotsOf(array).deleteAll()).rejects.toThrow(/raidsim snapshot delete .* --all --force/);
+  await expect(bytesOf(array)).rejects.toMatchObject({ code: 'BUSY' });
+  await snapshotsOf(array).deleteAll({ force: true });
+  expect([...new Set(await bytesOf(array))].toSorted()).toEqual([1, 2]);
+  await array.write(0, filled(1, 1));
+});
+
 test('a forced assembly leaves no snapshot valid', async () => {
   const folder = newFolder();
   const image = newFolder();
@@ -208,10 +227,7 @@ test('one that cannot be finished, as a copy has rotted: nobody reads or writes 
   const { folder } = await cutRollback();
   {
     await using store = await FileDevice.open(join(folder, SNAPSHOT_STORE));
-    const bytes = await bytesOf(store);
-    // What it has saved is all ones.
-    for (let at = 0; at < bytes.byteLength; at += 4096)
-      if (bytes.subarray(at, at + 4096).every((byte) => byte === 1)) await store.write(at, filled(512, 3));
+    await rot(store);
   }
   for (let opening = 0; opening < 2; opening += 1) {
     await using array = await openArray(folder, quiet);

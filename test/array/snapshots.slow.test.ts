@@ -1,8 +1,9 @@
 /** The same (I17), for what takes longer: stores that cannot be used, sizes that change, rollbacks that are cut short. */
 import { existsSync } from 'node:fs';
-import { readFile, stat, writeFile } from 'node:fs/promises';
+import promises, { readFile, stat, writeFile } from 'node:fs/promises';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { assembleArray, createArray, growArray, openArray } from '../../lib/array/folder.ts';
 import { inspectArray } from '../../lib/array/inspect.ts';
 import { SNAPSHOT_STORE } from '../../lib/array/snapshots.ts';
@@ -205,6 +206,56 @@ test('dropping the store loses none of the small writes that it holds, whatever 
   for (let index = 0; index < 500; index += 1)
     expect(bytes[index * lengthBytes]).toBe(index % 5 === 0 ? 255 : 2 + (index % 200));
   expect(existsSync(join(folder, SNAPSHOT_STORE))).toBe(false);
+});
+
+describe('the store is dropped', () => {
+  const remove = promises.rm;
+  afterEach(() => {
+    promises.rm = remove;
+    syncBuiltinESMExports();
+  });
+  /** Before the store's file is removed. */
+  function whenRemoved(removing: () => Promise<void>): void {
+    promises.rm = async (path, options) => {
+      if (String(path).endsWith(SNAPSHOT_STORE)) await removing();
+      await remove(path, options);
+    };
+    syncBuiltinESMExports();
+  }
+
+  test('nothing goes past it before it is gone: killed in between, its snapshots are right', async () => {
+    const folder = newFolder();
+    const image = newFolder();
+    const content = await withSnapshot(folder);
+    {
+      await using array = await openArray(folder, quiet);
+      await array.write(4 * MIB, filled(512, 3));
+      const writes: Promise<void>[] = [];
+      whenRemoved(async () => {
+        writes.push(array.write(0, filled(MIB, 9)));
+        for (let turn = 0; turn < 200; turn += 1) await new Promise((done) => setImmediate(done));
+        copyFolder(folder, image);
+      });
+      await snapshotsOf(array).deleteAll();
+      await Promise.all(writes);
+      expect(snapshotsOf(array).origin).toBe(null);
+    }
+    await using array = await openArray(image, quiet);
+    expectSame(await bytesAt(array, 'one'), content);
+  });
+
+  test('where its file cannot be removed, it is in use as before', async () => {
+    const folder = newFolder();
+    const image = newFolder();
+    const content = await withSnapshot(folder);
+    await using array = await openArray(folder, quiet);
+    whenRemoved(() => Promise.reject(Object.assign(new Error('EPERM'), { code: 'EPERM' })));
+    await expect(snapshotsOf(array).deleteAll()).rejects.toThrow('EPERM');
+    await array.write(0, filled(MIB, 9));
+    copyFolder(folder, image);
+    await using again = await openArray(image, quiet);
+    for (const each of [array, again]) expectSame(await bytesAt(each, 'one'), content);
+  });
 });
 
 test('a snapshot that is being read cannot be deleted, alone or with all', async () => {
