@@ -1131,6 +1131,13 @@ export class RaidArray extends Device {
 
   async #finishRecovery(member: Member): Promise<void> {
     if (member.state.state !== 'recovering') return;
+    if (this.#metadata !== null && this.#unlisted.has(member.state.slot)) {
+      throw new RaidError(
+        'REDUNDANCY_LOST',
+        `${member.name} has bad places that are on no list, and is not in sync`,
+        { device: member.name, member: member.state.slot },
+      );
+    }
     await this.#metadata?.finishRecovery(member.descriptor);
     const now = stateOf(member);
     if (now.state !== 'recovering') return;
@@ -1140,7 +1147,8 @@ export class RaidArray extends Device {
 
   /**
    * A range of a new member: `recover` or `replace`. Where a part of it cannot be had, because other members have a
-   * bad place there, the rest goes on: the part is listed as bad in this slot, and named to whoever reads it.
+   * bad place there, the rest goes on: the part is listed as bad in this slot, and named to whoever reads it. Where it cannot be
+   * listed the copy ends before it, as in md: a member that lacks it in silence never becomes one in sync.
    */
   async #fill(
     member: Member,
@@ -1166,8 +1174,22 @@ export class RaidArray extends Device {
       }
       const before = this.#members.erased;
       this.#members.damage([{ member: slot, offsetBytes, lengthBytes }]);
+      const wasListed = !this.#unlisted.has(slot);
+      this.#unlisted.add(slot);
       await this.#engine.setHealth(this.#health());
       await this.#recordBadBlocks(before);
+      if (!this.#unlisted.has(slot) || this.#metadata === null) return;
+      // It is a place that has not been recovered yet, and no damage: redundancy elsewhere can be trusted.
+      if (wasListed) {
+        this.#members.mend(slot, offsetBytes, lengthBytes);
+        this.#unlisted.delete(slot);
+        await this.#engine.setHealth(this.#health());
+      }
+      throw new RaidError(
+        'REDUNDANCY_LOST',
+        `${member.name} cannot be filled from byte ${offsetBytes} on: other members are bad there too, and it has no room to list that (${error.message})`,
+        { device: member.name, member: slot, offsetBytes, lengthBytes, cause: error },
+      );
     }
   }
 
