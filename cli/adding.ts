@@ -19,7 +19,6 @@ import {
 } from '../lib/index.ts';
 import {
   checkFile,
-  closest,
   commandLine,
   findDiskOrNull,
   knownDisks,
@@ -29,6 +28,7 @@ import {
   statOf,
   usualDiskBytes,
 } from './array.ts';
+import { closest } from './closest.ts';
 
 interface Found {
   readonly name: string;

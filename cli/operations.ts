@@ -16,10 +16,10 @@ import {
   type ScrubProgress,
   type SnapshotInfo,
   sanOf,
+  sparedFailures,
 } from '../lib/index.ts';
 import { addDisk, reAddDisk } from './adding.ts';
 import {
-  closest,
   commandLine,
   dropFromManifest,
   findDisk,
@@ -31,6 +31,7 @@ import {
   slotsOf,
   withReasons,
 } from './array.ts';
+import { closest } from './closest.ts';
 
 import { changePaths, type PathChange, planOf } from './paths.ts';
 
@@ -447,6 +448,11 @@ export async function inspectLive({ array, folder }: Opened, served: string | nu
     status: snapshots === undefined ? rest : { ...rest, snapshots },
     refusal: null,
     needs: null,
+    // Superblocks trail what the engine has stopped to trust.
+    sparedFailures: sparedFailures(
+      array.layout,
+      (slot) => !live.members.some((each) => each.slot === slot && each.state === 'in_sync'),
+    ),
     snapshotUsage: array.snapshots?.usage() ?? null,
     snapshotProblem: (array.snapshots?.problem ?? array.snapshots?.problemOfReads)?.toRecord() ?? null,
   };

@@ -1,5 +1,8 @@
 /** What verbs have in common when they say what they take. Nothing here loads the library. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
+import { closest } from './closest.ts';
 
 export const SIZES = 'SIZE: 4096, 64K, 256M, 1G ... in powers of 1024.';
 
@@ -25,6 +28,23 @@ export function address(text: string): { readonly host: string; readonly port?: 
     throw new InvalidArgumentError('Write HOST:PORT, for example 127.0.0.1:10809 or [::1]:10809.');
   }
   return port === undefined ? { host } : { host, port };
+}
+
+/** The first word after a verb that does several things. `others`: words for them that are no slips of a finger. */
+export function actionArgument(
+  verb: string,
+  actions: readonly string[],
+  others: Readonly<Record<string, string>> = {},
+): Argument {
+  const argument = new Argument('<action>', 'what to do').choices(actions);
+  return argument.argParser((text) => {
+    if (actions.includes(text)) return text;
+    const all = `It is one of ${actions.join(', ')}.`;
+    if (existsSync(join(text, 'raidsim.json')))
+      throw new InvalidArgumentError(`The action comes first: raidsim ${verb} ${actions[0]} ${text}. ${all}`);
+    const meant = others[text] ?? closest(text, actions);
+    throw new InvalidArgumentError(meant === null ? all : `Did you mean ${meant}? ${all}`);
+  });
 }
 
 /** For `--disks` and the like: a whole number, checked where it was written. */

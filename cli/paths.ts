@@ -20,7 +20,8 @@ import {
   SimProcess,
   updateManifest,
 } from '../lib/index.ts';
-import { closest, commandLine, knownDisks, pathIn, statOf } from './array.ts';
+import { commandLine, knownDisks, pathIn, statOf } from './array.ts';
+import { closest } from './closest.ts';
 import { paint } from './render.ts';
 
 export interface PathChange {

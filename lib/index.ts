@@ -29,6 +29,7 @@ export {
   type Inspection,
   inspectArray,
   type MemberExamination,
+  sparedFailures,
 } from './array/inspect.ts';
 export type { ErrorCounts, Member, MemberState } from './array/members.ts';
 export { CONF_NAME, readMultipathConf, sanOf, throughSan } from './array/san.ts';

@@ -1,7 +1,7 @@
 /** Backups: what survives the array. */
-import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { RepairReport } from '../../lib/index.ts';
-import { address, count, examples, jsonOption, quietOption } from '../options.ts';
+import { actionArgument, address, count, examples, jsonOption, quietOption } from '../options.ts';
 import type { RepositoryChoice } from '../repository.ts';
 
 const actions = ['create', 'list', 'restore', 'mount', 'verify', 'prune', 'repair'] as const;
@@ -40,7 +40,7 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
 
 export function define(command: Command): void {
   command
-    .addArgument(new Argument('<action>', 'what to do').choices(actions))
+    .addArgument(actionArgument('backup', actions, { ls: 'list', delete: 'prune', rm: 'prune' }))
     .argument('[what]', 'create: folder of the array, or a file; restore, mount: id of the backup, or latest')
     .option('--repo <dir>', 'folder of the repository, or s3:https://HOST/BUCKET/PREFIX (or RAIDSIM_REPO)')
     .option('--passphrase-file <file>', 'the passphrase of an encrypted repository (or RAIDSIM_PASSPHRASE)')

@@ -43,7 +43,8 @@ ${SIZES}`,
 
 async function run(folder: string, what: string, options: Options): Promise<void> {
   const { RaidError } = await import('../../lib/index.ts');
-  const { closest, open } = await import('../array.ts');
+  const { open } = await import('../array.ts');
+  const { closest } = await import('../closest.ts');
 
   const kinds = ['read', 'write', 'layout'];
   if (!kinds.includes(what)) {

@@ -115,7 +115,7 @@ async function run(
 
 async function askedFault(what: string | null, time: string | null, options: Options): Promise<FaultAsked> {
   const { parseSize, RaidError } = await import('../../lib/index.ts');
-  const { closest } = await import('../array.ts');
+  const { closest } = await import('../closest.ts');
 
   const where =
     options.offset === undefined && options.length === undefined

@@ -1,7 +1,7 @@
 /** Several paths to every disk: what there is, and what breaks on cue. */
-import { Argument, type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import type { Condition } from '../../lib/index.ts';
-import { count, examples, jsonOption, quietOption, SIZES } from '../options.ts';
+import { actionArgument, count, examples, jsonOption, quietOption, SIZES } from '../options.ts';
 
 const actions = ['list', 'fail', 'restore', 'hang', 'delay', 'flap', 'limit', 'switch', 'lint'] as const;
 type Action = (typeof actions)[number];
@@ -33,7 +33,7 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
 
 export function define(command: Command): void {
   command
-    .addArgument(new Argument('<action>', 'what to do').choices(actions))
+    .addArgument(actionArgument('path', actions, { ls: 'list', show: 'list' }))
     .argument('<array>', 'folder of the array; lint: or a multipath.conf, or a raidsim.json')
     .argument(
       '[name...]',

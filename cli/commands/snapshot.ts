@@ -1,6 +1,14 @@
 /** An array as it was: taken at once, kept while it is written to, read, and gone back to. */
-import { Argument, type Command } from 'commander';
-import { examples, jsonOption, quietOption, type ReadingOptions, readingOptions, SIZES } from '../options.ts';
+import type { Command } from 'commander';
+import {
+  actionArgument,
+  examples,
+  jsonOption,
+  quietOption,
+  type ReadingOptions,
+  readingOptions,
+  SIZES,
+} from '../options.ts';
 
 const actions = ['create', 'list', 'read', 'rollback', 'delete'] as const;
 type Action = (typeof actions)[number];
@@ -24,7 +32,16 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
 
 export function define(command: Command): void {
   command
-    .addArgument(new Argument('<action>', 'what to do').choices(actions))
+    .addArgument(
+      actionArgument('snapshot', actions, {
+        ls: 'list',
+        rm: 'delete',
+        remove: 'delete',
+        take: 'create',
+        restore: 'rollback',
+        revert: 'rollback',
+      }),
+    )
     .argument('<array>', 'folder of the array')
     .argument('[name]', 'of the snapshot: letters, digits and _ . : + -')
     .optionsGroup('Options of create, for the first snapshot:')

@@ -383,7 +383,8 @@ function policyOf(claim: Claim | null, layout: Layout | null): ArrayStatus['cons
 }
 
 /** What redundancy promises, and beyond that what trying shows: in raid10 it depends on which are missing already. */
-function sparedFailures(layout: Layout, isMissing: (slot: number) => boolean): number {
+/** How many members more may fail, whichever they are. */
+export function sparedFailures(layout: Layout, isMissing: (slot: number) => boolean): number {
   const slots = Array.from({ length: layout.memberCount }, (_, slot) => slot);
   const present = slots.filter((slot) => !isMissing(slot));
   const most = layout.kind === 'parity' ? layout.parityCount : layout.copyCount - 1;

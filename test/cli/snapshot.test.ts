@@ -40,7 +40,12 @@ test('what was overwritten is read from the snapshot, rolled back to, and let go
     ['snapshot read demo onr --to x', 2, 'did you mean one?'],
     ['snapshot rollback demo', 2, 'raidsim snapshot rollback demo NAME'],
     ['snapshot list demo --force', 2, 'does not take --force'],
-    ['snapshot take demo one', 2, 'create, list, read, rollback, delete'],
+    ['snapshot squeeze demo one', 2, 'create, list, read, rollback, delete'],
+    ['snapshot crate demo one', 2, 'Did you mean create?'],
+    ['snapshot revert demo one', 2, 'Did you mean rollback?'],
+    ['snapshot demo create', 2, 'raidsim snapshot create demo'],
+    ['backup creat demo', 2, 'Did you mean create?'],
+    ['path lst demo', 2, 'Did you mean list?'],
     ['snapshot create nowhere one', 2, 'there is no folder nowhere'],
   ] as const) {
     const outcome = await scratch.type(line);
