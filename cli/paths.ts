@@ -164,7 +164,7 @@ function statistics({ requests, share, errors, latencyMs }: SanPath): string {
 
 const SOUND = 'works';
 
-export function conditionWords({
+function conditionWords({
   state = 'up',
   flap = null,
   delayMs = 0,

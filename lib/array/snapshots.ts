@@ -61,7 +61,7 @@ export const SNAPSHOT_STORE = 'snapshots.store';
 const SHARE = 5;
 
 /** The array's own requests, below its snapshots. */
-export interface BelowSnapshots {
+interface BelowSnapshots {
   readonly read: (offsetBytes: number, targets: readonly Uint8Array[]) => Promise<void>;
   readonly write: (offsetBytes: number, sources: readonly Uint8Array[], fua: boolean) => Promise<void>;
   readonly writeZeroes: (
@@ -75,7 +75,7 @@ export interface BelowSnapshots {
   readonly close: () => Promise<void>;
 }
 
-export interface SnapshotsParts {
+interface SnapshotsParts {
   readonly folder: string;
   readonly path: string;
   readonly name: string;

@@ -2,7 +2,7 @@
  * What the planner asks of a layout. A `Layout` is compiled once from a `Geometry` (tables, no per-request
  * allocation beyond the answer) and is then a set of pure functions.
  */
-import type { CopiesGeometry, Geometry, ParityGeometry } from './geometry.ts';
+import type { CopiesGeometry, ParityGeometry } from './geometry.ts';
 
 /** A place on a member, from the start of its data. */
 export interface Place {
@@ -86,5 +86,3 @@ export interface ParityLayout {
 }
 
 export type Layout = CopiesLayout | ParityLayout;
-
-export type CompileLayout = (geometry: Geometry) => Layout;

@@ -269,13 +269,6 @@ export function packPplArea(offsetSectors: number, lengthSectors: number): numbe
   return (lengthSectors << 16) | (offsetSectors & 0xffff);
 }
 
-/** True when `bytes` begin with md's magic and major version 1, whatever follows. */
-export function looksLikeSuperblock1(bytes: Uint8Array): boolean {
-  if (bytes.byteLength < 8) return false;
-  const view = viewOf(bytes);
-  return view.getUint32(0, true) === SUPERBLOCK_MAGIC && view.getUint32(4, true) === 1;
-}
-
 /**
  * What is wrong with a superblock at this place, each as the error that `checkSuperblock1` would raise. Everything
  * the kernel refuses in a single member is here, and more: data beyond its space, areas that overlap.

@@ -20,7 +20,7 @@ export interface Shrunk {
 }
 
 /** What has to stay the same about a failure. */
-export function signatureOf(failure: Failure): string {
+function signatureOf(failure: Failure): string {
   return `${failure.kind} ${failure.message.split('\n')[0]?.replace(/\d+/g, '#').slice(0, 60)}`;
 }
 
