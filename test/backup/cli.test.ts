@@ -28,7 +28,7 @@ test('wrong calls say what is wrong, and do nothing', async () => {
     ['backup list --repo .', 2, 'no backup repository'],
     ['backup list --repo nowhere --keep-last 3', 2, 'does not take --keep-last'],
     ['backup restore latest --repo nowhere', 2, '--to'],
-    ['backup frobnicate', 2, 'Allowed choices'],
+    ['backup frobnicate', 2, 'It is one of create, list, restore'],
     ['backup create disk.img --repo new --redundancy 3', 2, '0, 1 or 2'],
     ['backup create disk.img --repo s3:https://localhost/bucket', 2, 'AWS_ACCESS_KEY_ID'],
     ['export disk.img', 2, '--to FILE'],
