@@ -42,6 +42,9 @@ async function rebuild(array: RaidArray): Promise<void> {
   for await (const _progress of array.rebuild());
 }
 
+/** So long a sync that is limited sleeps at a time; whoever sleeps for less is let. */
+const NAP_MS = 100;
+
 /** Stops a recovery after its first window: a sync that is limited sleeps there, until this clock is put forward. */
 class Pace {
   #sleeper: (() => void) | null = null;
@@ -50,10 +53,12 @@ class Pace {
   readonly host: Host = {
     ...realHost,
     now: () => realHost.now() + this.#aheadMs,
-    sleep: () =>
-      new Promise((resolve) => {
-        this.#sleeper = resolve;
-      }),
+    sleep: (ms) =>
+      ms < NAP_MS
+        ? realHost.sleep(ms)
+        : new Promise((resolve) => {
+            this.#sleeper = resolve;
+          }),
   };
 
   async untilHalf(array: RaidArray): Promise<void> {
