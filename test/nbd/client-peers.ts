@@ -1,6 +1,15 @@
 /** NBD servers that others wrote, as processes that a test starts, stops, kills and starts again. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, watch, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  watch,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -54,7 +63,17 @@ export class PeerServer {
 
   signal(name: 'SIGKILL' | 'SIGSTOP' | 'SIGCONT'): void {
     this.#child?.kill(name);
+    if (name === 'SIGSTOP') while (!this.#isStopped());
     if (name === 'SIGKILL') this.#child = null;
+  }
+
+  /** A stop begins when one thread takes the signal; until it has had its turn the others go on, and answer. */
+  #isStopped(): boolean {
+    const tasks = `/proc/${this.#child?.pid}/task`;
+    if (!existsSync(tasks)) return true;
+    return readdirSync(tasks).every((task) =>
+      /\) [TtZX] /.test(readFileSync(`${tasks}/${task}/stat`, 'utf8')),
+    );
   }
 }
 
