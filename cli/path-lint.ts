@@ -42,8 +42,7 @@ export async function lintPaths(
   const { plan, members, diagnostics } = lintManifest(await readFile(path, 'utf8'), memberNames);
   const found = inFile(path, diagnostics);
   if (diagnostics.some(({ kind }) => kind === 'error')) return { diagnostics: found, luns: [] };
-  if (plan === null)
-    throw new RaidError('BAD_ARGUMENT', `${folder} has no fabric: its disks are reached directly`);
+  if (plan === null) throw new RaidError('BAD_ARGUMENT', `${folder} has no fabric`);
   const report = await lintFile(join(folder, CONF_NAME), plan, members);
   return { ...report, diagnostics: [...found, ...report.diagnostics] };
 }

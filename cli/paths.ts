@@ -72,7 +72,7 @@ export function planOf(folder: string, manifest: Manifest): FabricPlan {
   if (manifest.fabric !== undefined) return manifest.fabric;
   throw new RaidError(
     'NOT_SUPPORTED',
-    `${folder} has no fabric: its disks are reached directly. To make an array with several paths to each:${commandLine('create', 'ARRAY', '--level', '5', '--disks', '4', '--hbas', '2', '--controllers', '2')}`,
+    `${folder} has no fabric. To make an array with one, and several paths to each disk:${commandLine('create', 'ARRAY', '--level', '5', '--disks', '4', '--hbas', '2', '--controllers', '2')}`,
   );
 }
 
