@@ -41,7 +41,7 @@ import { Device, type Extent, type Limits, type ZeroOptions } from '../device/de
 import { syncFolder } from '../device/file.ts';
 import { RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
-import { witnessOf } from '../md/update.ts';
+import { confirm, witnessOf } from '../md/update.ts';
 import type { SnapshotDevice } from '../snapshot/device.ts';
 import {
   type ChangedRange,
@@ -146,6 +146,7 @@ export class ArraySnapshots {
         isAsLeft: (witnesses) => witness !== null && witnesses.includes(witness),
         isForced,
         isUnwitnessed: metadata.array.level <= 0,
+        onLost: () => this.#disown(),
         onTrusted: async (origin) => {
           await this.#follow(origin);
           await updateOnce();
@@ -229,7 +230,7 @@ export class ArraySnapshots {
       }
       if (origin === null) await this.#remove();
       else {
-        await origin.letGo(() => this.#remove());
+        await origin.letGo(() => this.#remove(), options);
         this.#below.abandon();
         this.#below = new Below(this.#parts);
         this.#origin = null;
@@ -277,7 +278,10 @@ export class ArraySnapshots {
     await made.close();
     await rename(draft, path);
     await syncFolder(folder);
-    const kept = await SnapshotOrigin.openFile(this.#below, path, host, { origin });
+    const kept = await SnapshotOrigin.openFile(this.#below, path, host, {
+      origin,
+      onLost: () => this.#disown(),
+    });
     await this.#follow(kept);
     this.#origin = kept;
     // The last that went past it.
@@ -288,6 +292,11 @@ export class ArraySnapshots {
   async #follow(origin: SnapshotOrigin): Promise<void> {
     // A store that takes nothing more does not hold up the array: the next assembly finds a witness that it does not know.
     await this.#parts.metadata.follow((array) => origin.witness(witnessOf(array)).catch(() => undefined));
+  }
+
+  /** An update that no witness tells of: the store takes none. */
+  async #disown(): Promise<void> {
+    await this.#parts.metadata.update(confirm);
   }
 
   #found(name: string): SnapshotOrigin {

@@ -17,9 +17,14 @@
  * snapshot, a rollback) lies between a write and its bytes. No timer: a batch leaves as soon as the one before it is
  * gone, so that nothing is here for longer than two batches take.
  *
- * What fails after the acknowledgement, the store's flush or the write to the origin, loses nothing: the bytes stay, reads see them, and who
- * flushes is told, each time, until it works. Nothing new is taken meanwhile. What can fail before, does: old bytes
- * are read before a write is acknowledged.
+ * What fails after the acknowledgement loses nothing: the bytes stay, reads see them, and who flushes is told, each time, until it works.
+ *
+ *   the store records nothing   nothing new is taken meanwhile
+ *   the origin takes no write   these bytes are _stuck_, and all others go on: what snapshots need of them is on record already. Who
+ *                               writes over them writes to the origin itself, and is answered as the origin answers; what that
+ *                               has taken is stuck no longer
+ *
+ * What can fail before, does: old bytes are read before a write is acknowledged.
  */
 import { gather } from '../device/buffers.ts';
 import { totalBytes } from '../device/device.ts';
@@ -52,6 +57,8 @@ interface Chunk extends HeldChunk {
   pieces: readonly Piece[];
   /** On its way to the origin, which may not copy what it is given. */
   isLeaving: boolean;
+  /** Why the origin did not take it. */
+  refusal: unknown;
 }
 
 interface Batch {
@@ -78,6 +85,9 @@ export class HeldWrites {
   #leaving: Batch | null = null;
   #isRunning = false;
   #hasFailed = false;
+  /** The origin is asked again, and written past, one after the other: what is older never comes last. */
+  #turn: Promise<unknown> = Promise.resolve();
+  #stuckCount = 0;
 
   constructor(parts: HeldParts) {
     this.#parts = parts;
@@ -106,8 +116,14 @@ export class HeldWrites {
     return this.#chunks.keys();
   }
 
-  hasWithin(first: number, end: number): boolean {
-    return this.#within(first, end).length > 0;
+  /** Whether something is to leave, and may. */
+  leavesWithin(first: number, end: number): boolean {
+    return this.#within(first, end).some((held) => !isStuck(held));
+  }
+
+  /** Whether the origin has refused something, and was not given anything else for it. */
+  isStuckWithin(offsetBytes: number, lengthBytes: number): boolean {
+    return this.#stuckCount > 0 && this.#stuckWithin(offsetBytes, lengthBytes).length > 0;
   }
 
   /** A copy of what is held between two places: the buffers have other content as soon as it has left. */
@@ -145,7 +161,7 @@ export class HeldWrites {
   hold(old: Uint8Array | null, piece: Piece): void {
     const { chunk } = piece;
     assert(!this.#chunks.has(chunk), 'a chunk is held once');
-    const held: Chunk = { chunk, old, pieces: [piece], isLeaving: false };
+    const held: Chunk = { chunk, old, pieces: [piece], isLeaving: false, refusal: null };
     this.#chunks.set(chunk, held);
     this.#gathering ??= newBatch();
     this.#gathering.chunks.push(held);
@@ -155,7 +171,7 @@ export class HeldWrites {
   /** Onto what is held of the chunk already; false where that is nothing, or on its way to the origin. */
   put(piece: Piece): boolean {
     const held = this.#chunks.get(piece.chunk);
-    if (held === undefined || held.isLeaving) return false;
+    if (held === undefined || held.isLeaving || isStuck(held)) return false;
     held.pieces = over(held.pieces, piece);
     return true;
   }
@@ -165,8 +181,8 @@ export class HeldWrites {
     await (this.#leaving ?? this.#gathering)?.gone.catch(() => undefined);
   }
 
-  /** Everything that is held when it is called has left. */
-  async empty(): Promise<void> {
+  /** Everything that is held when it is called has left, or is stuck. */
+  async untilGone(): Promise<void> {
     for (const batch of [this.#leaving, this.#gathering]) {
       if (batch === null) continue;
       this.#start();
@@ -174,12 +190,46 @@ export class HeldWrites {
     }
   }
 
+  /** Everything that is held when it is called has left. */
+  async empty(): Promise<void> {
+    await this.untilGone();
+    if (this.#stuckCount === 0) return;
+    await this.#inTurn(async () => {
+      // Each alone: what was refused together need not be refused.
+      await this.#write([...this.#chunks.values()].filter(isStuck), 0);
+      const [left] = [...this.#chunks.values()].filter(isStuck);
+      if (left !== undefined) throw left.refusal;
+    });
+  }
+
   /** Without anything being saved: for when no snapshot is left to save it for. */
   async release(): Promise<void> {
     assert(!this.#isRunning, 'nothing is on its way');
-    await this.#write(this.#gathering?.chunks ?? []);
-    this.#gathering?.settle(null);
+    const batch = this.#gathering;
     this.#gathering = null;
+    await this.#write(batch?.chunks ?? []);
+    batch?.settle(null);
+    await this.empty();
+  }
+
+  /** Whoever writes to a range of the origin itself. What is stuck there is older. */
+  past(offsetBytes: number, lengthBytes: number, write: () => Promise<void>): Promise<void> {
+    if (!this.isStuckWithin(offsetBytes, lengthBytes)) return write();
+    return this.#inTurn(async () => {
+      await write();
+      for (const held of this.#stuckWithin(offsetBytes, lengthBytes)) {
+        const at = offsetBytes - held.chunk * this.#parts.chunkBytes;
+        held.pieces = without(held.pieces, at, at + lengthBytes);
+        if (held.pieces.length === 0) this.#forget(held);
+      }
+    });
+  }
+
+  /** Where bytes are stuck, rising: for when nobody is to have them any more. */
+  dropStuck(): readonly number[] {
+    const stuck = [...this.#chunks.values()].filter(isStuck);
+    for (const held of stuck) this.#forget(held);
+    return stuck.map(({ chunk }) => chunk).sort((one, other) => one - other);
   }
 
   #start(): void {
@@ -207,41 +257,49 @@ export class HeldWrites {
     for (const held of chunks) held.isLeaving = true;
     try {
       await this.#parts.save(chunks);
-      await this.#write(chunks);
-      return null;
     } catch (failure) {
       return failure;
     }
+    await this.#write(chunks);
+    return null;
   }
 
-  /** What arrived is not held any longer, also where something else did not. One promise for all of them: there are many. */
-  #write(chunks: readonly Chunk[]): Promise<void> {
-    const runs = runsOf(chunks, this.#parts.chunkBytes);
-    const missed = new Set<number>();
-    let failure: unknown = null;
+  /** What arrived is not held any longer; what did not is stuck. One promise for all of them: there are many. */
+  #write(chunks: readonly Chunk[], runBytes = RUN_BYTES): Promise<void> {
+    const runs = runsOf(chunks, this.#parts.chunkBytes, runBytes);
+    const refusals = new Map<number, unknown>();
     let left = runs.length;
-    return new Promise((resolve, reject) => {
+    return new Promise((resolve) => {
       const end = (): void => {
         left -= 1;
         if (left > 0) return;
-        for (const held of chunks) if (!missed.has(held.chunk)) this.#forget(held);
-        if (failure === null) resolve();
-        else reject(failure);
+        for (const held of chunks) {
+          if (refusals.has(held.chunk)) this.#stick(held, refusals.get(held.chunk));
+          else this.#forget(held);
+        }
+        resolve();
       };
       if (runs.length === 0) resolve();
       for (const { offsetBytes, first, sources } of runs) {
         this.#parts.write(offsetBytes, sources).then(end, (cause: unknown) => {
-          failure ??= cause;
           const bytes = totalBytes(sources);
           const last = Math.ceil((offsetBytes + bytes) / this.#parts.chunkBytes);
-          for (let chunk = first; chunk < last; chunk += 1) missed.add(chunk);
+          for (let chunk = first; chunk < last; chunk += 1) refusals.set(chunk, cause);
           end();
         });
       }
     });
   }
 
-  #forget({ chunk, old, pieces }: Chunk): void {
+  #stick(held: Chunk, refusal: unknown): void {
+    if (!isStuck(held)) this.#stuckCount += 1;
+    held.isLeaving = false;
+    held.refusal = refusal;
+  }
+
+  #forget(held: Chunk): void {
+    const { chunk, old, pieces } = held;
+    if (isStuck(held)) this.#stuckCount -= 1;
     this.#chunks.delete(chunk);
     if (old !== null) this.#giveBack(old);
     for (const { bytes } of pieces) this.#giveBack(bytes);
@@ -252,6 +310,18 @@ export class HeldWrites {
     // Parts of a buffer are not one: the rest of it may be held as well.
     const isWhole = bytes.byteLength === chunkBytes && bytes.buffer.byteLength === chunkBytes;
     if (isWhole && this.#spare.length * chunkBytes < SPARE_BYTES) this.#spare.push(bytes);
+  }
+
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => undefined);
+    return result;
+  }
+
+  #stuckWithin(offsetBytes: number, lengthBytes: number): Chunk[] {
+    const { chunkBytes } = this.#parts;
+    const end = Math.ceil((offsetBytes + lengthBytes) / chunkBytes);
+    return this.#within(Math.floor(offsetBytes / chunkBytes), end).filter(isStuck);
   }
 
   #within(first: number, end: number): Chunk[] {
@@ -299,8 +369,13 @@ export function overlay(
 
 /** What of the pieces is still to be seen, and the new one. */
 function over(pieces: readonly Piece[], piece: Piece): readonly Piece[] {
-  const start = piece.at;
-  const end = start + piece.bytes.byteLength;
+  const kept = without(pieces, piece.at, piece.at + piece.bytes.byteLength);
+  const before = kept.filter(({ at }) => at < piece.at);
+  return [...before, piece, ...kept.slice(before.length)];
+}
+
+/** What of the pieces is not between two places of the chunk. */
+function without(pieces: readonly Piece[], start: number, end: number): readonly Piece[] {
   const left: Piece[] = [];
   const right: Piece[] = [];
   for (const { chunk, at, bytes } of pieces) {
@@ -311,7 +386,11 @@ function over(pieces: readonly Piece[], piece: Piece): readonly Piece[] {
       right.push({ chunk, at: from, bytes: bytes.subarray(from - at) });
     }
   }
-  return [...left, piece, ...right];
+  return [...left, ...right];
+}
+
+function isStuck({ refusal }: Chunk): boolean {
+  return refusal !== null;
 }
 
 interface Run {
@@ -321,7 +400,7 @@ interface Run {
 }
 
 /** Neighbours together. */
-function runsOf(chunks: readonly Chunk[], chunkBytes: number): readonly Run[] {
+function runsOf(chunks: readonly Chunk[], chunkBytes: number, runBytes: number): readonly Run[] {
   const runs: Run[] = [];
   let last: Run | null = null;
   let end = -1;
@@ -329,7 +408,7 @@ function runsOf(chunks: readonly Chunk[], chunkBytes: number): readonly Run[] {
   for (const { chunk, pieces } of chunks) {
     for (const { at, bytes } of pieces) {
       const start = chunk * chunkBytes + at;
-      if (start === end && length < RUN_BYTES && last !== null) last.sources.push(bytes);
+      if (start === end && length < runBytes && last !== null) last.sources.push(bytes);
       else {
         last = { offsetBytes: start, first: chunk, sources: [bytes] };
         runs.push(last);

@@ -21,7 +21,9 @@
  *
  * A full store. Before a write goes on without its copy, a snapshot is given up, durably: the oldest first, until there is room or
  * none is left. The origin goes on. The snapshot that a rollback restores is never the one, and it needs no room of its own.
- * A store that cannot even record that fails the writes that need it, since the alternative is a snapshot that is silently wrong.
+ * A store that cannot even record that fails the writes that need it, since the alternative is a snapshot that is silently wrong; but where
+ * whoever keeps the origin can make it durable elsewhere that this store is not to be believed (`onLost`), as an array does by an update of
+ * superblocks that no witness tells of, all snapshots become invalid, and the origin goes on.
  *
  * Rollback. Every chunk that was written since is written again, as any write is: what newer snapshots need is saved first. It is on record
  * from before the first to after the last write, and whoever opens the store finishes it first. Doing it again changes
@@ -68,6 +70,8 @@ export interface SnapshotStoreOptions {
 }
 
 export interface OpenSnapshotOptions extends Pick<SnapshotStoreOptions, 'origin'> {
+  /** Makes it durable that whoever opens the store next finds nothing valid in it, though the store itself records nothing more. */
+  readonly onLost?: () => Promise<void>;
   /** Whether nobody has written to the origin past the store, going by the last two witnesses. Absent: nobody can have. */
   readonly isAsLeft?: (witnesses: readonly string[]) => boolean;
   /** What the origin holds may have changed without a write: no snapshot stays valid. */
@@ -147,6 +151,8 @@ export class SnapshotOrigin extends Device {
   /** Something else wrote meanwhile: it is finished only where that is asked for. */
   #isForked = false;
   #onTrusted: (() => Promise<void>) | null = null;
+  #onLost: (() => Promise<void>) | null = null;
+  #losing: Promise<boolean> | null = null;
   /** Of older points nobody knows for certain what has changed since. */
   #trackedFrom = 0;
 
@@ -204,6 +210,7 @@ export class SnapshotOrigin extends Device {
     const isAsLeft = options.isAsLeft?.(opened.history.witnesses) !== false;
     if (!isAsLeft || options.isForced === true) await made.#giveUpAll();
     if (options.isUnwitnessed === true) await made.#forgetAll();
+    made.#onLost = options.onLost ?? null;
     const { onTrusted } = options;
     made.#onTrusted = onTrusted === undefined ? null : () => onTrusted(made);
     const { rollbackTo } = opened.history;
@@ -421,20 +428,22 @@ export class SnapshotOrigin extends Device {
   /**
    * For whoever writes to the origin itself from then on: no snapshot can be opened, nothing is held any more, and `remove` has removed
    * the store durably, so that no crash brings back a snapshot that was written past. Where what is held
-   * cannot be saved it is written without: nobody will ask for what was there.
+   * cannot be saved it is written without: nobody will ask for what was there. Where the origin does not take it, nothing is removed,
+   * unless `force` lets go of these bytes as well.
    */
-  letGo(remove: () => Promise<void>): Promise<void> {
+  letGo(remove: () => Promise<void>, options: { readonly force?: boolean } = {}): Promise<void> {
     this.#isLetGo = true;
     const letting = this.#inTurn(() =>
       this.#betweenWrites(async () => {
-        const isEmpty = await this.#held.empty().then(
+        const isSaved = await this.#held.untilGone().then(
           () => true,
           () => false,
         );
+        if (options.force === true) this.#held.dropStuck();
+        else if (isSaved) await this.#held.empty().catch((cause: unknown) => this.#refuseToDrop(cause));
         await remove();
         this.#mayHold = false;
-        // What cannot be written now either, whoever closes this is told.
-        if (!isEmpty) await this.#held.release().catch(() => undefined);
+        if (!isSaved) await this.#held.release();
       }),
     );
     letting.catch(() => {
@@ -495,7 +504,9 @@ export class SnapshotOrigin extends Device {
 
   protected override doBlockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
     return this.#request(async () => {
-      await this.#held.empty();
+      await this.#held.untilGone();
+      if (this.#held.isStuckWithin(offsetBytes, lengthBytes))
+        return [{ offsetBytes, lengthBytes, allocated: true, zero: false }];
       return await this.#origin.blockStatus(offsetBytes, lengthBytes);
     });
   }
@@ -569,7 +580,7 @@ export class SnapshotOrigin extends Device {
   #mutateSafely(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
     return this.#mutation(async () => {
       await this.#protect(offsetBytes, lengthBytes);
-      await work();
+      await this.#held.past(offsetBytes, lengthBytes, work);
     });
   }
 
@@ -627,11 +638,14 @@ export class SnapshotOrigin extends Device {
     for (const piece of pieces) {
       const { chunk, at, bytes } = piece;
       const offsetBytes = chunk * this.#chunkBytes + at;
-      const write = () => this.#origin.write(offsetBytes, bytes);
+      const write = () =>
+        this.#held.past(offsetBytes, bytes.byteLength, () => this.#origin.write(offsetBytes, bytes));
       if (!this.#held.accepts || !this.#mayHold) {
         waits.add(this.#protect(offsetBytes, bytes.byteLength).then(write));
       } else if (this.#held.put(piece)) {
         // As good as written.
+      } else if (this.#held.isStuckWithin(offsetBytes, bytes.byteLength)) {
+        waits.add(write());
       } else if (this.#held.has(chunk)) {
         rest.push(piece);
         waits.add(this.#held.untilLeft());
@@ -711,7 +725,7 @@ export class SnapshotOrigin extends Device {
 
   #saveExposed(first: number, end: number): ReadonlySet<Promise<void>> {
     const waits = new Set<Promise<void>>();
-    if (this.#held.size > 0 && this.#held.hasWithin(first, end)) waits.add(this.#held.empty());
+    if (this.#held.size > 0 && this.#held.leavesWithin(first, end)) waits.add(this.#held.untilGone());
     const own: number[] = [];
     for (let chunk = first; chunk < end; chunk += 1) {
       if (this.#store.history.needs(chunk) === 'nothing' || this.#held.has(chunk)) continue;
@@ -729,6 +743,36 @@ export class SnapshotOrigin extends Device {
 
   /** The chunks rise. A snapshot that gives way meanwhile can only make it less. */
   async #save(
+    chunks: readonly number[],
+    read: (chunks: readonly number[]) => Promise<readonly Uint8Array[]>,
+  ): Promise<void> {
+    try {
+      await this.#record(chunks, read);
+    } catch (cause) {
+      // Without any valid snapshot nothing needs to be saved.
+      if (!(await this.#lose())) throw cause;
+    }
+  }
+
+  /** Whether no snapshot is valid any more, since the store takes nothing and everybody will know. */
+  #lose(): Promise<boolean> {
+    if (!(this.#store.failure instanceof RaidError) || this.#onLost === null) return Promise.resolve(false);
+    // Its copies are what the origin is made whole from.
+    if (this.#store.history.rollbackTo !== 0) return Promise.resolve(false);
+    this.#losing ??= this.#onLost().then(
+      () => {
+        this.#store.abandon();
+        return true;
+      },
+      () => {
+        this.#losing = null;
+        return false;
+      },
+    );
+    return this.#losing;
+  }
+
+  async #record(
     chunks: readonly number[],
     read: (chunks: readonly number[]) => Promise<readonly Uint8Array[]>,
   ): Promise<void> {
@@ -966,6 +1010,15 @@ export class SnapshotOrigin extends Device {
       this.#barrier = null;
       open();
     }
+  }
+
+  #refuseToDrop(cause: unknown): never {
+    if (!(cause instanceof RaidError)) throw cause;
+    throw new RaidError(
+      cause.code,
+      `bytes that were written to ${this.name} are in memory only, since it does not take them: ${cause.message}; write over them first, or let go of them as well (--force)`,
+      { ...cause.place, cause },
+    );
   }
 
   #refuseBetween(): void {

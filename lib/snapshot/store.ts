@@ -153,6 +153,15 @@ export class SnapshotStore {
     });
   }
 
+  /** It has failed, and whoever opens it next will believe nothing of it: so does everybody here. */
+  abandon(): void {
+    assert(this.#failure !== null, 'a store is abandoned that takes nothing more');
+    for (const { id, state } of [...this.history.snapshots]) {
+      if (state !== 'invalid')
+        this.history.apply({ op: 'become', id, state: state === 'valid' ? 'invalid' : 'gone' });
+    }
+  }
+
   /** Waits for what is being committed, seals, and closes the device. */
   async close(): Promise<void> {
     const sealing = await Promise.allSettled(this.#failure === null ? [this.commit([{ op: 'seal' }])] : []);

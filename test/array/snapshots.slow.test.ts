@@ -3,12 +3,13 @@ import { existsSync } from 'node:fs';
 import promises, { readFile, stat, writeFile } from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
 import { assembleArray, createArray, growArray, openArray } from '../../lib/array/folder.ts';
 import { inspectArray } from '../../lib/array/inspect.ts';
 import { SNAPSHOT_STORE } from '../../lib/array/snapshots.ts';
 import { superblockOn } from '../../lib/array/superblocks.ts';
 import { FileDevice } from '../../lib/device/file.ts';
+import { RaidError } from '../../lib/errors.ts';
 import { encodeSuperblock1 } from '../../lib/md/superblock1.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import {
@@ -207,6 +208,44 @@ test('dropping the store loses none of the small writes that it holds, whatever 
     expect(bytes[index * lengthBytes]).toBe(index % 5 === 0 ? 255 : 2 + (index % 200));
   expect(existsSync(join(folder, SNAPSHOT_STORE))).toBe(false);
 });
+
+test.each([0, 5])(
+  'raid%i: a store that records nothing more costs its snapshots, for ever, and not one write',
+  async (level) => {
+    const folder = newFolder();
+    await withSnapshot(folder, { ...small, level });
+    const image = newFolder();
+    const real = FileDevice.prototype.flush;
+    let expected = Buffer.alloc(0);
+    {
+      await using array = await openArray(folder, quiet);
+      const isStore = (device: FileDevice) => device.name.endsWith(SNAPSHOT_STORE);
+      FileDevice.prototype.flush = function (this: FileDevice) {
+        if (isStore(this)) return Promise.reject(new RaidError('FLUSH_FAILED', 'no'));
+        return real.call(this);
+      };
+      onTestFinished(() => {
+        FileDevice.prototype.flush = real;
+      });
+      await Promise.all(
+        Array.from({ length: 40 }, (_, index) => array.write(index * 64 * KIB, filled(4 * KIB, 100 + index))),
+      );
+      await array.write(3 * MIB, filled(MIB, 99));
+      await array.flush();
+      expect(snapshotsOf(array).list()).toMatchObject([{ name: 'one', state: 'invalid' }]);
+      await expect(snapshotsOf(array).create('two')).rejects.toThrow('open it again');
+      expected = await bytesOf(array);
+      expect([expected[39 * 64 * KIB], expected[3 * MIB]]).toEqual([139, 99]);
+      FileDevice.prototype.flush = real;
+      copyFolder(folder, image);
+    }
+    for (const each of [folder, image]) {
+      await using array = await openArray(each, quiet);
+      expectSame(await bytesOf(array), expected);
+      expect(snapshotsOf(array).list()).toMatchObject([{ name: 'one', state: 'invalid' }]);
+    }
+  },
+);
 
 describe('the store is dropped', () => {
   const remove = promises.rm;

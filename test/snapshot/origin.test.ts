@@ -7,12 +7,14 @@ import { FileDevice } from '../../lib/device/file.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { OverlayDevice } from '../../lib/device/overlay.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
+import { seededRandom } from '../../lib/host.ts';
 import { decodeHeader, halfBytesFor, slotOffset, UNIT_BYTES } from '../../lib/snapshot/format.ts';
 import { SnapshotOrigin, type SnapshotStoreOptions } from '../../lib/snapshot/origin.ts';
 import { KIB, MIB } from '../../lib/units.ts';
+import { runSeed, withSeed } from '../conformance/seed.ts';
 import { conformance } from '../conformance/suite.ts';
 import { scratchFolder } from '../device/scratch.ts';
-import { codeOf, contentOf, expectSame, imageOf } from './world.ts';
+import { codeOf, contentOf, expectSame, imageOf, randomPiece } from './world.ts';
 
 const folder = await scratchFolder();
 afterAll(() => rm(folder, { recursive: true }));
@@ -331,6 +333,97 @@ describe('a store that has no room, or does not work', () => {
     expect(await codeOf(() => origin.flush())).toBe('done');
     expectSame('origin', await contentOf(origin), expected);
     expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
+    await origin.close();
+  });
+
+  test('a place that takes no write is the business of who writes there, and of who flushes: everybody else goes on', () =>
+    withSeed(runSeed, async () => {
+      const random = seededRandom(runSeed);
+      for (let round = 0; round < 60; round += 1) {
+        const fault = { current: null as FaultDevice | null };
+        const { origin, below } = await make({
+          below: (device) => {
+            fault.current = new FaultDevice(device);
+            return fault.current;
+          },
+        });
+        await origin.take('one');
+        const bad = { offsetBytes: random(31) * CHUNK + 512 * random(8), lengthBytes: 512 * (1 + random(8)) };
+        const isHit = (offsetBytes: number, lengthBytes: number) =>
+          offsetBytes < bad.offsetBytes + bad.lengthBytes && bad.offsetBytes < offsetBytes + lengthBytes;
+        const rule = fault.current?.add({
+          on: 'write',
+          range: bad,
+          fault: { kind: 'error', code: 'WRITE_FAILED' },
+        });
+        const expected = Buffer.from(start);
+        let mayBeStuck = false;
+        for (let step = 0; step < 30; step += 1) {
+          const { offsetBytes, bytes } = randomPiece(random, SIZE, 512);
+          const lengthBytes = bytes.byteLength;
+          const what = random(5);
+          const outcome = await codeOf(() =>
+            what === 0
+              ? origin.flush()
+              : what === 1
+                ? origin.writeZeroes(offsetBytes, lengthBytes)
+                : origin.write(offsetBytes, bytes, { fua: what === 2 }),
+          );
+          const which = `round ${round}, step ${step}`;
+          // Also where it fails: a part of it may be held.
+          mayBeStuck ||= what > 2 && isHit(offsetBytes, lengthBytes);
+          if (what === 0) {
+            // Only what was written there can be in the way.
+            if (!mayBeStuck) expect(outcome, which).toBe('done');
+          } else if (outcome === 'done') {
+            expected.set(what === 1 ? new Uint8Array(lengthBytes) : bytes, offsetBytes);
+          } else {
+            expect(isHit(offsetBytes, lengthBytes), which).toBe(true);
+            // What of it arrived is known to nobody else: the origin may have taken the beginning, and what is held is as it was.
+            const seen = Buffer.alloc(lengthBytes);
+            await origin.read(offsetBytes, seen);
+            expected.set(seen, offsetBytes);
+          }
+          expectSame(`origin, ${which}`, await contentOf(origin), expected);
+        }
+        expectSame('one', (await imageOf(origin, 'one')) as Buffer, start);
+        if (rule !== undefined) fault.current?.remove(rule);
+        await origin.flush();
+        expectSame(`below, round ${round}`, new Uint8Array(below.memory, 0, SIZE), expected);
+        await origin.close();
+      }
+    }));
+
+  test('bytes that the origin refused are replaced by what it takes in their place, and then nobody is told of them', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin } = await make({
+      below: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    const rule = fault.current?.add({
+      on: 'write',
+      range: { offsetBytes: CHUNK, lengthBytes: 512 },
+      fault: { kind: 'error', code: 'WRITE_FAILED' },
+    });
+    await origin.write(0, filled(3, 201));
+    for (let time = 0; time < 2; time += 1) expect(await codeOf(() => origin.flush())).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.take('two'))).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.write(CHUNK, filled(1, 202)))).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.letGo(() => Promise.reject(new Error('removed'))))).toBe('WRITE_FAILED');
+    const expected = Buffer.from(start);
+    expected.fill(201, 0, 3 * CHUNK);
+    expectSame('origin', await contentOf(origin), expected);
+    if (rule !== undefined) fault.current?.remove(rule);
+    // Half of it now, the other half with a flush.
+    await origin.write(CHUNK + 512, filled(1, 203).subarray(0, CHUNK - 512), { fua: true });
+    expected.fill(203, CHUNK + 512, 2 * CHUNK);
+    expectSame('origin', await contentOf(origin), expected);
+    await origin.flush();
+    expectSame('origin', await contentOf(origin), expected);
+    await origin.take('two');
     await origin.close();
   });
 
