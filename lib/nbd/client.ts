@@ -464,6 +464,7 @@ export class NbdDevice extends Device {
   /** The server is shutting down. It ends what it has and closes; this is for the next one. */
   #sendAgain(connection: Connection, exchange: Exchange): void {
     if (!connection.isLeaving) this.#leavingTick = this.#tick;
+    if (exchange.isMutation) this.#memory.lost(1);
     this.#putBack([exchange]);
     if (exchange.sends >= SENDS) {
       connection.breakOff(this.#deadly(exchange, 'the server is being shut down'));

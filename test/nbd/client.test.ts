@@ -569,6 +569,26 @@ test('a server that says it is shutting down is given time to end, and what it r
   expect(await firstByte(device, 0)).toBe(5);
 });
 
+test('what was read after a change had to be sent twice is remembered like anything else', async () => {
+  const { server, host, device } = await world();
+  let isOnItsWayOut = true;
+  server.verdict = () => (isOnItsWayOut ? nbdErrors.ESHUTDOWN : 'do');
+  const write = watched(device.write(0, page(5)));
+  await settle();
+  isOnItsWayOut = false;
+  await host.pass(100);
+  expect(write.outcome).toBe('done');
+  await device.flush();
+  server.content.fill(9, 65_536, 69_632);
+  await device.read(65_536, page(0));
+  server.die();
+  server.isUp = true;
+  server.content.fill(8, 65_536, 69_632);
+  const read = watched(device.read(4096, page(0)));
+  await host.pass(1000);
+  expect(read.outcome, 'another content').toBe('MEMBER_GONE');
+});
+
 // Silence.
 
 test('a server that hangs is a member that failed: every request ends within the timeout, later ones at once', async () => {
