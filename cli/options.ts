@@ -41,7 +41,7 @@ export function actionArgument(
     if (actions.includes(text)) return text;
     const all = `It is one of ${actions.join(', ')}.`;
     if (existsSync(join(text, 'raidsim.json')))
-      throw new InvalidArgumentError(`The action comes first: raidsim ${verb} ${actions[0]} ${text}. ${all}`);
+      throw new InvalidArgumentError(`The action comes first: raidsim ${verb} ACTION ${text} ... ${all}`);
     const meant = others[text] ?? closest(text, actions);
     throw new InvalidArgumentError(meant === null ? all : `Did you mean ${meant}? ${all}`);
   });

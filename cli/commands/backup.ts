@@ -1,19 +1,19 @@
 /** Backups: what survives the array. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { RepairReport } from '../../lib/index.ts';
-import { actionArgument, address, count, examples, jsonOption, quietOption } from '../options.ts';
+import { LISTENING, type ListenOptions, listenOptions, tlsOf } from '../listening.ts';
+import { actionArgument, count, examples, jsonOption, quietOption } from '../options.ts';
 import type { RepositoryChoice } from '../repository.ts';
 
 const actions = ['create', 'list', 'restore', 'mount', 'verify', 'prune', 'repair'] as const;
 type Action = (typeof actions)[number];
 
-interface Options extends RepositoryChoice {
+interface Options extends RepositoryChoice, ListenOptions {
   readonly redundancy?: 0 | 1 | 2;
   readonly chunk?: string;
   readonly snapshot?: string | false;
   readonly to?: string;
   readonly socket?: string;
-  readonly listen?: { readonly host: string; readonly port?: number };
   readonly readData?: boolean | number;
   readonly keepLast?: number;
   readonly keepDaily?: number;
@@ -32,7 +32,7 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
   create: ['redundancy', 'chunk', 'snapshot'],
   list: [],
   restore: ['to'],
-  mount: ['socket', 'listen'],
+  mount: ['socket', ...LISTENING],
   verify: ['readData'],
   prune: ['keepLast', 'keepDaily', 'keepWeekly', 'keepMonthly', 'remove', 'dryRun'],
   repair: [],
@@ -60,8 +60,9 @@ export function define(command: Command): void {
     .optionsGroup('Options of restore:')
     .option('--to <file>', 'an array, which is overwritten, or a file or block device')
     .optionsGroup('Options of mount:')
-    .option('--socket <path>', 'Unix socket for NBD clients (default: nbd.sock in this folder)')
-    .option('--listen <host:port>', 'NBD clients over TCP, on loopback', address)
+    .option('--socket <path>', 'Unix socket for NBD clients (default: nbd.sock in this folder)');
+
+  listenOptions(command, 'let everybody read the backup who can reach --listen')
     .optionsGroup('Options of verify:')
     .option(
       '--read-data [percent]',
@@ -89,6 +90,7 @@ export function define(command: Command): void {
       'raidsim backup list --repo /mnt/backups',
       'raidsim backup restore latest --repo /mnt/backups --to copy.img',
       'raidsim backup mount latest --repo /mnt/backups --socket /tmp/backup.sock',
+      'raidsim backup mount latest --repo /mnt/backups --listen 0.0.0.0:10809 --tls-certificates pki',
       'raidsim backup verify --repo /mnt/backups --read-data 10',
       'raidsim backup prune --repo /mnt/backups --keep-daily 7 --keep-weekly 4',
       'raidsim backup repair --repo /mnt/backups',
@@ -268,6 +270,8 @@ async function mount(id: string, options: Options): Promise<void> {
   await using server = await serveNbd([{ name: whole, device }], {
     ...(socket === undefined ? {} : { socket: resolve(socket) }),
     ...(listen === undefined ? {} : { listen }),
+    tls: (await tlsOf(options)) ?? undefined,
+    insecure: options.insecure === true,
   });
   const { uris } = server;
   if (options.json === true)

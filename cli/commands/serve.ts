@@ -1,18 +1,14 @@
 /** Serves an array over NBD, and to the other verbs. */
 import type { Command } from 'commander';
-import type { ArrayStatus, NbdEvent, NbdTls } from '../../lib/index.ts';
-import { address, examples, jsonOption, quietOption } from '../options.ts';
+import type { ArrayStatus, NbdEvent } from '../../lib/index.ts';
+import { type ListenOptions, listenOptions, tlsOf } from '../listening.ts';
+import { examples, jsonOption, quietOption } from '../options.ts';
 
-interface Options {
+interface Options extends ListenOptions {
   readonly socket?: string;
-  readonly listen?: { readonly host: string; readonly port?: number };
   readonly readonly?: boolean;
   readonly export?: string;
   readonly snapshot?: readonly string[];
-  readonly tlsCertificates?: string;
-  readonly tlsVerifyClient?: boolean;
-  readonly tlsPsk?: string;
-  readonly insecure?: boolean;
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
@@ -29,18 +25,14 @@ export function define(command: Command): void {
       '--socket <path>',
       'the Unix socket of NBD clients (default: nbd.sock in the folder of the array)',
     )
-    .option('--listen <host:port>', 'TCP too; off this machine only with TLS, or --insecure', address)
     .option('--readonly', 'nobody writes, and no disk is written to')
     .option('--export <name>', 'the name of the export (default: that of the folder)')
     .option(
       '--snapshot <name>',
       'this snapshot too, read-only, as ARRAY@NAME; more than once for more of them',
       (name: string, before: readonly string[] = []) => [...before, name],
-    )
-    .option('--tls-certificates <dir>', 'TLS with server-cert.pem and server-key.pem in there')
-    .option('--tls-verify-client', 'and only for clients with a certificate of ca-cert.pem in there')
-    .option('--tls-psk <file>', 'TLS with shared keys: lines of NAME:HEX')
-    .option('--insecure', 'let everybody read and write who can reach --listen')
+    );
+  listenOptions(command, 'let everybody read and write who can reach --listen')
     .addOption(jsonOption('what happens as JSON lines'))
     .addOption(quietOption('only the line "ready"'))
     .action(async (folder: string, options: Options) => {
@@ -98,33 +90,6 @@ async function run(folder: string, options: Options): Promise<void> {
   await serving.close();
   clearTimeout(alarm);
   teller.say({ type: 'stopped' }, 'stopped');
-}
-
-async function tlsOf(options: Options): Promise<NbdTls | null> {
-  const { readFile } = await import('node:fs/promises');
-  const { join } = await import('node:path');
-  const { RaidError } = await import('../../lib/index.ts');
-  const { tlsCertificates: folder, tlsPsk } = options;
-  if (folder === undefined && tlsPsk === undefined) return null;
-  const read = (name: string): Promise<string> => readFile(join(folder ?? '', name), 'utf8');
-  const sharedKeys = new Map<string, Uint8Array>();
-  if (tlsPsk !== undefined) {
-    for (const line of (await readFile(tlsPsk, 'utf8')).split('\n')) {
-      if (line.trim() === '' || line.startsWith('#')) continue;
-      const [, name, key] = /^([^:]+):((?:[0-9a-fA-F]{2})+)\s*$/.exec(line) ?? [];
-      if (name === undefined || key === undefined) {
-        throw new RaidError('BAD_ARGUMENT', `${tlsPsk}: a line is not NAME:HEX`);
-      }
-      sharedKeys.set(name, Buffer.from(key, 'hex'));
-    }
-  }
-  return {
-    ...(folder === undefined
-      ? {}
-      : { certificate: await read('server-cert.pem'), key: await read('server-key.pem') }),
-    ...(options.tlsVerifyClient === true ? { clientAuthority: await read('ca-cert.pem') } : {}),
-    ...(tlsPsk === undefined ? {} : { sharedKeys }),
-  };
 }
 
 /** What happens, a line each: `ready` first. */

@@ -216,7 +216,7 @@ test.each([0, 5])(
     await withSnapshot(folder, { ...small, level });
     const image = newFolder();
     const real = FileDevice.prototype.flush;
-    let expected = Buffer.alloc(0);
+    let expected: Uint8Array = new Uint8Array();
     {
       await using array = await openArray(folder, quiet);
       const isStore = (device: FileDevice) => device.name.endsWith(SNAPSHOT_STORE);

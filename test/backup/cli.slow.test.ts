@@ -152,4 +152,20 @@ test('a backup is mounted: nbdcopy and qemu-img read what was backed up, nobody 
   mount.kill('SIGTERM');
   expect((await ended)[0]).toBe(0);
   expect(await readdir(scratch.folder)).not.toContain('b.sock');
+  // Off this machine a backup is as secret as an array, and offers as much.
+  const open = 'backup mount latest --repo repo --listen 0.0.0.0:0';
+  const refused = await scratch.type(open);
+  expect([refused.code, refused.stderr]).toEqual([2, expect.stringContaining('--tls-psk')]);
+  await writeFile(scratch.path('keys'), `me:${'ab'.repeat(32)}\n`);
+  const secret = startRaidsim([...open.split(' '), '--tls-psk', 'keys', '--json'], scratch.folder);
+  const over = once(secret, 'exit');
+  const [ready] = (await once(secret.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
+  const [address = ''] = (JSON.parse(ready.toString()) as { uris: string[] }).uris;
+  const { host } = new URL(address.replace('0.0.0.0', '127.0.0.1').replace(/^\w+:/, 'http:'));
+  const keys = encodeURIComponent(scratch.path('keys'));
+  const found = await run('nbdinfo', ['--size', `nbds://me@${host}/?tls-psk-file=${keys}`]);
+  expect(found.stdout.trim()).toBe(String(2 ** 20));
+  await expect(run('nbdinfo', ['--size', `nbd://${host}/`])).rejects.toThrow();
+  secret.kill('SIGTERM');
+  expect((await over)[0]).toBe(0);
 });

@@ -43,7 +43,11 @@ test('what was overwritten is read from the snapshot, rolled back to, and let go
     ['snapshot squeeze demo one', 2, 'create, list, read, rollback, delete'],
     ['snapshot crate demo one', 2, 'Did you mean create?'],
     ['snapshot revert demo one', 2, 'Did you mean rollback?'],
-    ['snapshot demo create', 2, 'raidsim snapshot create demo'],
+    [
+      'snapshot demo delete',
+      2,
+      'raidsim snapshot ACTION demo ... It is one of create, list, read, rollback, delete',
+    ],
     ['backup creat demo', 2, 'Did you mean create?'],
     ['path lst demo', 2, 'Did you mean list?'],
     ['snapshot create nowhere one', 2, 'there is no folder nowhere'],
