@@ -235,17 +235,18 @@ export class HeldWrites {
   #start(): void {
     if (this.#isRunning) return;
     this.#isRunning = true;
-    this.#hasFailed = false;
     void this.#run();
   }
 
   async #run(): Promise<void> {
-    while (this.#gathering !== null && !this.#hasFailed) {
+    let failure: unknown = null;
+    while (this.#gathering !== null && failure === null) {
       const batch = this.#gathering;
       this.#leaving = batch;
       this.#gathering = null;
-      const failure = await this.#leave(batch);
+      failure = await this.#leave(batch);
       this.#leaving = null;
+      this.#hasFailed = failure !== null;
       if (failure !== null) this.#stay(batch);
       batch.settle(failure);
     }
@@ -308,8 +309,8 @@ export class HeldWrites {
   #giveBack(bytes: Uint8Array): void {
     const { chunkBytes } = this.#parts;
     // Parts of a buffer are not one: the rest of it may be held as well.
-    const isWhole = bytes.byteLength === chunkBytes && bytes.buffer.byteLength === chunkBytes;
-    if (isWhole && this.#spare.length * chunkBytes < SPARE_BYTES) this.#spare.push(bytes);
+    if (bytes.byteLength === chunkBytes && this.#spare.length * chunkBytes < SPARE_BYTES)
+      this.#spare.push(bytes);
   }
 
   #inTurn(work: () => Promise<void>): Promise<void> {
@@ -339,11 +340,8 @@ export class HeldWrites {
 
   /** Before what has come since: it is tried again when somebody asks. */
   #stay({ chunks }: Batch): void {
-    this.#hasFailed = true;
     this.#gathering ??= newBatch();
-    const left = chunks.filter((held) => this.#chunks.get(held.chunk) === held);
-    for (const held of left) held.isLeaving = false;
-    this.#gathering.chunks.unshift(...left);
+    this.#gathering.chunks.unshift(...chunks);
   }
 }
 

@@ -308,6 +308,29 @@ describe('a store that has no room, or does not work', () => {
     expect(await codeOf(() => origin.close())).toBe('WRITE_FAILED');
   });
 
+  test('what a store that does not flush keeps from leaving is in the origin when all snapshots are let go', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin, below } = await make({
+      store: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    fault.current?.add({ on: 'flush', fault: { kind: 'error', code: 'FLUSH_FAILED' } });
+    for (const chunk of [1, 2, 5]) await origin.write(chunk * CHUNK, filled(1, 202));
+    expect(await codeOf(() => origin.flush())).toBe('WRITE_FAILED');
+    const expected = Buffer.from(start);
+    for (const chunk of [1, 2, 5]) expected.fill(202, chunk * CHUNK, (chunk + 1) * CHUNK);
+    let whenRemoved: Uint8Array = new Uint8Array();
+    await origin.letGo(() => {
+      whenRemoved = Buffer.from(below.memory.slice(0, SIZE));
+      return Promise.resolve();
+    });
+    expectSame('when the store is removed', whenRemoved, start);
+    expectSame('below', new Uint8Array(below.memory, 0, SIZE), expected);
+  });
+
   test('an origin that does not take what is held: who flushes is told until it does, and nothing is lost', async () => {
     const fault = { current: null as FaultDevice | null };
     const { origin } = await make({
