@@ -2,7 +2,7 @@
  * What an array keeps on its members besides data: superblocks, write-intent bitmap, bad-block logs. It decides nothing
  * about members; it makes durable what the array decided, in the order that keeps it true after a power cut:
  *
- *   first write  [partial parity logs: empty]
+ *   first write  [superblocks: all members alike] → [partial parity logs: empty]
  *   write        [superblocks: not clean; once in a life, whatever they said] → [bitmap bits] → [partial parity, by the engine] → data and parity
  *   idle, close  flush all members → [bitmap bits off] → [superblocks: clean]
  *   failure      [superblocks of the survivors, events + 2] → answers that rely on it
@@ -662,10 +662,14 @@ export class Metadata {
     );
   }
 
-  /** Once, before the first write: what is in the logs by then is of no use to anybody. */
+  /**
+   * Once, before the first write: what is in the logs by then is of no use to anybody. All members have to say so first: one that
+   * did not get the last life's "clean" would, with another missing, need its log again.
+   */
   #beginLogs(): Promise<void> {
     if (this.logShape === null) return Promise.resolve();
-    this.#logsBegun ??= this.#emptyLogs().then(
+    const emptying = (): Promise<void> => this.#record.begin().then(() => this.#emptyLogs());
+    this.#logsBegun ??= emptying().then(
       () => {
         this.#areLogsBegun = true;
       },

@@ -812,8 +812,10 @@ function hasParity({ level }: Claim): boolean {
 /**
  * What is to be recovered from the logs, if parity is right everywhere else; null where nobody can say that.
  *
- * Of a complete array more is asked than of a degraded one, since it can be resynced instead: an entry that was passed
- * over, or logs that nobody has begun, may stand for a resync that was due (as Linux has it).
+ * Of a complete array more is asked than of a degraded one, since it can be resynced instead: in logs that Linux wrote an
+ * entry that was passed over, or that nobody has begun, may stand for a resync that was due. In our own none does, and
+ * it must not be taken for one: a resync leaves the array dirty while its next life empties its logs, and where a member is then
+ * missing after another crash, nothing vouches for the others.
  */
 function logged(judged: readonly Judged[], freshest: Claim, isComplete: boolean): readonly PplCells[] | null {
   const hasPpl = (freshest.featureMap & (features.PPL | features.MULTI_PPL)) !== 0;
@@ -824,9 +826,9 @@ function logged(judged: readonly Judged[], freshest: Claim, isComplete: boolean)
     if ((decision !== 'in_sync' && decision !== 'recovering') || isReplacement(claim as Claim)) continue;
     const { log } = candidate;
     if (log === undefined || log.says === 'nothing') return null;
-    if (isComplete && log.tornCount > 0) return null;
+    if (isComplete && log.torn.length > 0 && !log.isMarked) return null;
     isMarked &&= log.isMarked;
-    cells.push(...log.cells);
+    cells.push(...log.cells, ...(isComplete ? log.torn : []));
   }
   return isComplete && cells.length === 0 && !isMarked ? null : cells;
 }

@@ -24,7 +24,9 @@
  *
  * What a cut-off write leaves, a sector being old or new
  *   header torn            no header: the one before it is the newest, and all that it covers was durable
- *   partial parity torn    the checksum of the entry does not match: it is passed over. Nothing that it covers had begun
+ *   partial parity torn    the checksum of the entry does not match: it is passed over. Nothing that it covers had begun.
+ *                          (Linux resyncs a complete array then. We do where Linux wrote the log; in ours a resync that is
+ *                          due is marked, and the rows of the entry are computed from their data)
  *   at the start again     a new lap over old headers: with some sectors of it new and some old, an old header may be
  *                          found whole, and rows recovered that have changed since. So a lap begins with an empty header,
  *                          durably (it differs from the empty one there in a single sector, which is old or new), then
@@ -147,21 +149,24 @@ export function newestPpl(
 }
 
 interface Walk {
+  readonly first: PplHeader | null;
   readonly newest: { readonly header: PplHeader; readonly atByte: number } | null;
   /** Where there is no header any more. */
   readonly atByte: number;
 }
 
 function walk(area: Uint8Array, signature: number): Walk {
+  let first: Walk['first'] = null;
   let newest: Walk['newest'] = null;
   let atByte = 0;
   while (atByte + PPL_HEADER_BYTES <= area.byteLength) {
     const header = decodePplHeader(area.subarray(atByte), signature);
     if (header === null || (newest !== null && header.generation < newest.header.generation)) break;
+    first ??= header;
     newest = { header, atByte };
     atByte += PPL_HEADER_BYTES + parityBytesOf(header);
   }
-  return { newest, atByte };
+  return { first, newest, atByte };
 }
 
 /** In every header while parity may be wrong anywhere: see the top. */
@@ -190,14 +195,15 @@ export interface PplCells {
 /** What the log of a member says of the rows whose parity it holds, if the array was not stopped cleanly. */
 export type PplVerdict =
   /**
-   * Parity is right everywhere but in `cells`. `isMarked`: the log was begun by somebody who says so; an empty one that
-   * Linux has just made may also stand for a resync that was due. `tornCount`: entries passed over.
+   * Parity is right everywhere but in `cells`. `isMarked`: its writer says so where a resync is due; an entry that does not match,
+   * or an empty log, of somebody else may stand for one. `torn`: the whole rows of entries that were passed over, to be computed
+   * where all of their data is there.
    */
   | {
       readonly says: 'all-but';
       readonly cells: readonly PplCells[];
+      readonly torn: readonly PplCells[];
       readonly isMarked: boolean;
-      readonly tornCount: number;
     }
   /** Parity may be wrong anywhere. */
   | { readonly says: 'nothing'; readonly because: string };
@@ -225,21 +231,45 @@ export function judgePpl(
     if (newest === null) return { says: 'nothing', because: 'its log is gone' };
     if (newest.entries.some(isResyncMark)) return { says: 'nothing', because: 'a resync was due' };
     const cells: PplCells[] = [];
-    let tornCount = 0;
+    const torn: PplCells[] = [];
     for (const entry of newest.entries) {
       if (entry.parityMember !== member)
         throw broken(`an entry is about the parity of slot ${entry.parityMember}`);
       const place = pplCellsOf(entry, shape.chunkSectors, shape.raidDisks);
       const row = Math.floor(place.dataSector / shape.chunkSectors / (shape.raidDisks - 1));
       if ((row + 1) * shape.chunkSectors > shape.sizeSectors) throw broken('an entry lies beyond the array');
-      if (entry.partialParity === null) tornCount += 1;
+      if (entry.partialParity === null) torn.push(wholeRowsOf(place, shape));
       else cells.push({ ...place, partialParity: entry.parityBytes === 0 ? null : entry.partialParity });
     }
-    return { says: 'all-but', cells, isMarked: newest.header.generation > 0, tornCount };
+    return { says: 'all-but', cells, torn, isMarked: isMarking(area, setUuid) };
   } catch (error) {
     if (!(error instanceof RaidError)) throw error;
     return { says: 'nothing', because: error.message };
   }
+}
+
+/**
+ * Whether who wrote this log marks it where a resync is due. Each lap of ours begins with a header of no rows, of a generation above
+ * 0; of Linux's only the first does, of generation 0.
+ */
+function isMarking(area: Uint8Array, setUuid: string): boolean {
+  const { first } = walk(area, pplSignatureOf(setUuid));
+  return first !== null && first.generation > 0 && first.entries.every(isResyncMark);
+}
+
+/** All data of the rows that some chunks belong to. */
+function wholeRowsOf(
+  { dataSector, heightSectors, parityMember }: Omit<PplCells, 'partialParity'>,
+  { chunkSectors, raidDisks }: { readonly chunkSectors: number; readonly raidDisks: number },
+): PplCells {
+  const chunkCount = raidDisks - 1;
+  return {
+    dataSector: roundDown(dataSector, chunkSectors * chunkCount) + (dataSector % chunkSectors),
+    heightSectors,
+    chunkCount,
+    parityMember,
+    partialParity: null,
+  };
 }
 
 /** Refuses an entry that no stripe of this array can have. */

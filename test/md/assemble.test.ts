@@ -338,7 +338,7 @@ describe('arrays', () => {
     const cells = [
       { dataSector: 0, heightSectors: 1, chunkCount: 1, parityMember: 2, partialParity: new Uint8Array(512) },
     ];
-    const fine: PplVerdict = { says: 'all-but', cells: [], isMarked: true, tornCount: 0 };
+    const fine: PplVerdict = { says: 'all-but', cells: [], torn: [], isMarked: true };
     const used: PplVerdict = { ...fine, cells };
     const started = (logs: readonly PplVerdict[], change = dirty, options: AssembleOptions = {}): string => {
       const all = members(5, 3, {
@@ -353,7 +353,8 @@ describe('arrays', () => {
       return `${resyncOffsetSectors === Infinity ? 'clean' : `resync from ${resyncOffsetSectors}`}, ${replay === null ? 'no' : replay.length} cells, ${atRisk === null ? 'nothing' : `from ${atRisk.fromSector}`} at risk`;
     };
     const nothing: PplVerdict = { says: 'nothing', because: 'it is gone' };
-    const torn: PplVerdict = { ...used, tornCount: 1 };
+    const torn: PplVerdict = { ...used, torn: cells };
+    const tornByLinux: PplVerdict = { ...torn, isMarked: false };
     const unmarked: PplVerdict = { ...fine, isMarked: false };
 
     test.each<[string, readonly PplVerdict[], string]>([
@@ -366,8 +367,13 @@ describe('arrays', () => {
       ['degraded: the same', [fine, used], 'clean, 1 cells, nothing at risk'],
       ['complete, one log gone: a resync', [fine, used, nothing], 'resync from 0, no cells, nothing at risk'],
       [
-        'complete, one torn: a resync, as Linux',
+        'complete, one torn: its rows are computed as well',
         [fine, torn, fine],
+        'clean, 2 cells, nothing at risk',
+      ],
+      [
+        'complete, one of Linux torn: a resync may have been due',
+        [fine, tornByLinux, fine],
         'resync from 0, no cells, nothing at risk',
       ],
       ['degraded, one torn: its rows had not begun', [fine, torn], 'clean, 1 cells, nothing at risk'],

@@ -322,21 +322,30 @@ describe('partial parity log', () => {
     test('rows of its newest header are to be made anew', () => {
       expect(judged(log(header([good]), parity))).toMatchObject({
         says: 'all-but',
-        isMarked: true,
-        tornCount: 0,
+        torn: [],
         cells: [{ dataSector: 128, heightSectors: 16, chunkCount: 2, partialParity: parity }],
       });
     });
 
     test('an empty one: nothing, and whether somebody has begun it', () => {
-      const empty = { says: 'all-but', cells: [], tornCount: 0 };
+      const empty = { says: 'all-but', cells: [], torn: [] };
       expect(judged(header([]))).toEqual({ ...empty, isMarked: true });
       expect(judged(header([], 0))).toEqual({ ...empty, isMarked: false });
     });
 
-    test('partial parity that is torn is passed over', () => {
+    test('one that begins with entries is of somebody who does not say that a resync is due', () => {
+      expect(judged(log(header([good]), parity))).toMatchObject({ isMarked: false });
+      const lap = log(header([], 6), header([good]), parity);
+      expect(judged(lap)).toMatchObject({ isMarked: true, cells: [{ dataSector: 128 }] });
+    });
+
+    test('partial parity that is torn is passed over, and its rows are known', () => {
       const torn = parity.with(9, 0xff);
-      expect(judged(log(header([good]), torn))).toMatchObject({ says: 'all-but', cells: [], tornCount: 1 });
+      expect(judged(log(header([{ ...good, dataSector: 128 + 5 }]), torn))).toMatchObject({
+        says: 'all-but',
+        cells: [],
+        torn: [{ dataSector: 5, heightSectors: 16, chunkCount: 3, parityMember: 2, partialParity: null }],
+      });
     });
 
     test('it cannot vouch: unreadable, gone, not of this slot, not of this shape, or a resync was due', () => {
