@@ -157,8 +157,10 @@ describe('the rings', () => {
     let finished = 0;
     let full = 0;
     while (finished < count) {
-      // Bursts of different sizes, then a turn of the loop in which the worker may catch up and fall asleep.
-      for (let burst = 1 + (submitted % 37); burst > 0 && submitted < count; burst -= 1) {
+      // At first more than there is room for, before the worker can have begun. Then bursts of different sizes, and a turn of
+      // the loop in which it may catch up and fall asleep.
+      const most = submitted === 0 ? RING_SLOTS + 1 : 1 + (submitted % 37);
+      for (let burst = most; burst > 0 && submitted < count; burst -= 1) {
         const id = free.pop();
         if (id === undefined) {
           full += 1;
@@ -171,7 +173,11 @@ describe('the rings', () => {
           address: 0,
           member: 0,
         };
-        expect(control.trySubmit(id, job)).toBe(true);
+        // A job is heard of as done just before its place is free.
+        if (!control.trySubmit(id, job)) {
+          free.push(id);
+          break;
+        }
         order.push(id);
         submitted += 1;
       }
@@ -186,7 +192,7 @@ describe('the rings', () => {
       }
     }
     expect(control.hasSubmissions()).toBe(false);
-    expect(full).toBeGreaterThanOrEqual(0);
+    expect(full).toBeGreaterThan(0);
     await worker.terminate();
   });
 });
