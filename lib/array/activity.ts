@@ -104,18 +104,11 @@ export class Activity {
   }
 
   async #becomeClean(): Promise<void> {
-    const before = this.#state;
     this.#state = 'cleaning';
-    this.#transition = this.#options.markClean().then(
-      () => {
-        this.#state = 'clean';
-      },
-      (error: unknown) => {
-        // It stays as it was. If that is active, a resync will follow: that is always safe to say.
-        this.#state = before;
-        throw error;
-      },
-    );
+    // Also where it fails: some members may say "clean" by then, and the next write has to see to that.
+    this.#transition = this.#options.markClean().finally(() => {
+      this.#state = 'clean';
+    });
     await this.#transition;
   }
 
@@ -124,9 +117,8 @@ export class Activity {
     while (this.#state === 'active' && !this.#stopped) {
       const left = this.#inFlight > 0 ? delayMs : this.#lastEnd + delayMs - host.now();
       if (left > 0) await host.sleep(left);
+      // A failure is met again by whatever comes next.
       else await this.#becomeClean().catch(() => undefined);
-      // A failure to become clean is met again by whatever comes next; it is not lost, the array is just still active.
-      if (left <= 0 && this.#state === 'active') break;
     }
     this.#watching = null;
   }

@@ -140,8 +140,10 @@ export class RaidArray extends Device {
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
   #promoted: Member | null = null;
-  /** Resolves when every failure so far is on record; null when there is none to wait for. */
+  /** Resolves when every failure so far is on record; null when that has been tried. */
   #recording: Promise<void> | null = null;
+  /** Whether there are failures that could not be put on record when it was tried last. */
+  #isUnrecorded = false;
 
   constructor(options: RaidArrayOptions | AssembledOptions) {
     super();
@@ -186,7 +188,7 @@ export class RaidArray extends Device {
       kernel: options.kernel,
       readOnly: this.limits.readOnly,
       log: this.limits.readOnly ? null : (this.#metadata?.logShape ?? null),
-      recording: () => this.#recording,
+      recording: () => (this.#isRecorded ? null : this.#untilRecorded()),
       onExclusion: (exclusions) => this.#excluded(exclusions),
       onCorrection: (corrections) => this.#corrected(corrections),
       onDamage: (ranges) => this.#damaged(ranges),
@@ -707,7 +709,7 @@ export class RaidArray extends Device {
     const ready = metadata?.enter(offsetBytes, lengthBytes) ?? null;
     const kept = ready === null ? sources : sources.map((source) => source.slice());
     const written = (ready === null ? write(kept) : ready.then(() => write(kept)))
-      .then(() => (this.#recording === null ? undefined : this.#untilRecorded()))
+      .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))
       .then(() => this.#clearErased(erased, offsetBytes, lengthBytes))
       .finally(() => {
         metadata?.leave(offsetBytes, lengthBytes);
@@ -740,8 +742,23 @@ export class RaidArray extends Device {
     return state?.state !== 'in_sync' || this.#canMiss([state.slot]);
   }
 
+  get #isRecorded(): boolean {
+    return this.#recording === null && !this.#isUnrecorded;
+  }
+
+  /** Rejects where that cannot be, after one attempt of its own. */
   async #untilRecorded(): Promise<void> {
-    while (this.#recording !== null) await this.#recording;
+    while (!this.#isRecorded) await (this.#recording ?? this.#recordAgain());
+  }
+
+  /** Everybody who is out by now, and whatever else of the record was cut off. */
+  #recordAgain(): Promise<void> {
+    this.#isUnrecorded = false;
+    return this.#recorded(async () => {
+      const faulty = this.#members.list.filter(({ state }) => state.state === 'faulty');
+      for (const { descriptor } of faulty) await this.#metadata?.fail(descriptor);
+      await this.#metadata?.begin();
+    });
   }
 
   /**
@@ -750,8 +767,13 @@ export class RaidArray extends Device {
    */
   #recorded(work: () => Promise<void>): Promise<void> {
     const all = Promise.all([this.#recording, work()]).then(() => undefined);
-    const recording = all.finally(() => {
+    const end = (): void => {
       if (this.#recording === recording) this.#recording = null;
+    };
+    const recording = all.then(end, (error: unknown) => {
+      this.#isUnrecorded = true;
+      end();
+      throw error;
     });
     // Whoever awaits it hears of a failure; nobody else need.
     recording.catch(() => undefined);
@@ -881,6 +903,7 @@ export class RaidArray extends Device {
         for (const member of expelled) await this.#metadata?.fail(member.descriptor);
       });
     }
+    if (this.#isUnrecorded) await this.#untilRecorded();
     this.#startSync();
   }
 
@@ -900,6 +923,8 @@ export class RaidArray extends Device {
     // Not awaited: what is being recorded may wait for us.
     this.#recorded(async () => {
       await this.#metadata?.settled();
+      if (this.#metadata?.isOnRecord(descriptor) !== false) return;
+      throw new RaidError('ARRAY_FAILED', `that ${member.name} failed could not be put on record`);
     }).catch(() => undefined);
     this.#startSync();
   }

@@ -251,6 +251,12 @@ export class Metadata {
     await Promise.all([this.#record.settled(), this.#failures]);
   }
 
+  /** Whether nobody counts on this member any more. */
+  isOnRecord(descriptor: number): boolean {
+    const member = this.array.members.find((each) => each.descriptor === descriptor);
+    return !this.#record.isCutOff && (member === undefined || member.state === 'faulty');
+  }
+
   // Members.
 
   /** Sectors of a member that could not be read and were rewritten. */

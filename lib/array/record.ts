@@ -9,6 +9,10 @@
  * remain before this one counts as done; so a change either is on every member that the roles table calls good, or
  * those are fewer.
  *
+ * One that cannot be missed is *owed* its superblock, and the change rejects: it is cut off. Before anything else the next change
+ * makes up for that. Who is owed one is given what the others have, and then all are given one update more, since what was
+ * cut off may have been the second of two, which leave a member behind for good.
+ *
  * The first change of a life finds members that an update did not reach, and perhaps a slot whose loss nobody has put on
  * record. Both come before it (`level`, `recordLoss`), and so before the first byte of data: see `begin`. And before
  * these a flush of all members: what was read at assembly may be in a cache only, where a process that was killed within an
@@ -29,6 +33,7 @@ import {
   superblockBytesOf,
 } from '../md/superblock1.ts';
 import {
+  confirm,
   failMember,
   level,
   type MdArray,
@@ -67,6 +72,9 @@ export class MdRecord {
   readonly #correctedSectors = new Map<number, number>();
   #array: MdArray;
   #isLevel = false;
+  /** Members, by device number, that may not say what `#array` does. */
+  readonly #owed = new Set<number>();
+  #isCutOff = false;
   #hear: ((next: MdArray) => Promise<void>) | null = null;
   #last: Promise<void> = Promise.resolve();
 
@@ -106,7 +114,12 @@ export class MdRecord {
 
   /** Whether every member in use says what the array's memory says. */
   get hasBegun(): boolean {
-    return this.#isLevel && !this.#array.hasUnrecordedLoss;
+    return this.#isLevel && !this.#array.hasUnrecordedLoss && !this.#isCutOff;
+  }
+
+  /** Whether the last change ended after some of its updates: the next one makes up for it. */
+  get isCutOff(): boolean {
+    return this.#isCutOff;
   }
 
   /** Brings the members level, and records whom they lack: what has to come before anything is written to them. */
@@ -130,6 +143,7 @@ export class MdRecord {
   }
 
   async #make(change: Change): Promise<void> {
+    if (this.#isCutOff) await this.#makeUp();
     if (!this.#isLevel) {
       const failures = await this.#flush();
       const even = level(this.#array);
@@ -144,12 +158,29 @@ export class MdRecord {
     await this.#applyAll('members' in changed ? [changed] : changed);
   }
 
+  async #makeUp(): Promise<void> {
+    const owed = this.#array.members.filter(
+      ({ state, descriptor }) => state !== 'faulty' && this.#owed.has(descriptor),
+    );
+    await this.#failAll(await this.#write(owed), 'does not take its superblock');
+    await this.#applyAll([confirm(this.#array, this.#now())]);
+    this.#owed.clear();
+    this.#isCutOff = false;
+  }
+
   /** Steps that were made one from the other. Who fails while one is written is missing from those after it. */
   async #applyAll(steps: readonly MdArray[]): Promise<readonly number[]> {
+    const before = this.#array;
     const failed: number[] = [];
-    for (const step of steps) {
-      const next = failed.length === 0 ? step : withoutMembers(step, failed, this.#array.events, this.#now());
-      failed.push(...(await this.#apply(next)));
+    try {
+      for (const step of steps) {
+        const next =
+          failed.length === 0 ? step : withoutMembers(step, failed, this.#array.events, this.#now());
+        failed.push(...(await this.#apply(next)));
+      }
+    } catch (error) {
+      if (this.#array !== before) this.#isCutOff = true;
+      throw error;
     }
     return failed;
   }
@@ -160,7 +191,12 @@ export class MdRecord {
     await this.#hear?.(next);
     const failures = await this.#write(superblocksToWrite(this.#array, next));
     this.#array = next;
-    return await this.#failAll(failures, 'does not take its superblock');
+    try {
+      return await this.#failAll(failures, 'does not take its superblock');
+    } catch (error) {
+      for (const { descriptor } of failures) this.#owed.add(descriptor);
+      throw error;
+    }
   }
 
   async #failAll(failures: readonly Failure[], what: string): Promise<readonly number[]> {

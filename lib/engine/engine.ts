@@ -67,8 +67,8 @@ export interface EngineOptions {
   readonly readOnly?: boolean | undefined;
   /**
    * Members that failed, as soon as it is known. No write that relies on their absence is acknowledged before the
-   * promise resolves: the array records the exclusion durably first (I5). Where it rejects, no write is acknowledged
-   * any more: all of them fail with what it threw.
+   * promise resolves: the array records the exclusion durably first (I5). Where it rejects, so do the writes that waited for it. Until
+   * it resolves, whoever would rely on it asks again, with no news: what was not recorded is still to be.
    */
   readonly onExclusion: (exclusions: readonly Exclusion[]) => Promise<void>;
   readonly onCorrection: (corrections: readonly Correction[]) => void;
@@ -102,8 +102,10 @@ export class Engine {
   /** Array bytes of one job at most: whole stripes where a stripe is not too large. */
   readonly #pieceBytes: number;
   #health: Health;
-  /** Resolves when every exclusion so far is durable; null when there is nothing to wait for. */
+  /** Resolves when every exclusion so far is durable; null when that has been tried. */
   #hold: Promise<void> | null = null;
+  /** Whether there are exclusions that could not be recorded when it was tried last. */
+  #isUnrecorded = false;
   readonly #requests = new InFlight();
   #isClosed = false;
 
@@ -137,7 +139,7 @@ export class Engine {
       territoryBytes: Math.max(this.#pieceBytes, rowBytes),
       readOnly: options.readOnly === true,
       log: options.log ?? null,
-      isRecording: () => this.#recording() !== null,
+      isRecording: () => this.#isRecording(),
       onReport: (report: Report) => this.#account(report),
     };
     this.#driver = this.kind === 'event-loop' ? new EventLoopDriver(make) : new DirectDriver(make);
@@ -274,9 +276,9 @@ export class Engine {
     await this.#driver.setMember(replacementOf(this.#layout.memberCount, slot), null, null);
   }
 
-  /** Exclusions met so far are durable. */
+  /** Exclusions met so far are durable. Rejects where they cannot be made so, after one attempt of its own. */
   async settled(): Promise<void> {
-    while (this.#hold !== null) await this.#hold;
+    while (this.#hold !== null || this.#isUnrecorded) await (this.#hold ?? this.#record([]));
   }
 
   /** Nothing is under way, and every exclusion met so far is durable. */
@@ -348,7 +350,7 @@ export class Engine {
       // Assigned in the callbacks above, which the compiler does not follow.
       const error = failed as RaidError | null;
       if (error !== null) throw error;
-      if (op === 'write') while (this.#hold !== null) await this.#hold;
+      if (op === 'write') await this.settled();
     } finally {
       this.#requests.end();
     }
@@ -386,7 +388,7 @@ export class Engine {
     }
     const reports = await Promise.all(jobs.map((job) => this.#carryOut(job)));
     // First what the array does about failures: whoever sees the error sees what has become of the member too.
-    while (this.#hold !== null) await this.#hold;
+    await this.settled();
     const failed = reports.reduce<RaidError | null>((before, { error }) => bothErrors(before, error), null);
     if (failed !== null) throw failed;
     return {
@@ -404,9 +406,9 @@ export class Engine {
     return (this.#options.log ?? null) !== null;
   }
 
-  /** What is known of failures and not on record yet. */
-  #recording(): Promise<void> | null {
-    return this.#hold ?? this.#options.recording?.() ?? null;
+  /** Whether anything is known of failures that is not on record yet. */
+  #isRecording(): boolean {
+    return this.#hold !== null || this.#isUnrecorded || this.#options.recording?.() != null;
   }
 
   /** Where there is a log, nothing is written without a member before it is on record that it is out: see run.ts. */
@@ -418,8 +420,10 @@ export class Engine {
   async #carryOutLogged(job: Job): Promise<Report> {
     const before: Report[] = [];
     for (;;) {
-      for (let recording = this.#recording(); recording !== null; recording = this.#recording())
-        await recording;
+      while (this.#isRecording()) {
+        await this.settled();
+        await this.#options.recording?.();
+      }
       const report = await this.#submit(job);
       if (!report.again) {
         return {
@@ -445,12 +449,27 @@ export class Engine {
     this.#health = without(this.#health, new Set(news.map(({ member }) => member)));
     void this.#driver.setHealth(this.#health);
     // Called now, not when its turn comes: what the array says of its health must never again count on these members.
-    const hold = Promise.all([this.#hold, this.#options.onExclusion(news)]).then(() => {
+    this.#record(news);
+  }
+
+  #record(news: readonly Exclusion[]): Promise<void> {
+    // What is asked for from here on is everything that was not recorded, and if that fails it is so again.
+    this.#isUnrecorded = false;
+    const end = (isUnrecorded: boolean): void => {
+      if (isUnrecorded) this.#isUnrecorded = true;
       if (this.#hold === hold) this.#hold = null;
-    });
+    };
+    const hold = Promise.all([this.#hold, this.#options.onExclusion(news)]).then(
+      () => end(false),
+      (error: unknown) => {
+        end(true);
+        throw error;
+      },
+    );
     // Whoever awaits it hears of a failure; nobody else need.
     hold.catch(() => undefined);
     this.#hold = hold;
+    return hold;
   }
 
   #copyIn(address: number, sources: readonly Uint8Array[], from: number, count: number): void {

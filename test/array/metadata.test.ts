@@ -614,6 +614,83 @@ test.each([
   },
 );
 
+describe('the last copy does not take its superblock, and then it does', () => {
+  const refuse = ({ faults }: World, slot: number, offsetBytes: number, lengthBytes: number): void => {
+    const range = { offsetBytes, lengthBytes };
+    faults[slot]?.add({ on: 'write', range, fault: { kind: 'error', code: 'WRITE_FAILED' } });
+  };
+  const supers = ({ memories }: World): readonly Superblock1[] =>
+    memories.map((memory) => decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096)));
+  const isOut = (world: World, slot: number, by: number): boolean => {
+    const all = supers(world);
+    return accuses(all[by] ?? null, slot) && (all[by]?.events ?? 0) - (all[slot]?.events ?? 0) >= 2;
+  };
+
+  test('a member that failed is on record before the next write is acknowledged, and the array goes on', async () => {
+    const world = await make({ level: '1' }, 2);
+    const { array, faults } = world;
+    await array.write(0, bytes(4096));
+    refuse(world, 0, MIB, MIB);
+    refuse(world, 1, 0, 64 * KIB);
+    for (let round = 0; round < 2; round += 1) {
+      await expect(array.write(0, bytes(4096, 2))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+      await expect(array.flush()).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+    }
+    faults[1]?.clear();
+    await array.write(0, bytes(4096, 3));
+    expect(isOut(world, 0, 1)).toBe(true);
+    await array.flush();
+    await array.close();
+  });
+
+  test('nor is one acknowledged after a verb that could not be put on record', async () => {
+    const world = await make({ level: '1' }, 2);
+    const { array, faults } = world;
+    await array.write(0, bytes(4096));
+    refuse(world, 1, 0, 64 * KIB);
+    await expect(array.fail('m0')).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+    await expect(array.write(0, bytes(4096, 2))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+    faults[1]?.clear();
+    await array.write(0, bytes(4096, 3));
+    expect(isOut(world, 0, 1)).toBe(true);
+    await array.close();
+  });
+
+  test('nor one before it says that it is not clean', async () => {
+    const world = await make({ level: '5' }, 3);
+    const { array, faults } = world;
+    await array.fail('m0');
+    await array.write(0, bytes(4096));
+    await becomeClean(world);
+    refuse(world, 1, 0, 64 * KIB);
+    await expect(array.write(0, bytes(4096, 2))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+    faults[1]?.clear();
+    await array.write(0, bytes(4096, 3));
+    expect(supers(world).map(({ resyncOffsetSectors }) => resyncOffsetSectors)).toEqual([
+      expect.any(Number),
+      0,
+      0,
+    ]);
+    await array.close();
+  });
+
+  test('nor one while another says that it is clean already', async () => {
+    const world = await make({ level: '5' }, 3);
+    const { array, faults, clock } = world;
+    await array.fail('m0');
+    await array.write(0, bytes(4096));
+    refuse(world, 1, 0, 64 * KIB);
+    await clock.pass(1000);
+    expect(supers(world)[2]?.resyncOffsetSectors).toBe(Number.POSITIVE_INFINITY);
+    faults[1]?.clear();
+    await array.write(0, bytes(4096, 3));
+    const [, one, other] = supers(world);
+    expect([one?.resyncOffsetSectors, other?.resyncOffsetSectors]).toEqual([0, 0]);
+    expect(one?.events).toBe(other?.events);
+    await array.close();
+  });
+});
+
 test.each([
   ['that is listed', 1, 'REDUNDANCY_LOST'],
   ['that cannot be listed', 0, 'DIRTY_DEGRADED'],

@@ -166,12 +166,12 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'acknowledged before the exclusion is on record, by write and by flush',
     file: array,
-    find: '      .then(() => (this.#recording === null ? undefined : this.#untilRecorded()))\n',
+    find: '      .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))\n',
     replace: '',
     and: [
       {
         file: engine,
-        find: "      if (op === 'write') while (this.#hold !== null) await this.#hold;",
+        find: "      if (op === 'write') await this.settled();",
         replace: '',
       },
       {
