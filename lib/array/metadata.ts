@@ -311,6 +311,13 @@ export class Metadata {
     this.#record.adopt(descriptor, device);
     this.#devices.set(descriptor, device);
     await this.#record.change((array, utime) => addSpare(array, added, utime));
+    // Nobody has it yet to whom its failure could be told.
+    if (this.array.members.find((each) => each.descriptor === descriptor)?.state !== 'spare') {
+      await this.remove(descriptor);
+      throw new RaidError('MEMBER_GONE', `${device.name} failed while it was being added`, {
+        device: device.name,
+      });
+    }
     const { superblock } = newcomer;
     return { data: this.#dataOf(device, superblock), log: this.logOf(device, superblock), descriptor };
   }

@@ -549,6 +549,25 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  test('a disk that fails while it is being added is none of the array, and another one takes the slot', async () => {
+    const { array } = await make({ ...shape, autoSync: false }, count);
+    await array.fail('m0');
+    await array.remove('m0');
+    const disk = (): FaultDevice => new FaultDevice(new MemoryDevice({ sizeBytes: 2 * MIB }));
+    const bad = disk();
+    bad.add({ on: 'write', fault: { kind: 'error', code: 'WRITE_FAILED' } });
+    const before = array.metadata?.array.members.map(({ descriptor, state }) => ({ descriptor, state }));
+    await expect(array.add(bad, 'bad')).rejects.toMatchObject({ code: 'MEMBER_GONE' });
+    expect(array.members.map(({ name }) => name)).not.toContain('bad');
+    expect(array.metadata?.array.members.map(({ descriptor, state }) => ({ descriptor, state }))).toEqual(
+      before,
+    );
+    await array.add(disk(), 'good');
+    for await (const _ of array.rebuild());
+    expect(array.degraded).toBe(0);
+    await array.close();
+  });
+
   test('a resync that is cut off by a kill goes on where it was last recorded', async () => {
     const world = await make({ ...shape, assumeClean: false, autoSync: false }, count, 20 * MIB);
     const { array, trace, clock } = world;
