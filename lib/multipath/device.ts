@@ -948,7 +948,9 @@ export class MultipathDevice extends Device {
       this.#failback(null);
     } else {
       this.#forgetOne(life);
-      if (!this.#works(life.index)) this.#takeBack(life);
+      // A shaky one works; it is only no longer so where somebody has said that it is not marginal.
+      const isForgiven = life.state === 'shaky' && life.marginalUntilMs === null;
+      if (isForgiven || !this.#works(life.index)) this.#takeBack(life);
     }
     life.checkEveryMs = Math.min(2 * life.checkEveryMs, this.#settings.maxPollingMs);
     life.nextCheckMs = startedMs + life.checkEveryMs;

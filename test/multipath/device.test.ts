@@ -437,6 +437,20 @@ describe('a path that keeps failing', () => {
     expect(w.device.status().groups.length).toBe(1);
   });
 
+  test('is up again, and no longer marginal, when somebody reinstates it', async () => {
+    const w = await world(
+      1,
+      2,
+      settings(...san, 'marginal_pathgroups on', 'path_grouping_policy multibus', 'failback immediate'),
+    );
+    await flap(w, 0, 3);
+    expect(w.states()).toBe('sU');
+    w.device.reinstatePath('p0');
+    await w.clock.pass(100);
+    expect(w.states()).toBe('UU');
+    expect(w.device.status().groups.length).toBe(1);
+  });
+
   const marginal = [
     'marginal_path_double_failed_time 60',
     'marginal_path_err_sample_time 120',
