@@ -10,6 +10,7 @@ interface Options {
   readonly time?: number;
   readonly level?: string;
   readonly beyond?: boolean;
+  readonly paths?: boolean;
   readonly replay?: string;
   readonly json?: boolean;
   readonly quiet?: boolean;
@@ -29,12 +30,19 @@ export function define(command: Command): void {
     .option('-l, --level <level>', 'only arrays of this level')
     .option('--beyond', 'more failures than arrays survive: what is lost must be refused, never wrong')
     .addOption(
+      new Option(
+        '--paths',
+        'paths to disks, and not the disks: random fabrics in which everything breaks, alone and below arrays',
+      ).conflicts(['level', 'beyond']),
+    )
+    .addOption(
       new Option('--replay <file>', 'one case, as it was saved when it failed').conflicts([
         'seed',
         'runs',
         'time',
         'level',
         'beyond',
+        'paths',
       ]),
     )
     .addOption(jsonOption('the summary as one JSON document'))
@@ -47,6 +55,7 @@ export function define(command: Command): void {
     [
       'raidsim simulate --time 60',
       'raidsim simulate --seed 7 --runs 100 --level raid6',
+      'raidsim simulate --paths --time 60',
       'raidsim simulate --replay raidsim-case-7.json',
     ],
     `The array, its planner and its metadata are the ones that work on real disks; disks, clock and chance are simulated. The
@@ -83,6 +92,7 @@ async function run(options: Options): Promise<void> {
     seconds: options.time,
     level: options.level,
     mode,
+    paths: options.paths,
   })) {
     last = step;
     if (isDrawn && realHost.now() - drawnMs > 100) {
@@ -149,7 +159,12 @@ async function replay(path: string, options: Options): Promise<void> {
   if (options.json === true) {
     return printJson({ replay: path, hash, sameHistory: isSame, failure, ...figuresOf(tally) });
   }
-  const what = `${saved.case.config.level}, ${saved.case.steps.length} steps, seed ${saved.case.seed}`;
+  const { seed, steps } = saved.case;
+  const subject =
+    saved.case.mode === 'paths'
+      ? `paths${saved.case.config.array === null ? '' : ` below ${saved.case.config.array.level}`}`
+      : saved.case.config.level;
+  const what = `${subject}, ${steps.length} steps, seed ${seed}`;
   if (failure === null) {
     process.stdout.write(
       `${path} (${what}) does not fail here: it was "${saved.failure.message}"\nhash ${hash}\n`,

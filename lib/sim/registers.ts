@@ -59,6 +59,8 @@ export class Registers {
   /** Reads that were asked for before pin nothing: they may have seen what has changed since. */
   #unpinned = 0;
   readonly #underWay = new Set<Write>();
+  /** Reads under way: what they may bring up is kept for them. */
+  readonly #reading = new Set<number>();
   /** Writes that no flush has covered yet. */
   #unflushed: Write[] = [];
   #clock = 0;
@@ -80,6 +82,17 @@ export class Registers {
   now(): number {
     this.#clock += 1;
     return this.#clock;
+  }
+
+  /** The moment at which a read is asked for that may take longer than many writes. */
+  beginRead(): number {
+    const inv = this.now();
+    this.#reading.add(inv);
+    return inv;
+  }
+
+  endRead(inv: number): void {
+    this.#reading.delete(inv);
   }
 
   begin(
@@ -286,9 +299,11 @@ export class Registers {
   /** Drops what is older than the floor. */
   #settle(candidates: Write[]): void {
     let floor = -1;
+    let oldest = Number.POSITIVE_INFINITY;
+    for (const inv of this.#reading) oldest = Math.min(oldest, inv);
     for (const write of candidates) {
       const isDurable = write.isFua || (write.end <= this.#flushed && !write.isForgotten);
-      if (write.isAcknowledged && isDurable) floor = Math.max(floor, write.inv);
+      if (write.isAcknowledged && isDurable && write.end <= oldest) floor = Math.max(floor, write.inv);
     }
     let kept = 0;
     for (const write of candidates) {

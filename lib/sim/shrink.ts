@@ -6,15 +6,16 @@
  * slide into another bug on the way.
  */
 
-import { runAlone } from './simulate.ts';
-import type { Case, Config, Step } from './swarm.ts';
+import { type PathStep, plainerFabrics, plainerPathSteps } from './paths.ts';
+import { type AnyCase, runAlone } from './simulate.ts';
+import type { Config, Step } from './swarm.ts';
 import type { Failure } from './world.ts';
 
 /** For each smaller case, in the end. */
 const SEEDS_TRIED = 4;
 
 export interface Shrunk {
-  readonly smallest: Case;
+  readonly smallest: AnyCase;
   readonly failure: Failure;
   readonly runs: number;
 }
@@ -25,7 +26,7 @@ function signatureOf(failure: Failure): string {
 }
 
 export async function shrink(
-  one: Case,
+  one: AnyCase,
   failure: Failure,
   options: {
     readonly runs?: number;
@@ -38,19 +39,19 @@ export async function shrink(
   const goesOn = (): boolean => runs < most && options.isEnough?.() !== true;
   const wanted = signatureOf(failure);
   // What comes after the step at which it failed cannot matter, unless it failed after all of them.
-  let smallest: Case = { ...one, steps: one.steps.slice(0, failure.step) };
+  let smallest = withSteps(one, (index) => index < failure.step);
   let found = failure;
   let runs = 0;
   // A step less is another order of everything after it: what depends on timing may need another seed. That is dear, and
   // left for when the first seed has nothing more to give.
   let seeds = 1;
-  const attempt = async (candidate: Case): Promise<boolean> => {
+  const attempt = async (candidate: AnyCase): Promise<boolean> => {
     for (let other = 0; other < seeds && goesOn(); other += 1) {
       runs += 1;
       const seeded = { ...candidate, seed: candidate.seed + other };
       const { failure: next } = await runAlone(seeded);
       if (next === null || signatureOf(next) !== wanted) continue;
-      smallest = { ...seeded, steps: seeded.steps.slice(0, next.step) };
+      smallest = withSteps(seeded, (index) => index < next.step);
       found = next;
       options.onProgress?.(runs, smallest.steps.length);
       return true;
@@ -63,31 +64,56 @@ export async function shrink(
     if (now === before && seeds === SEEDS_TRIED) break;
     seeds = now === before ? SEEDS_TRIED : 1;
     before = now;
-    for (const kind of new Set(smallest.steps.map(kindOf))) {
-      await attempt({ ...smallest, steps: smallest.steps.filter((step) => kindOf(step) !== kind) });
+    for (const kind of new Set([...smallest.steps].map(kindOf))) {
+      const { steps } = smallest;
+      await attempt(withSteps(smallest, (index) => kindOf(steps[index] as Step | PathStep) !== kind));
     }
     await fewerSteps(() => smallest, attempt);
-    for (const config of plainerArrays(smallest.config)) await attempt({ ...smallest, config });
+    for (const plainer of plainerConfigs(smallest)) await attempt(plainer);
     for (let index = 0; index < smallest.steps.length; index += 1) {
-      for (const step of plainerSteps(smallest.steps[index] as Step)) {
-        if (await attempt({ ...smallest, steps: smallest.steps.with(index, step) })) break;
-      }
+      for (const plainer of plainerAt(smallest, index)) if (await attempt(plainer)) break;
     }
   }
   return { smallest, failure: found, runs };
 }
 
-function kindOf(step: Step): string {
+function withSteps(one: AnyCase, isKept: (index: number) => boolean): AnyCase {
+  return one.mode === 'paths'
+    ? { ...one, steps: one.steps.filter((_, index) => isKept(index)) }
+    : { ...one, steps: one.steps.filter((_, index) => isKept(index)) };
+}
+
+function plainerConfigs(one: AnyCase): readonly AnyCase[] {
+  return one.mode === 'paths'
+    ? plainerFabrics(one.config).map((config) => ({ ...one, config }))
+    : plainerArrays(one.config).map((config) => ({ ...one, config }));
+}
+
+function plainerAt(one: AnyCase, index: number): readonly AnyCase[] {
+  if (one.mode === 'paths') {
+    const { steps } = one;
+    return plainerPathSteps(steps[index] as PathStep).map((step) => ({
+      ...one,
+      steps: steps.with(index, step),
+    }));
+  }
+  const { steps } = one;
+  return plainerSteps(steps[index] as Step).map((step) => ({ ...one, steps: steps.with(index, step) }));
+}
+
+function kindOf(step: Step | PathStep): string {
   return step.do === 'fault' ? step.fault : step.do;
 }
 
 /** Leaves out runs of steps, from halves down to single ones, from the end on: what came last is needed most seldom. */
-async function fewerSteps(now: () => Case, attempt: (candidate: Case) => Promise<boolean>): Promise<void> {
+async function fewerSteps(
+  now: () => AnyCase,
+  attempt: (candidate: AnyCase) => Promise<boolean>,
+): Promise<void> {
   for (let size = Math.max(1, now().steps.length >> 1); ; size >>= 1) {
     for (let at = now().steps.length - size; at >= 0; ) {
-      const { steps } = now();
-      const without = [...steps.slice(0, at), ...steps.slice(at + size)];
-      await attempt({ ...now(), steps: without });
+      const [from, to] = [at, at + size];
+      await attempt(withSteps(now(), (index) => index < from || index >= to));
       at = Math.min(at, now().steps.length) - size;
     }
     if (size <= 1) return;

@@ -8,8 +8,13 @@ import { createHash } from 'node:crypto';
 import { RaidError } from '../errors.ts';
 import { type Host, realHost } from '../host.ts';
 import { parseLevel } from '../layout/levels.ts';
+import { type PathCase, pickPathCase } from './paths.ts';
+import { runPathCase } from './paths-world.ts';
 import { type Case, type Mode, modes, pickCase } from './swarm.ts';
 import { emptyTally, type Failure, type Outcome, runCase, type Tally } from './world.ts';
+
+/** An array on disks that fail, or the paths to a disk. */
+export type AnyCase = Case | PathCase;
 
 export interface SimulateOptions {
   /** Of the first case; the next has the next number. */
@@ -20,6 +25,8 @@ export interface SimulateOptions {
   /** Only arrays of this level, as `create` takes it. */
   readonly level?: string | number | undefined;
   readonly mode?: Mode | undefined;
+  /** Of fabrics (paths.ts), and not of disks. */
+  readonly paths?: boolean | undefined;
   /** At most so many steps in a case. */
   readonly steps?: number | undefined;
   readonly host?: Pick<Host, 'now' | 'turn'> | undefined;
@@ -27,7 +34,7 @@ export interface SimulateOptions {
 
 /** After each case. */
 export interface SimulateStep {
-  readonly one: Case;
+  readonly one: AnyCase;
   readonly outcome: Outcome;
   readonly cases: number;
   /** Of all cases so far. */
@@ -51,7 +58,7 @@ export async function* simulate(options: SimulateOptions): AsyncGenerator<Simula
   const hash = createHash('sha256');
   const elapsed = (): number => (host.now() - start) / 1000;
   for (let cases = 0; cases < runs && elapsed() < seconds; ) {
-    const one = pickCase(seed + cases, wishes);
+    const one = options.paths === true ? pickPathCase(seed + cases, wishes) : pickCase(seed + cases, wishes);
     const outcome = await runAlone(one, host);
     cases += 1;
     hash.update(outcome.hash);
@@ -69,14 +76,14 @@ export async function* simulate(options: SimulateOptions): AsyncGenerator<Simula
 }
 
 /** One case, and a turn of the event loop: a promise that was rejected and that nobody heard of shows only then. */
-export async function runAlone(one: Case, host: Pick<Host, 'turn'> = realHost): Promise<Outcome> {
+export async function runAlone(one: AnyCase, host: Pick<Host, 'turn'> = realHost): Promise<Outcome> {
   const unheard: unknown[] = [];
   const note = (reason: unknown): void => {
     unheard.push(reason);
   };
   process.on('unhandledRejection', note);
   try {
-    const outcome = await runCase(one);
+    const outcome = one.mode === 'paths' ? await runPathCase(one) : await runCase(one);
     await new Promise<void>((resolve) => host.turn(resolve));
     const [first] = unheard;
     if (first === undefined || outcome.failure !== null) return outcome;
@@ -102,10 +109,10 @@ export interface SavedCase {
   readonly raidsim: 'case';
   readonly failure: Pick<Failure, 'kind' | 'message'>;
   readonly hash: string;
-  readonly case: Case;
+  readonly case: AnyCase;
 }
 
-export function saveCase(one: Case, outcome: Outcome): string {
+export function saveCase(one: AnyCase, outcome: Outcome): string {
   const { failure, hash } = outcome;
   const saved: SavedCase = {
     raidsim: 'case',
@@ -133,8 +140,9 @@ export function parseCase(text: string): SavedCase {
     saved?.raidsim === 'case' &&
     typeof one?.seed === 'number' &&
     Array.isArray(one.steps) &&
-    typeof one.config?.level === 'string' &&
-    modes.includes(one.mode);
+    (one.mode === 'paths'
+      ? Array.isArray(one.config?.conf)
+      : typeof one.config?.level === 'string' && modes.includes(one.mode));
   if (!isOurs) throw new RaidError('BAD_ARGUMENT', 'this is not a case that raidsim saved');
   return saved as SavedCase;
 }

@@ -1,15 +1,34 @@
 /**
- * Hunts a mutant, or the engine as it is: explores the crash points named, one after the other, until something is
- * violated. Run from the dist of the mutant; the hunts are its only argument. Prints the first violation, if any, and exits
+ * Hunts a mutant, or the engine as it is: explores the crash points named, or the random fabrics, one after the other, until
+ * something is violated. Run from the dist of the mutant; the hunts are its only argument. Prints the first violation, if any, and exits
  * with 10 then: 1 is that of a program that does not even load.
  */
 import { explore, thorough } from '../../lib/sim/crash-points.ts';
 import { worlds } from '../../lib/sim/crash-worlds.ts';
+import { simulate } from '../../lib/sim/simulate.ts';
 import type { Hunt } from './mutants.ts';
 
 Error.stackTraceLimit = 5;
 
-for (const { world: title, script, options } of JSON.parse(process.argv[2] ?? '') as readonly Hunt[]) {
+/** What is wrong in the first random fabric in which something is. */
+async function brokenFabric({ seed, runs }: { readonly seed: number; readonly runs: number }) {
+  for await (const { one, outcome } of simulate({ seed, runs, paths: true })) {
+    const { failure } = outcome;
+    if (failure !== null)
+      return `paths, seed ${one.seed}: ${failure.kind}: ${failure.message.split('\n')[0]}`;
+  }
+  return null;
+}
+
+for (const hunt of JSON.parse(process.argv[2] ?? '') as readonly Hunt[]) {
+  if ('paths' in hunt) {
+    const what = await brokenFabric(hunt.paths);
+    if (what === null) continue;
+    process.stdout.write(`${what}\n`);
+    process.exitCode = 10;
+    break;
+  }
+  const { world: title, script, options } = hunt;
   const world = worlds.find((each) => each.title === title);
   if (world === undefined) throw new Error(`there is no world ${title}`);
   const few = { nested: [], dataChoices: 64, metadataChoices: 32, violationsMost: 1 };

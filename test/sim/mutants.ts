@@ -7,12 +7,10 @@
  */
 import type { ExploreOptions } from '../../lib/sim/crash-points.ts';
 
-/** Crash points of one script of one world (lib/sim/crash-worlds.ts). */
-export interface Hunt {
-  readonly world: string;
-  readonly script: number;
-  readonly options?: Partial<ExploreOptions>;
-}
+/** Crash points of one script of one world (lib/sim/crash-worlds.ts), or random fabrics (lib/sim/paths.ts). */
+export type Hunt =
+  | { readonly world: string; readonly script: number; readonly options?: Partial<ExploreOptions> }
+  | { readonly paths: { readonly seed: number; readonly runs: number } };
 
 export interface Mutant {
   readonly name: string;
@@ -37,6 +35,8 @@ const mirrorBitmap = (...scripts: readonly number[]): readonly Hunt[] => on('rai
 const raid5Bitmap = (...scripts: readonly number[]): readonly Hunt[] => on('raid5 of 3, bitmap', ...scripts);
 const raid5Log = (...scripts: readonly number[]): readonly Hunt[] => on('raid5 of 3, ppl', ...scripts);
 
+const paths = (seed: number, runs: number): readonly Hunt[] => [{ paths: { seed, runs } }];
+
 const array = 'lib/array/array.ts';
 const metadata = 'lib/array/metadata.ts';
 const record = 'lib/array/record.ts';
@@ -53,6 +53,8 @@ const parity = 'lib/plan/parity.ts';
 const copies = 'lib/plan/copies.ts';
 const ppl = 'lib/md/ppl.ts';
 const pplWriter = 'lib/engine/log.ts';
+const multipath = 'lib/multipath/device.ts';
+const fabric = 'lib/multipath/fabric.ts';
 
 export const mutants: readonly Mutant[] = [
   // Clean and dirty.
@@ -618,5 +620,90 @@ export const mutants: readonly Mutant[] = [
       'const bitOf = (sector: number): number => Math.min(this.bitCount - 1, Math.floor(sector / this.chunkSectors) + 1);',
     breaks: 'I4',
     hunts: [...mirrorBitmap(1), ...raid5Bitmap(1)],
+  },
+  // Many paths.
+  {
+    name: 'a request is tried by another path before the first one is fenced',
+    file: multipath,
+    find: '      nexus.fence().then(go, go);',
+    replace: '      go();',
+    breaks: 'I21',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'a fence keeps nothing from landing',
+    file: fabric,
+    find: 'if (this.#isFenced || login !== this.#taken) {',
+    replace: 'if (login !== this.#taken) {',
+    breaks: 'I21',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'a fence does not wait for what the LUN has begun',
+    file: fabric,
+    find: `    this.#link.connections.delete(this);
+    await this.#executing.whenIdle();`,
+    replace: '    this.#link.connections.delete(this);',
+    breaks: 'I21',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'what a path failed to do is acknowledged before it was tried by another',
+    file: multipath,
+    find: 'this.#untilDone(request, new Set([failure.path])).then(done, fail);',
+    replace: `{
+                done(undefined as T);
+                this.#untilDone(request, new Set([failure.path])).catch(() => undefined);
+              }`,
+    breaks: 'I21',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'what waited for a path goes out in the wrong order',
+    file: multipath,
+    find: 'for (const { goOn } of waiters) goOn();',
+    replace: 'for (const { goOn } of waiters.toReversed()) goOn();',
+    breaks: 'the order of the queue',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'what waited for a path is forgotten when it comes',
+    file: multipath,
+    find: 'for (const { goOn } of waiters) goOn();',
+    replace: 'waiters.at(0)?.goOn();',
+    breaks: 'I16',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'a ghost path is used for requests',
+    file: multipath,
+    find: "return (state === 'up' || state === 'shaky') && nexus !== null;",
+    replace: "return (state === 'up' || state === 'shaky' || state === 'ghost') && nexus !== null;",
+    breaks: 'a ghost takes no requests',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'a path that is silent is waited for',
+    file: multipath,
+    find: 'for (const attempt of nexus.attempts) if (isSilent(attempt, this.#ioTimeoutTicks)) return true;',
+    replace: 'void isSilent;',
+    breaks: 'I16',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'a path that failed is not looked at again',
+    file: multipath,
+    find: 'life.nextCheckMs = this.#host.now() + this.#settings.pollingMs;',
+    replace: 'life.nextCheckMs = Number.POSITIVE_INFINITY;',
+    breaks: 'a path comes back by itself',
+    hunts: paths(1, 100),
+  },
+  {
+    name: 'without a path requests fail although they may wait',
+    file: multipath,
+    find: '    if (expiresMs <= now) throw this.#noPathError();',
+    replace: '    throw this.#noPathError();',
+    breaks: 'no_path_retry queue',
+    hunts: paths(1, 100),
   },
 ];
