@@ -298,6 +298,11 @@ export class Intake {
     return this.#chunks.length === 0 && this.#assembledBytes === 0;
   }
 
+  /** What was pushed is still needed. */
+  get hasChunks(): boolean {
+    return this.#chunks.length > 0;
+  }
+
   /**
    * Exactly so many bytes in one piece, or null until they are there. What asks must go on asking for the same. No more
    * than what has come is ever held, whatever length is asked for.

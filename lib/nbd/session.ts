@@ -17,15 +17,17 @@
  * server less than 512 MiB; a request counts until the last byte of its answer has gone out. So a client that asks and
  * never reads comes to stand: nothing more is read from its socket, and after half a minute it is cut off.
  *
- * Copies. Payload of a write is not copied here: the pieces in which it came from the socket are the buffers that the device
- * is given. Where they are too small and too many they are put together first. A read is done into the buffer that goes to
+ * Copies. Payload of a write is not copied here: the pieces in which it came from the socket (inbox.ts) are the buffers that
+ * the device is given. Where they are too small and too many they are put together first. A read is done into the buffer that goes to
  * the socket, behind the room for its head. What is answered in one turn of the event loop goes out in one system call.
  */
 import type { Duplex } from 'node:stream';
 import { nbdErrorOf, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
+import { receiveInto } from '../socket/receive.ts';
 import { KIB, MIB } from '../units.ts';
 import type { Budget, Export, ReplyBuffers } from './export.ts';
+import { type Chunk, Inbox } from './inbox.ts';
 import {
   ALLOCATION_CONTEXT,
   allocationFlags,
@@ -101,6 +103,7 @@ const flagsOf: ReadonlyMap<number, number> = new Map([
 /** Pieces of payload: so many, and one more for each 16 KiB, before they are put together. */
 const FEW_PIECES = 8;
 const PIECE_BYTES = 16 * KIB;
+const HANDSHAKE_BYTES = 4 * KIB;
 
 /** A write whose payload is coming. */
 interface Writing {
@@ -110,12 +113,16 @@ interface Writing {
   /** Once there are too many pieces. */
   whole: Buffer | null;
   wholeBytes: number;
+  /** Where the pieces are. */
+  readonly chunks: Chunk[];
   readonly refusal: NbdErrorName | null;
 }
 
 export class Session {
   readonly #home: SessionHome;
   #stream: Duplex;
+  /** Null while nothing is read into it: over TLS, and from streams that are no sockets. */
+  #inbox: Inbox | null = null;
   #messages = new ClientMessages();
   #phase: 'options' | 'requests' | 'ending' | 'ended' = 'options';
   #isSecure = false;
@@ -142,11 +149,19 @@ export class Session {
 
   constructor(stream: Duplex, home: SessionHome) {
     this.#home = home;
-    this.#stream = stream;
     this.#beganMs = home.host.now();
     this.#receivedMs = this.#beganMs;
     this.#sentMs = this.#beganMs;
-    this.#attach(stream);
+    // Where TLS may come, the handle of the socket is not ours to keep.
+    const takesOver = home.startTls === null;
+    this.#stream = takesOver
+      ? receiveInto(stream, {
+          room: () => this.#room(),
+          received: (bytes) => this.#received(bytes),
+        })
+      : stream;
+    this.#attach(this.#stream);
+    if (!takesOver) this.#listen(stream);
     this.#send(encodeGreeting(OWN_FLAGS));
   }
 
@@ -195,8 +210,11 @@ export class Session {
     this.#home.ended(this, because);
   }
 
+  #listen(stream: Duplex): void {
+    stream.on('data', (bytes: Buffer) => this.#received(bytes));
+  }
+
   #attach(stream: Duplex): void {
-    stream.on('data', (chunk: Buffer) => this.#received(chunk));
     stream.on('end', () => this.#receivedEnd());
     stream.on('error', () => this.#lost(stream));
     stream.on('close', () => this.#lost(stream));
@@ -206,10 +224,16 @@ export class Session {
     if (stream === this.#stream) this.cut(null);
   }
 
-  #received(chunk: Buffer): void {
+  #room(): Uint8Array {
+    this.#inbox ??= new Inbox(HANDSHAKE_BYTES);
+    return this.#phase === 'requests' ? this.#inbox.room() : this.#inbox.room(1);
+  }
+
+  #received(bytes: Uint8Array): void {
     if (this.#phase === 'ending' || this.#phase === 'ended') return;
     this.#receivedMs = this.#home.host.now();
-    this.#messages.push(chunk);
+    this.#inbox?.filled(bytes.byteLength);
+    this.#messages.push(bytes);
     this.#pump();
   }
 
@@ -233,6 +257,7 @@ export class Session {
       this.cut(error.message);
       return;
     }
+    this.#inbox?.setRead(!this.#messages.intake.hasChunks);
     this.#setFlow();
   }
 
@@ -463,6 +488,7 @@ export class Session {
     this.#isPaused = false;
     this.#stream = secret;
     this.#attach(secret);
+    this.#listen(secret);
   }
 
   #enter(chosen: Export): void {
@@ -502,6 +528,7 @@ export class Session {
         pieces: refusal === null ? [] : null,
         whole: null,
         wholeBytes: 0,
+        chunks: [],
         refusal,
       };
       if (refusal === null) this.#begin(request.lengthBytes);
@@ -542,16 +569,25 @@ export class Session {
   #takeData(bytes: Uint8Array, isLast: boolean): void {
     const writing = this.#writing;
     if (writing === null) return;
-    if (writing.pieces !== null) keep(writing, writing.pieces, bytes);
+    if (writing.pieces !== null) {
+      keep(writing, writing.pieces, bytes);
+      const chunk = writing.whole === null ? (this.#inbox?.hold(bytes) ?? null) : null;
+      if (chunk !== null) writing.chunks.push(chunk);
+    }
     if (!isLast) return;
     this.#writing = null;
-    const { request, refusal, whole, pieces } = writing;
+    const { request, refusal, whole, pieces, chunks } = writing;
     if (refusal !== null) this.#fail(request, refusal, 'the request cannot be carried out as it is');
-    else this.#write(request, whole === null ? (pieces ?? []) : [whole]);
+    else this.#write(request, whole === null ? (pieces ?? []) : [whole], chunks);
+  }
+
+  #letGo(chunks: readonly Chunk[]): void {
+    for (const chunk of chunks) this.#inbox?.release(chunk);
   }
 
   #abandonWriting(): void {
     if (this.#writing !== null && this.#writing.refusal === null) {
+      this.#letGo(this.#writing.chunks);
       this.#done(this.#writing.request.lengthBytes);
     }
     this.#writing = null;
@@ -593,10 +629,13 @@ export class Session {
       );
   }
 
-  #write(request: Request, pieces: readonly Uint8Array[]): void {
+  #write(request: Request, pieces: readonly Uint8Array[], chunks: readonly Chunk[]): void {
     const options = (request.flags & FUA) !== 0 ? { fua: true } : undefined;
     const written = this.#export?.use((device) => device.write(request.offsetBytes ?? 0, pieces, options));
-    if (written !== undefined) this.#run(request, request.lengthBytes, written);
+    if (written === undefined) return;
+    const letGo = (): void => this.#letGo(chunks);
+    written.then(letGo, letGo);
+    this.#run(request, request.lengthBytes, written);
   }
 
   /** What resolves to nothing is answered with success and nothing else. */
