@@ -16,7 +16,7 @@
  * Spares take over by themselves: whenever a slot is empty and a spare there, or redundancy is due after a crash, a
  * sync runs in the background (sync.ts), and `rebuild` watches it.
  */
-import { Device, type Extent, type Limits, type ZeroOptions } from '../device/device.ts';
+import { Device, type Extent, type Lender, type Limits, type ZeroOptions } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { type CheckResult, canReach, type DriverKind, Engine, unreachableBy } from '../engine/engine.ts';
 import type { Death } from '../engine/message.ts';
@@ -272,6 +272,10 @@ export class RaidArray extends Device {
 
   get members(): readonly Readonly<Member>[] {
     return this.#members.list;
+  }
+
+  override get lender(): Lender {
+    return this.#engine;
   }
 
   get state(): ArrayState {

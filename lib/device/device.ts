@@ -62,6 +62,17 @@ export type DirectAccess =
   | { readonly kind: 'file'; readonly fd: number; readonly offsetBytes: number }
   | { readonly kind: 'memory'; readonly memory: SharedArrayBuffer; readonly offsetBytes: number };
 
+/**
+ * Memory that a device reads into and writes from without a copy, given to it as the one buffer of a request; where the request
+ * passes other devices on its way it may be copied all the same. Lent briefly, since the device works with what is left.
+ */
+export interface Lender {
+  /** Null where there is too little just now. It holds what an earlier request left there. */
+  lend(lengthBytes: number): Uint8Array | null;
+  /** When no request uses it any more. */
+  takeBack(lent: Uint8Array): void;
+}
+
 export abstract class Device implements AsyncDisposable {
   /** For messages: a path, a URI, or what the maker called it. */
   abstract readonly name: string;
@@ -71,6 +82,11 @@ export abstract class Device implements AsyncDisposable {
    * filter that counts, delays or fails requests; a remote device).
    */
   abstract readonly direct: DirectAccess | null;
+
+  /** Null where a copy is made in any case, or none. */
+  get lender(): Lender | null {
+    return null;
+  }
 
   #closed = false;
   #closing: Promise<void> | null = null;

@@ -4,7 +4,8 @@
  *
  * A request is cut at stripe-group boundaries into jobs, each with a buffer in the arena, and each given to the lane
  * that owns the group. The caller's bytes are copied once, here, at the seam: after `write` has returned its promise the
- * caller may do with the buffer what they like, and parity is computed from the very bytes that are written.
+ * caller may do with the buffer what they like, and parity is computed from the very bytes that are written. Only who has
+ * borrowed arena memory (`lend`) reads into it and writes from it in place, and leaves it alone until the promise settles.
  *
  * Drivers
  *   lanes        members that a thread can reach by itself (files, shared memory), more than one core
@@ -17,7 +18,7 @@
  * before the caller has seen the first one's answer is the sign of depth, and goes to the lane. Members that turn out to
  * be slow (a disk, not the cache) switch it off for a while, since it blocks the event loop.
  */
-import { type Device, totalBytes } from '../device/device.ts';
+import { type Device, type Lender, totalBytes } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
@@ -91,13 +92,15 @@ export const HEAP_BYTES = 64 * MIB;
 /** Member bytes that one job of a recovery or a check covers at most: less where a territory ends. */
 export const SYNC_JOB_BYTES = MIB;
 
-export class Engine {
+export class Engine implements Lender {
   readonly kind: DriverKind;
   readonly kernelName: string;
   readonly #layout: Layout;
   readonly #options: EngineOptions;
   readonly #arena: Arena;
   readonly #bytes: Uint8Array;
+  /** Memory that is lent: none of what requests take, however long it is kept. */
+  readonly #lendable: Arena;
   readonly #driver: Driver;
   /** Array bytes of one job at most: whole stripes where a stripe is not too large. */
   readonly #pieceBytes: number;
@@ -126,8 +129,15 @@ export class Engine {
     const laneCount = this.kind === 'lanes' ? lanes : 0;
     const slots = this.kind === 'event-loop' ? EVENT_LOOP_WIDTH : laneCount;
     checkOptions(options, this.kind, heapBytes, slots);
-    const map = createMemory(slots, heapBytes);
+    const lendableBytes = this.#hasLog ? 0 : lendableBeside(slots, heapBytes);
+    const whole = createMemory(slots, roundUp(heapBytes, MIB) + lendableBytes);
+    const map = { ...whole, heapBytes: roundUp(heapBytes, MIB) };
     this.#arena = new Arena(map);
+    this.#lendable = new Arena({
+      ...whole,
+      heapAddress: map.heapAddress + map.heapBytes,
+      heapBytes: lendableBytes,
+    });
     this.#bytes = new Uint8Array(map.memory.buffer);
     const kernels = selectKernels(map.memory, tableAddress(slots), options.kernel);
     this.kernelName = kernels.name;
@@ -162,8 +172,19 @@ export class Engine {
     return this.#arena.bytesUsed;
   }
 
+  lend(lengthBytes: number): Uint8Array | null {
+    const address = this.#lendable.tryAcquire(lengthBytes);
+    return address === null ? null : this.#bytes.subarray(address, address + lengthBytes);
+  }
+
+  takeBack(lent: Uint8Array): void {
+    this.#lendable.release(lent.byteOffset, lent.byteLength);
+  }
+
   /** Array bytes in; `targets` are filled when the promise resolves. */
   read(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    const lent = this.#lentAmong(targets);
+    if (lent !== null) return this.#inPlace('read', offsetBytes, lent);
     const lengthBytes = totalBytes(targets);
     const isOneJob =
       lengthBytes <= PAGE_BYTES && lengthBytes <= this.#driver.pieceAt(offsetBytes, this.#pieceBytes);
@@ -193,6 +214,8 @@ export class Engine {
    * copied twice, which is what a caller pays who writes faster than the members do.
    */
   write(offsetBytes: number, sources: readonly Uint8Array[]): Promise<void> {
+    const lent = this.#lentAmong(sources);
+    if (lent !== null) return this.#inPlace('write', offsetBytes, lent);
     const lengthBytes = totalBytes(sources);
     let held = sources;
     let heldFrom = 0;
@@ -351,6 +374,32 @@ export class Engine {
       const error = failed as RaidError | null;
       if (error !== null) throw error;
       if (op === 'write') await this.settled();
+    } finally {
+      this.#requests.end();
+    }
+  }
+
+  #lentAmong(buffers: readonly Uint8Array[]): Uint8Array | null {
+    const [first] = buffers;
+    return buffers.length === 1 && first?.buffer === this.#bytes.buffer ? first : null;
+  }
+
+  async #inPlace(op: 'read' | 'write', offsetBytes: number, lent: Uint8Array): Promise<void> {
+    this.#begin();
+    try {
+      const jobs: Job[] = [];
+      for (let from = 0; from < lent.byteLength; ) {
+        const start = offsetBytes + from;
+        const count = Math.min(lent.byteLength - from, this.#driver.pieceAt(start, this.#pieceBytes));
+        jobs.push({
+          ...{ op, offsetBytes: start, lengthBytes: count, address: lent.byteOffset + from, member: 0 },
+        });
+        from += count;
+      }
+      const reports = await Promise.all(jobs.map((job) => this.#submit(job)));
+      const failed = reports.reduce<RaidError | null>((before, { error }) => bothErrors(before, error), null);
+      if (failed !== null) throw failed;
+      if (op === 'write') while (this.#hold !== null) await this.#hold;
     } finally {
       this.#requests.end();
     }
@@ -524,6 +573,12 @@ function checkOptions(options: EngineOptions, kind: DriverKind, heapBytes: numbe
   for (const device of options.members) {
     if (device !== null && !canReach(kind, device)) throw unreachableBy(kind, device);
   }
+}
+
+/** As much again as the heap. With a log there is none: it wants whole sectors, and room for them in the buffers of writes. */
+function lendableBeside(slots: number, heapBytes: number): number {
+  const leftBytes = 4 * GIB - memoryBytesFor(slots, heapBytes);
+  return Math.min(HEAP_BYTES, roundUp(heapBytes, MIB), roundDown(leftBytes, MIB));
 }
 
 /** Threads, and synchronous calls on this one, reach a member only where it is open to them. */

@@ -95,6 +95,13 @@ export class Export {
     return result;
   }
 
+  /** Memory of the device's own, which it need not copy from or to. */
+  lend(lengthBytes: number): Loan | null {
+    const { lender } = this.#device;
+    const bytes = lender?.lend(lengthBytes) ?? null;
+    return lender === null || bytes === null ? null : { bytes, giveBack: () => lender.takeBack(bytes) };
+  }
+
   /** `goOn` is called when requests may come again. */
   whenReleased(goOn: () => void): void {
     this.#waiting.push(goOn);
@@ -117,6 +124,11 @@ export class Export {
       for (const goOn of waiting) goOn();
     }
   }
+}
+
+export interface Loan {
+  readonly bytes: Uint8Array;
+  readonly giveBack: () => void;
 }
 
 /** Memory that all connections of a server share. Who finds it used up waits until somebody gives some back. */
@@ -170,6 +182,11 @@ export class ReplyBuffers {
     if (kept === undefined) return Buffer.alloc(capacityFor(lengthBytes));
     this.#keptBytes -= kept.byteLength;
     return kept;
+  }
+
+  lend(lengthBytes: number): Loan {
+    const whole = this.take(lengthBytes);
+    return { bytes: whole.subarray(0, lengthBytes), giveBack: () => this.giveBack(whole) };
   }
 
   giveBack(buffer: Buffer): void {

@@ -374,6 +374,18 @@ abstract class Messages<Message> {
     return { kind: 'data', bytes, isLast: this.#payloadBytes === 0 };
   }
 
+  /** So much of what comes next is payload, and nothing that has come waits before it. */
+  get awaitedBytes(): number {
+    return this.intake.isEmpty ? this.#payloadBytes : 0;
+  }
+
+  /** Payload that has come and was not pushed. True where it was the last. */
+  passed(lengthBytes: number): boolean {
+    assert(lengthBytes <= this.awaitedBytes, 'what passes is awaited');
+    this.#payloadBytes -= lengthBytes;
+    return this.#payloadBytes === 0;
+  }
+
   /** Between two messages: where a stream may end. */
   get isBetween(): boolean {
     return this.#payloadBytes === 0 && this.intake.isEmpty && this.hasNoHeader();
@@ -601,7 +613,7 @@ export function encodeRequest(request: Request, target: Buffer, at = 0): void {
   target.writeUInt32BE(request.lengthBytes, at + 24);
 }
 
-function decodeRequest(bytes: Buffer): Request {
+export function decodeRequest(bytes: Buffer): Request {
   if (bytes.readUInt32BE(0) !== REQUEST_MAGIC) {
     throw violation(`a request that begins with ${hex(bytes.readUInt32BE(0))}`);
   }

@@ -26,7 +26,8 @@ import { nbdErrorOf, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import { receiveInto } from '../socket/receive.ts';
 import { KIB, MIB } from '../units.ts';
-import type { Budget, Export, ReplyBuffers } from './export.ts';
+import type { Budget, Export, Loan, ReplyBuffers } from './export.ts';
+import { Gatherer } from './gather.ts';
 import { type Chunk, Inbox } from './inbox.ts';
 import {
   ALLOCATION_CONTEXT,
@@ -58,7 +59,7 @@ import {
 
 /** What a session needs of the server it belongs to. */
 export interface SessionHome {
-  readonly host: Pick<Host, 'now'>;
+  readonly host: Pick<Host, 'now' | 'sleep' | 'turn'>;
   readonly exports: ReadonlyMap<string, Export>;
   /** What the empty name stands for. */
   readonly defaultExport: Export | null;
@@ -104,6 +105,10 @@ const flagsOf: ReadonlyMap<number, number> = new Map([
 const FEW_PIECES = 8;
 const PIECE_BYTES = 16 * KIB;
 const HANDSHAKE_BYTES = 4 * KIB;
+/** From here on a request's payload has memory of its own: a loan, and a reply in two parts, cost less than a copy of it. */
+const LARGE_BYTES = 64 * KIB;
+/** Of what follows a large write no more than this is read before it is known where it goes. */
+const LOOK_AHEAD_BYTES = 4 * KIB;
 
 /** A write whose payload is coming. */
 interface Writing {
@@ -115,6 +120,8 @@ interface Writing {
   wholeBytes: number;
   /** Where the pieces are. */
   readonly chunks: Chunk[];
+  /** Its payload goes there, and not into pieces. */
+  readonly gatherer: Gatherer | null;
   readonly refusal: NbdErrorName | null;
 }
 
@@ -123,6 +130,11 @@ export class Session {
   #stream: Duplex;
   /** Null while nothing is read into it: over TLS, and from streams that are no sockets. */
   #inbox: Inbox | null = null;
+  /** What the inbox gives is not where the next bytes go, but this. */
+  #isDirect = false;
+  #wasLarge = false;
+  /** Null until there is a large write. */
+  #gatherer: Gatherer | null = null;
   #messages = new ClientMessages();
   #phase: 'options' | 'requests' | 'ending' | 'ended' = 'options';
   #isSecure = false;
@@ -204,6 +216,7 @@ export class Session {
   cut(because: string | null): void {
     if (this.#phase === 'ended') return;
     this.#phase = 'ended';
+    this.#gatherer?.abandon(new RaidError('CLOSED', 'the connection has ended'));
     this.#abandonWriting();
     this.#stream.pause();
     if (this.#changes === 0) this.#stream.destroy();
@@ -226,14 +239,23 @@ export class Session {
 
   #room(): Uint8Array {
     this.#inbox ??= new Inbox(HANDSHAKE_BYTES);
-    return this.#phase === 'requests' ? this.#inbox.room() : this.#inbox.room(1);
+    const gatherer = this.#writing?.gatherer ?? null;
+    this.#isDirect = gatherer !== null && this.#messages.awaitedBytes > 0 && this.#phase === 'requests';
+    if (gatherer !== null && this.#isDirect) return gatherer.room();
+    if (this.#phase !== 'requests') return this.#inbox.room(1);
+    return this.#wasLarge ? this.#inbox.room().subarray(0, LOOK_AHEAD_BYTES) : this.#inbox.room();
   }
 
   #received(bytes: Uint8Array): void {
     if (this.#phase === 'ending' || this.#phase === 'ended') return;
     this.#receivedMs = this.#home.host.now();
-    this.#inbox?.filled(bytes.byteLength);
-    this.#messages.push(bytes);
+    if (this.#isDirect) {
+      this.#writing?.gatherer?.filled(bytes.byteLength);
+      if (this.#messages.passed(bytes.byteLength)) this.#writing = null;
+    } else {
+      this.#inbox?.filled(bytes.byteLength);
+      this.#messages.push(bytes);
+    }
     this.#pump();
   }
 
@@ -523,12 +545,19 @@ export class Session {
     if (served === null) return;
     const refusal = this.#refusalOf(request, served);
     if (request.command === commands.WRITE && request.lengthBytes > 0) {
+      this.#wasLarge = request.lengthBytes >= LARGE_BYTES;
+      const gatherer = refusal === null && this.#wasLarge ? this.#gathererOf(served) : null;
+      gatherer?.begin(request.offsetBytes ?? 0, request.lengthBytes, (request.flags & FUA) !== 0, (error) => {
+        if (error === null) this.#succeed(request, request.lengthBytes, null);
+        else this.#failed(request, error, request.lengthBytes);
+      });
       this.#writing = {
         request,
         pieces: refusal === null ? [] : null,
         whole: null,
         wholeBytes: 0,
         chunks: [],
+        gatherer,
         refusal,
       };
       if (refusal === null) this.#begin(request.lengthBytes);
@@ -569,6 +598,11 @@ export class Session {
   #takeData(bytes: Uint8Array, isLast: boolean): void {
     const writing = this.#writing;
     if (writing === null) return;
+    if (writing.gatherer !== null) {
+      if (isLast) this.#writing = null;
+      fill(writing.gatherer, bytes);
+      return;
+    }
     if (writing.pieces !== null) {
       keep(writing, writing.pieces, bytes);
       const chunk = writing.whole === null ? (this.#inbox?.hold(bytes) ?? null) : null;
@@ -588,6 +622,7 @@ export class Session {
   #abandonWriting(): void {
     if (this.#writing !== null && this.#writing.refusal === null) {
       this.#letGo(this.#writing.chunks);
+      this.#writing.gatherer?.abandonWrite();
       this.#done(this.#writing.request.lengthBytes);
     }
     this.#writing = null;
@@ -604,19 +639,24 @@ export class Session {
   }
 
   #read(request: Request, served: Export): void {
-    const { offsetBytes, lengthBytes } = request;
-    const headBytes = this.#isStructured ? DATA_CHUNK_BYTES : SIMPLE_REPLY_BYTES;
+    const { lengthBytes } = request;
+    const loan = lengthBytes < LARGE_BYTES ? null : served.lend(lengthBytes);
+    this.#begin(lengthBytes);
+    if (loan === null) this.#readBehindHead(request, served);
+    else this.#readIntoLoan(request, served, loan);
+  }
+
+  #readBehindHead(request: Request, served: Export): void {
+    const { lengthBytes } = request;
+    const headBytes = this.#dataHeadBytes;
     const { buffers } = this.#home;
     const whole = buffers.take(headBytes + lengthBytes);
     const reply = whole.subarray(0, headBytes + lengthBytes);
-    this.#begin(lengthBytes);
-    const at = offsetBytes ?? 0;
     served
-      .use((device) => device.read(at, reply.subarray(headBytes)))
+      .use((device) => device.read(request.offsetBytes ?? 0, reply.subarray(headBytes)))
       .then(
         () => {
-          if (this.#isStructured) encodeDataChunk(request, at, lengthBytes, true, reply);
-          else encodeSimpleReply({ ...request, error: 0 }, reply);
+          this.#encodeDataHead(request, reply);
           this.#send(reply, () => {
             buffers.giveBack(whole);
             this.#done(lengthBytes);
@@ -629,6 +669,36 @@ export class Session {
       );
   }
 
+  #readIntoLoan(request: Request, served: Export, { bytes, giveBack }: Loan): void {
+    served
+      .use((device) => device.read(request.offsetBytes ?? 0, bytes))
+      .then(
+        () => {
+          const head = Buffer.allocUnsafe(this.#dataHeadBytes);
+          this.#encodeDataHead(request, head);
+          this.#send(head);
+          this.#send(bytes, () => {
+            giveBack();
+            this.#done(request.lengthBytes);
+          });
+        },
+        (error: unknown) => {
+          giveBack();
+          this.#failed(request, error, request.lengthBytes);
+        },
+      );
+  }
+
+  get #dataHeadBytes(): number {
+    return this.#isStructured ? DATA_CHUNK_BYTES : SIMPLE_REPLY_BYTES;
+  }
+
+  #encodeDataHead(request: Request, target: Buffer): void {
+    const { offsetBytes, lengthBytes } = request;
+    if (this.#isStructured) encodeDataChunk(request, offsetBytes ?? 0, lengthBytes, true, target);
+    else encodeSimpleReply({ ...request, error: 0 }, target);
+  }
+
   #write(request: Request, pieces: readonly Uint8Array[], chunks: readonly Chunk[]): void {
     const options = (request.flags & FUA) !== 0 ? { fua: true } : undefined;
     const written = this.#export?.use((device) => device.write(request.offsetBytes ?? 0, pieces, options));
@@ -638,15 +708,32 @@ export class Session {
     this.#run(request, request.lengthBytes, written);
   }
 
-  /** What resolves to nothing is answered with success and nothing else. */
-  // biome-ignore lint/suspicious/noConfusingVoidType: what devices answer with.
-  #run(request: Request, heldBytes: number, effect: Promise<readonly Descriptor[] | void>): void {
+  #gathererOf(served: Export): Gatherer {
+    this.#gatherer ??= new Gatherer(served.device.limits, {
+      host: this.#home.host,
+      lend: (lengthBytes) => served.lend(lengthBytes) ?? this.#home.buffers.lend(lengthBytes),
+      write: (offsetBytes, bytes, fua) => {
+        const written = served.use((device) => device.write(offsetBytes, bytes, fua ? { fua } : undefined));
+        this.#watchChange(written);
+        return written;
+      },
+    });
+    return this.#gatherer;
+  }
+
+  #watchChange(change: Promise<unknown>): void {
     this.#changes += 1;
     const end = (): void => {
       this.#changes -= 1;
       if (this.#phase === 'ended' && this.#changes === 0) this.#stream.destroy();
     };
-    effect.then(end, end);
+    change.then(end, end);
+  }
+
+  /** What resolves to nothing is answered with success and nothing else. */
+  // biome-ignore lint/suspicious/noConfusingVoidType: what devices answer with.
+  #run(request: Request, heldBytes: number, effect: Promise<readonly Descriptor[] | void>): void {
+    this.#watchChange(effect);
     effect.then(
       (descriptors) => this.#succeed(request, heldBytes, descriptors ?? null),
       (error: unknown) => this.#failed(request, error, heldBytes),
@@ -818,6 +905,16 @@ class NotFast extends Error {}
 
 function numberOf(request: OptionRequest): number {
   return request.option === 'OTHER' ? request.number : options[request.option];
+}
+
+function fill(gatherer: Gatherer, bytes: Uint8Array): void {
+  for (let rest = bytes; rest.byteLength > 0; ) {
+    const room = gatherer.room();
+    const part = rest.subarray(0, room.byteLength);
+    room.set(part);
+    gatherer.filled(part.byteLength);
+    rest = rest.subarray(part.byteLength);
+  }
 }
 
 /** Views of the socket's chunks; or, where they come in crumbs, one buffer. */

@@ -530,3 +530,60 @@ describe('on event-loop', () => {
     await engine.close();
   });
 });
+
+describe.each(drivers)('memory that is lent, %s', (driver) => {
+  test('is written from and read into in place, in any state of the members', () =>
+    withSeed(runSeed, async (random) => {
+      const members = memoryMembers(raid5);
+      const { engine } = make(raid5, members, driver);
+      const layout = compileLayout(raid5);
+      const expected = Buffer.alloc(layout.arrayBytes);
+      for (let round = 0; round < 60; round += 1) {
+        if (round === 40) {
+          const health = allInSync(raid5);
+          await engine.setHealth({
+            ...health,
+            members: health.members.map((member, slot) => (slot === 1 ? { state: 'missing' } : member)),
+          });
+        }
+        const lengthBytes = 1 + random(3 * rowBytes);
+        const at = random(layout.arrayBytes - lengthBytes);
+        const lent = engine.lend(lengthBytes);
+        assert(lent !== null, 'there is memory to be lent');
+        lent.fill(round + 1);
+        expected.fill(round + 1, at, at + lengthBytes);
+        await engine.write(at, [lent]);
+        expect(lent.every((byte) => byte === round + 1)).toBe(true);
+        lent.fill(0xee);
+        await engine.read(at, [lent]);
+        expect(lent.every((byte) => byte === round + 1)).toBe(true);
+        engine.takeBack(lent);
+        // Some of it, behind a part that stays as it is.
+        const part = engine.lend(3 * 4096);
+        assert(part !== null, 'there is memory to be lent');
+        part.fill(0xee);
+        await engine.read(0, [part.subarray(100, 5000)]);
+        expect(Buffer.compare(part.subarray(100, 5000), expected.subarray(0, 4900))).toBe(0);
+        expect([part[99], part[5000]]).toEqual([0xee, 0xee]);
+        engine.takeBack(part);
+      }
+      const seen = Buffer.alloc(layout.arrayBytes);
+      await engine.read(0, [seen]);
+      expect(Buffer.compare(seen, expected)).toBe(0);
+      await engine.close();
+    }));
+
+  test('is none of what requests take: they go on when all of it is lent, and none is left unlent', async () => {
+    const { engine } = make(raid5, memoryMembers(raid5), driver, { heapBytes: 2 * MIB });
+    const lent: Uint8Array[] = [];
+    for (let one = engine.lend(64 * KIB); one !== null; one = engine.lend(64 * KIB)) lent.push(one);
+    expect(lent.length).toBe(32);
+    const buffer = new Uint8Array(2 * rowBytes).fill(9);
+    await Promise.all([0, 1, 2, 3].map(() => engine.write(0, [buffer])));
+    for (const one of lent) engine.takeBack(one);
+    expect(engine.lend(3 * MIB)).toBeNull();
+    const whole = engine.lend(2 * MIB);
+    expect(whole?.byteLength).toBe(2 * MIB);
+    await engine.close();
+  });
+});

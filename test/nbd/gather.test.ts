@@ -1,0 +1,242 @@
+/** Writes that follow each other reach the device in its own units, each byte once, and each write is answered once. */
+import { describe, expect, test } from 'vitest';
+import { seededRandom } from '../../lib/host.ts';
+import { Gatherer } from '../../lib/nbd/gather.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+import { StillHost, turn } from './wire.ts';
+
+const SIZE_BYTES = 16 * MIB;
+const ROW_BYTES = 192 * KIB;
+const UNIT_BYTES = 5 * ROW_BYTES;
+
+interface Asked {
+  readonly offsetBytes: number;
+  readonly bytes: Uint8Array;
+  readonly fua: boolean;
+  readonly settle: (error?: Error) => void;
+}
+
+/** A device that does what it is told when the test says so. */
+class World {
+  readonly host = new StillHost();
+  readonly disk = Buffer.alloc(SIZE_BYTES);
+  readonly expected = Buffer.alloc(SIZE_BYTES);
+  readonly asked: Asked[] = [];
+  readonly answers: (readonly [number, unknown])[] = [];
+  lentCount = 0;
+  #count = 0;
+  readonly gatherer = new Gatherer(
+    { preferredBytes: ROW_BYTES, blockBytes: 1 },
+    {
+      host: this.host,
+      lend: (lengthBytes) => {
+        this.lentCount += 1;
+        const giveBack = (): void => {
+          this.lentCount -= 1;
+        };
+        return { bytes: Buffer.alloc(lengthBytes, 0xee), giveBack };
+      },
+      write: (offsetBytes, bytes, fua) =>
+        new Promise((resolve, reject) => {
+          const settle = (error?: Error): void => {
+            if (error !== undefined) reject(error);
+            else {
+              // As late as it may be: until here the memory is the device's.
+              this.disk.set(bytes, offsetBytes);
+              resolve();
+            }
+          };
+          this.asked.push({ offsetBytes, bytes, fua, settle });
+        }),
+    },
+  );
+
+  begin(offsetBytes: number, lengthBytes: number, fua = false): number {
+    const number = this.#count;
+    this.#count += 1;
+    this.gatherer.begin(offsetBytes, lengthBytes, fua, (error) => this.answers.push([number, error]));
+    return number;
+  }
+
+  /** Some of the payload of the write that was begun last. */
+  receive(at: number, lengthBytes: number, value: number): void {
+    for (let done = 0; done < lengthBytes; ) {
+      const room = this.gatherer.room().subarray(0, lengthBytes - done);
+      room.fill(value);
+      this.expected.fill(value, at + done, at + done + room.byteLength);
+      this.gatherer.filled(room.byteLength);
+      done += room.byteLength;
+    }
+  }
+
+  write(offsetBytes: number, lengthBytes: number, value: number, fua = false): number {
+    const number = this.begin(offsetBytes, lengthBytes, fua);
+    this.receive(offsetBytes, lengthBytes, value);
+    return number;
+  }
+
+  async settleAll(): Promise<void> {
+    while (this.asked.length > 0 || this.lentCount > 0) {
+      for (const { settle } of this.asked.splice(0)) settle();
+      await turn();
+      await this.host.advance(10, 5);
+    }
+  }
+
+  get ranges(): readonly (readonly [number, number])[] {
+    return this.asked.map(({ offsetBytes, bytes }) => [offsetBytes, bytes.byteLength]);
+  }
+}
+
+describe('writes from one end to the other', () => {
+  test('are whole units to the device, but for where they begin and end', async () => {
+    const world = new World();
+    for (let index = 0; index < 8; index += 1) world.write(index * MIB, MIB, index + 1);
+    await turn();
+    const [first, second, ...others] = world.ranges;
+    // Nobody could know that the first write would be followed by another.
+    expect([first, second]).toEqual([
+      [0, UNIT_BYTES],
+      [UNIT_BYTES, MIB - UNIT_BYTES],
+    ]);
+    expect(others[0]).toEqual([MIB, 2 * UNIT_BYTES - MIB]);
+    for (const [offsetBytes, lengthBytes] of others.slice(1)) {
+      expect([offsetBytes % UNIT_BYTES, lengthBytes]).toEqual([0, UNIT_BYTES]);
+    }
+    await world.settleAll();
+    expect(world.answers.map(([number]) => number)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    expect(Buffer.compare(world.disk, world.expected)).toBe(0);
+  });
+
+  test('do not wait for the next where the device has nothing else to do', async () => {
+    const world = new World();
+    for (const index of [0, 1, 2]) {
+      world.write(index * 64 * KIB, 64 * KIB, 7);
+      await turn();
+      expect(world.ranges).toEqual([[index * 64 * KIB, 64 * KIB]]);
+      for (const { settle } of world.asked.splice(0)) settle();
+      await turn();
+      expect(world.answers.length).toBe(index + 1);
+    }
+    expect(world.lentCount).toBe(0);
+  });
+
+  test('wait no longer than the device is busy, or two milliseconds', async () => {
+    for (const how of ['settles', 'hangs'] as const) {
+      const world = new World();
+      world.write(0, 64 * KIB, 1);
+      world.write(64 * KIB, 64 * KIB, 2);
+      await turn();
+      expect(world.ranges).toEqual([[0, 64 * KIB]]);
+      if (how === 'settles') world.asked[0]?.settle();
+      else await world.host.advance(2, 1);
+      await turn();
+      expect(world.ranges.slice(1)).toEqual([[64 * KIB, 64 * KIB]]);
+      await world.settleAll();
+      expect(world.answers.length).toBe(2);
+    }
+  });
+
+  test('are cut where the rest is long in coming, and go on behind the cut', async () => {
+    const world = new World();
+    world.write(0, 64 * KIB, 1);
+    world.write(64 * KIB, 64 * KIB, 2);
+    world.begin(128 * KIB, 64 * KIB);
+    world.receive(128 * KIB, 1000, 3);
+    await turn();
+    await world.host.advance(2, 1);
+    expect(world.ranges.slice(1)).toEqual([[64 * KIB, 64 * KIB + 1000]]);
+    for (const { settle } of world.asked.splice(0)) settle();
+    await turn();
+    expect(world.answers.map(([number]) => number)).toEqual([0, 1]);
+    world.receive(128 * KIB + 1000, 64 * KIB - 1000, 4);
+    await world.settleAll();
+    expect(world.answers.map(([number]) => number)).toEqual([0, 1, 2]);
+    expect(Buffer.compare(world.disk, world.expected)).toBe(0);
+  });
+
+  test('that are to be durable at once do not wait, and what shares a part with one is durable too', async () => {
+    const world = new World();
+    world.write(0, 64 * KIB, 1);
+    world.write(64 * KIB, 64 * KIB, 2);
+    world.write(128 * KIB, 64 * KIB, 3, true);
+    expect(world.asked.map(({ fua }) => fua)).toEqual([false, true]);
+    expect(world.ranges[1]).toEqual([64 * KIB, 128 * KIB]);
+    await world.settleAll();
+  });
+});
+
+test('a part that fails fails every write in it, and no other', async () => {
+  const world = new World();
+  world.write(0, MIB, 1);
+  world.write(MIB, MIB, 2);
+  world.write(2 * MIB, MIB, 3);
+  const error = new Error('no');
+  for (const { offsetBytes, settle } of world.asked.splice(0))
+    settle(offsetBytes === MIB ? error : undefined);
+  await turn();
+  await world.settleAll();
+  const failed = world.answers.filter(([, each]) => each === error).map(([number]) => number);
+  expect(failed).toEqual([1]);
+  expect(world.answers.length).toBe(3);
+});
+
+test('what ends in the middle is not answered; what is complete is written, unless all is given up', async () => {
+  for (const isOver of [false, true]) {
+    const world = new World();
+    world.write(0, 64 * KIB, 1);
+    world.write(64 * KIB, 64 * KIB, 2);
+    world.begin(128 * KIB, 64 * KIB);
+    world.receive(128 * KIB, 999, 3);
+    world.expected.fill(0, 128 * KIB);
+    if (isOver) {
+      world.expected.fill(0, 64 * KIB);
+      world.gatherer.abandon(new Error('over'));
+    } else world.gatherer.abandonWrite();
+    await world.settleAll();
+    expect(world.answers.map(([number, error]) => [number, error === null])).toEqual(
+      isOver
+        ? [
+            [1, false],
+            [0, true],
+          ]
+        : [
+            [0, true],
+            [1, true],
+          ],
+    );
+    expect(Buffer.compare(world.disk, world.expected)).toBe(0);
+  }
+});
+
+test.each([1, 2, 3, 4, 5, 6])(
+  'any writes at any pace: every byte, every answer once, all memory back (seed %i)',
+  async (seed) => {
+    const random = seededRandom(seed);
+    const world = new World();
+    let at = 0;
+    let count = 0;
+    while (at < SIZE_BYTES - 4 * MIB) {
+      const lengthBytes = 1 + random([70_000, 300_000, 3 * MIB][random(3)] ?? 1);
+      world.begin(at, lengthBytes, random(10) === 0);
+      count += 1;
+      for (let done = 0; done < lengthBytes; ) {
+        const part = Math.min(lengthBytes - done, 1 + random(random(2) === 0 ? 200_000 : 5000));
+        world.receive(at + done, part, 1 + random(255));
+        done += part;
+        if (random(3) === 0) await turn(1);
+        if (random(10) === 0) await world.host.advance(1, 1);
+        while (world.asked.length > random(12))
+          world.asked.splice(random(world.asked.length), 1)[0]?.settle();
+      }
+      at += lengthBytes + (random(3) === 0 ? random(500_000) : 0);
+    }
+    await world.settleAll();
+    expect(world.answers.map(([number]) => number).sort((a, b) => a - b)).toEqual(
+      Array.from({ length: count }, (_, number) => number),
+    );
+    expect(world.answers.every(([, error]) => error === null)).toBe(true);
+    expect(Buffer.compare(world.disk, world.expected)).toBe(0);
+    expect(world.lentCount).toBe(0);
+  },
+);
