@@ -2,7 +2,8 @@
  * `npm run bench:nbd`: a raid5 of four files, served by raidsim, beside a plain file, served by nbdkit and by qemu-nbd. One
  * client for all of them: fio's nbd engine, one connection, 32 requests under way, over a Unix socket, with everything in memory.
  *
- * The others write no parity, and raidsim is written in TypeScript: what counts is the ratio in one run on one machine. Servers
+ * The others write no parity, and raidsim is written in TypeScript: what counts is the ratio in one run on one machine. `Node, bare`
+ * (bare-nbd.ts) serves a plain file too, and does nothing else: what it does not reach nobody reaches who is served by Node. Servers
  * take turns, row by row, round by round; a row is the median of its rounds, of which the first is thrown away.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
@@ -32,14 +33,14 @@ const works: readonly Work[] = [
   { name: 'write 1 MiB', rw: 'write', blockBytes: MIB, aims: { nbdkit: 0.7, qemu: 1 } },
 ];
 
-const serverNames = ['raidsim', 'nbdkit', 'qemu'] as const;
+const serverNames = ['raidsim', 'nbdkit', 'qemu', 'bare'] as const;
 type ServerName = (typeof serverNames)[number];
 
 interface Row {
   readonly work: string;
   readonly unit: 'requests/s' | 'bytes/s';
   readonly values: Readonly<Record<ServerName, number>>;
-  readonly ratios: { readonly nbdkit: number; readonly qemu: number };
+  readonly ratios: Readonly<Record<'nbdkit' | 'qemu' | 'bare', number>>;
   readonly aims: Work['aims'];
 }
 
@@ -66,12 +67,13 @@ async function main(): Promise<void> {
   const seconds = values.quick === true ? 1 : 5;
   const rounds = values.quick === true ? 2 : 4;
   const loadBefore = currentLoad();
-  const folder = await makeFolder(undefined, 6 * MEMBER_BYTES);
+  const folder = await makeFolder(undefined, 14 * MEMBER_BYTES);
   const servers = new Map<ServerName, Server>();
   try {
     servers.set('raidsim', await startRaidsim(folder.path));
     servers.set('nbdkit', await startNbdkit(folder.path));
     servers.set('qemu', await startQemu(folder.path));
+    servers.set('bare', await startBare(folder.path));
     const rows: Row[] = [];
     for (const work of works) rows.push(await measure(work, servers, seconds, rounds));
     const machine = describeMachine(folder, loadBefore);
@@ -107,7 +109,11 @@ async function measure(
     work: work.name,
     unit: work.blockBytes === MIB ? 'bytes/s' : 'requests/s',
     values,
-    ratios: { nbdkit: values.raidsim / values.nbdkit, qemu: values.raidsim / values.qemu },
+    ratios: {
+      nbdkit: values.raidsim / values.nbdkit,
+      qemu: values.raidsim / values.qemu,
+      bare: values.raidsim / values.bare,
+    },
     aims: work.aims,
   };
 }
@@ -170,6 +176,13 @@ async function startQemu(folder: string): Promise<Server> {
   return await started(spawn('qemu-nbd', ['--persistent', '--format=raw', `--socket=${path}`, file]), path);
 }
 
+async function startBare(folder: string): Promise<Server> {
+  const path = join(folder, 'bare.sock');
+  const file = await plainFile(folder, 'bare.img');
+  const program = fileURLToPath(new URL('./bare-nbd.js', import.meta.url));
+  return await started(spawn(process.execPath, [program, path, file], { stdio: 'ignore' }), path);
+}
+
 async function plainFile(folder: string, name: string): Promise<string> {
   const path = join(folder, name);
   const file = await open(path, 'w');
@@ -213,8 +226,18 @@ function textOf({ machine, rows, seconds, rounds }: Result): string {
       (name) =>
         `${row.ratios[name].toFixed(2)}${row.ratios[name] < row.aims[name] ? ` < ${row.aims[name]}` : ''}`,
     ),
+    row.ratios.bare.toFixed(2),
   ]);
-  const head = ['depth 32', 'raidsim raid5', 'nbdkit file', 'qemu-nbd file', 'of nbdkit', 'of qemu-nbd'];
+  const head = [
+    'depth 32',
+    'raidsim raid5',
+    'nbdkit file',
+    'qemu-nbd file',
+    'Node, bare',
+    'of nbdkit',
+    'of qemu-nbd',
+    'of bare',
+  ];
   const widths = head.map((title, column) =>
     Math.max(title.length, ...cells.map((line) => line[column]?.length ?? 0)),
   );
