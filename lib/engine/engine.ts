@@ -399,7 +399,7 @@ export class Engine implements Lender {
       const reports = await Promise.all(jobs.map((job) => this.#submit(job)));
       const failed = reports.reduce<RaidError | null>((before, { error }) => bothErrors(before, error), null);
       if (failed !== null) throw failed;
-      if (op === 'write') while (this.#hold !== null) await this.#hold;
+      if (op === 'write') await this.settled();
     } finally {
       this.#requests.end();
     }
