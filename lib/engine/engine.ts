@@ -370,13 +370,16 @@ export class Engine implements Lender {
         from += count;
       }
       await Promise.all(under);
-      // Assigned in the callbacks above, which the compiler does not follow.
-      const error = failed as RaidError | null;
-      if (error !== null) throw error;
-      if (op === 'write') await this.settled();
+      await this.#answer(op, failed);
     } finally {
       this.#requests.end();
     }
+  }
+
+  /** How a request ends. A write may rely on a member's absence. */
+  async #answer(op: 'read' | 'write', failed: RaidError | null): Promise<void> {
+    if (failed !== null) throw failed;
+    if (op === 'write') await this.settled();
   }
 
   #lentAmong(buffers: readonly Uint8Array[]): Uint8Array | null {
@@ -398,8 +401,7 @@ export class Engine implements Lender {
       }
       const reports = await Promise.all(jobs.map((job) => this.#submit(job)));
       const failed = reports.reduce<RaidError | null>((before, { error }) => bothErrors(before, error), null);
-      if (failed !== null) throw failed;
-      if (op === 'write') await this.settled();
+      await this.#answer(op, failed);
     } finally {
       this.#requests.end();
     }

@@ -173,7 +173,7 @@ export const mutants: readonly Mutant[] = [
     and: [
       {
         file: engine,
-        find: "      if (op === 'write') await this.settled();",
+        find: "    if (op === 'write') await this.settled();",
         replace: '',
       },
       {
