@@ -1,5 +1,4 @@
 /** How verbs come by an array and its disks: what a person types becomes a folder, a member, a file. */
-
 import { constants, type Stats } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
 import { basename, isAbsolute, join, resolve } from 'node:path';
