@@ -476,12 +476,35 @@ export class MultipathDevice extends Device {
 
   protected override async doClose(): Promise<void> {
     this.#stop.abort();
+    const before = this.#failure;
     this.#expire(Number.POSITIVE_INFINITY, () => this.#closedError());
-    const closed = this.#lives.map((life) => life.nexus?.connection.device.close());
+    const closing = Promise.all(this.#lives.map((life) => this.#closePath(life)));
     await this.#inFlight.whenIdle();
-    await Promise.allSettled(closed);
+    await closing;
     await Promise.all(this.#fences);
     await this.#onClosed();
+    if (this.#failure !== before) throw this.#failure;
+  }
+
+  /** A path that does not answer is fenced: at once where only a check waits for it, which nobody wants to know of any more. */
+  async #closePath(life: PathLife): Promise<void> {
+    const { nexus } = life;
+    if (nexus === null) return;
+    const { device } = nexus.connection;
+    const isOnlyChecked = nexus.attempts.size === 0 && (life.check !== null || nexus.abandon.size > 0);
+    if (!isOnlyChecked) {
+      const closed = new AbortController();
+      await new Promise<void>((resolve) => {
+        const end = (): void => {
+          closed.abort();
+          resolve();
+        };
+        device.close().then(end, end);
+        void this.#host.sleep(this.#ioTimeoutTicks * this.#tickMs, closed.signal).then(resolve);
+      });
+      if (closed.signal.aborted) return;
+    }
+    this.#fence(life, nexus, 'it was not answered when it was closed');
   }
 
   // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────────

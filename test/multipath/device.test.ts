@@ -170,6 +170,33 @@ describe('a path that fails', () => {
     expect(w.states()).toBe('UU');
   });
 
+  test.each([
+    ['a check', 'closed', 100],
+    ['a read', 'CLOSED', 2_100],
+    ['a write', 'CLOSED', 2_100],
+  ] as const)('and keeps %s for itself does not keep the device open', async (what, outcome, withinMs) => {
+    const w = await world(1, 2, settings(), { wire: () => ({ closeWaits: true }) });
+    w.wire(0).health = 'silent';
+    const pending =
+      what === 'a check'
+        ? w.clock.pass(6_000).then(() => 'closed')
+        : codeOf(what === 'a read' ? w.device.read(0, block(1)) : w.device.write(0, block(1)));
+    if (what === 'a check') await pending;
+    const fromMs = w.clock.nowMs;
+    await w.clock.drive(w.device.close());
+    expect(w.clock.nowMs - fromMs).toBeLessThan(withinMs);
+    expect(await pending).toBe(outcome);
+    expect(w.wire(0).fencedAtMs.length).toBe(1);
+  });
+
+  test('and can neither be closed nor fenced: whoever closes the device is told', async () => {
+    const w = await world(1, 2, settings(), { wire: () => ({ closeWaits: true, fenceFails: true }) });
+    w.wire(0).health = 'silent';
+    const write = codeOf(w.device.write(0, block(1)));
+    expect(await w.clock.drive(codeOf(w.device.close()))).toBe('MEMBER_GONE');
+    expect(await write).toBe('CLOSED');
+  });
+
   test('and cannot be fenced ends the device: nothing newer is written', async () => {
     const w = await world(1, 2, settings('no_path_retry queue'), { wire: () => ({ fenceFails: true }) });
     w.wire(0).health = 'silent';

@@ -34,6 +34,8 @@ export interface WireOptions {
   /** What has not landed lands all the same. */
   readonly fenceLies?: boolean;
   readonly fenceFails?: boolean;
+  /** Closing waits for what was not answered, as with a server that may be only slow. */
+  readonly closeWaits?: boolean;
   /** Default: up to 80. */
   readonly fenceMs?: number;
 }
@@ -163,7 +165,7 @@ class WireDevice extends Device {
   }
 
   protected override async doClose(): Promise<void> {
-    this.#cut();
+    if (this.#wire.options.closeWaits !== true) this.#cut();
     await this.#inFlight.whenIdle();
   }
 
