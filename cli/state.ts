@@ -96,11 +96,14 @@ function dataLine(inspection: Inspection): string {
 /** The newest ones: name, age, and what it alone takes. */
 function snapshotLines({ status, snapshotUsage }: Inspection): string {
   const snapshots = status.snapshots ?? [];
-  const lines = snapshots.slice(-SNAPSHOTS_SHOWN).map(({ name, createdAt, state, uniqueBytes }) => {
-    const age = Math.max(0, (realHost.wallClock() - Date.parse(createdAt)) / 1000);
-    const what = state === 'valid' ? formatSize(uniqueBytes) : paint('red', 'invalid');
-    return `${name}  ${ageOf(age)} ago  ${what}`;
-  });
+  const lines = snapshots
+    .slice(-SNAPSHOTS_SHOWN)
+    .map(({ name, createdAt, state, uniqueBytes, lostBytes }) => {
+      const age = Math.max(0, (realHost.wallClock() - Date.parse(createdAt)) / 1000);
+      const own = state === 'valid' ? formatSize(uniqueBytes) : paint('red', 'invalid');
+      const what = lostBytes > 0 ? `${own}, ${paint('red', `${formatSize(lostBytes)} lost`)}` : own;
+      return `${name}  ${ageOf(age)} ago  ${what}`;
+    });
   const more = snapshots.length - lines.length;
   if (more > 0) lines.unshift(`${more} older ones: raidsim snapshot list`);
   if (snapshotUsage !== null) {

@@ -51,7 +51,7 @@ export function define(command: Command): void {
     .optionsGroup('Options of rollback, and of delete --all:')
     .option(
       '--force',
-      'although clients are connected, who would not notice; to finish a rollback in which something else wrote, or let go of one',
+      'although clients are connected, who would not notice; to finish a rollback in which something else wrote, or let go of one; to a snapshot that lacks a place, which is left as it is',
     )
     .optionsGroup('Options of delete:')
     .option('--all', 'all snapshots and their store, also one that cannot be used')
@@ -76,6 +76,8 @@ array, snapshots.store. When that is full, the oldest snapshot becomes invalid, 
 array that is served, too.
 
 rollback makes the array what it was. What was written since is lost, but for other snapshots, which stay as they are.
+
+A place that the array cannot read can be written over, which mends it; snapshots then lack it (LOST), and say so when it is read.
 
 While there is a store, write to the array through raidsim only. Where mdadm or the kernel had it in between,
 that is noticed, and the snapshots are invalid; they cannot be read (exit 5). Not so with raid0 and linear: md
@@ -160,12 +162,14 @@ async function list(folder: string, options: Options): Promise<void> {
     process.stderr.write(`${status.name} has no snapshots\n`);
     return;
   }
-  const rows = snapshots.map(({ name, createdAt, state, uniqueBytes, sharedBytes }) => [
+  const hasLoss = snapshots.some(({ lostBytes }) => lostBytes > 0);
+  const rows = snapshots.map(({ name, createdAt, state, uniqueBytes, sharedBytes, lostBytes }) => [
     name,
     createdAt.replace('T', ' ').slice(0, 19),
     state === 'valid' ? state : paint('red', state),
     formatSize(uniqueBytes),
     formatSize(sharedBytes),
+    ...(hasLoss ? [lostBytes === 0 ? '' : paint('red', formatSize(lostBytes))] : []),
   ]);
   const columns = [
     { title: 'NAME' },
@@ -173,6 +177,7 @@ async function list(folder: string, options: Options): Promise<void> {
     { title: 'STATE' },
     { title: 'OWN', align: 'right' },
     { title: 'SHARED', align: 'right' },
+    ...(hasLoss ? [{ title: 'LOST', align: 'right' } as const] : []),
   ] as const;
   process.stdout.write(`${table(columns, rows)}\n`);
   if (snapshotUsage !== null) {
@@ -198,7 +203,7 @@ function unwitnessed(level: string): string {
 async function rollback(folder: string, name: string, options: Options): Promise<void> {
   const { formatSize } = await import('../../lib/index.ts');
   const { printJson, Progress } = await import('../progress.ts');
-  const { reach } = await import('../reach.ts');
+  const { inspect, reach } = await import('../reach.ts');
   const reached = await reach(folder, { writes: true });
   const progress = new Progress({ json: false, quiet: options.quiet === true || options.json === true });
   let writtenBytes = 0;
@@ -214,12 +219,14 @@ async function rollback(folder: string, name: string, options: Options): Promise
     progress.clear();
     await reached.close();
   }
-  if (options.json === true) return printJson({ name, writtenBytes });
-  if (options.quiet !== true) {
-    process.stdout.write(
-      `${reached.facts.name} is what it was at snapshot ${name}; ${formatSize(writtenBytes)} written back\n`,
-    );
-  }
+  const { snapshots } = (await inspect(folder)).status;
+  const lostBytes = snapshots?.find((each) => each.name === name)?.lostBytes ?? 0;
+  if (options.json === true) return printJson({ name, writtenBytes, lostBytes });
+  if (options.quiet === true) return;
+  process.stdout.write(
+    `${reached.facts.name} is what it was at snapshot ${name}; ${formatSize(writtenBytes)} written back\n`,
+  );
+  if (lostBytes > 0) process.stderr.write(`${formatSize(lostBytes)} that it lacks are as they were before\n`);
 }
 
 async function deleteOne(folder: string, name: string, options: Options): Promise<void> {

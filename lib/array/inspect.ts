@@ -236,7 +236,8 @@ async function withSnapshots(folder: string, found: Inspection, witness: string 
 }
 
 function asInvalid(info: SnapshotInfo): SnapshotInfo {
-  return info.state === 'valid' ? { ...info, state: 'invalid', uniqueBytes: 0, sharedBytes: 0 } : info;
+  if (info.state !== 'valid') return info;
+  return { ...info, state: 'invalid', uniqueBytes: 0, sharedBytes: 0, lostBytes: 0 };
 }
 
 /** Of the freshest member; where nothing starts, of any that can be read. */

@@ -35,6 +35,8 @@ export interface SnapshotStatus {
   readonly uniqueBytes: number;
   /** What it shares with other snapshots. */
   readonly sharedBytes: number;
+  /** What of it cannot be read: the array could not read it when it was overwritten. */
+  readonly lostBytes: number;
 }
 
 export interface ArrayStatus {
@@ -89,11 +91,11 @@ export function statusOf(array: RaidArray): ArrayStatus {
 }
 
 export function snapshotsOf(list: readonly SnapshotInfo[]): Pick<ArrayStatus, 'snapshots'> {
-  const snapshots = list.flatMap(({ name, createdAtMs, state, uniqueBytes, sharedBytes }) =>
-    state === 'tracking'
-      ? []
-      : [{ name, createdAt: new Date(createdAtMs).toISOString(), state, uniqueBytes, sharedBytes }],
-  );
+  const snapshots = list.flatMap(({ name, createdAtMs, state, uniqueBytes, sharedBytes, lostBytes }) => {
+    if (state === 'tracking') return [];
+    const createdAt = new Date(createdAtMs).toISOString();
+    return [{ name, createdAt, state, uniqueBytes, sharedBytes, lostBytes }];
+  });
   return snapshots.length === 0 ? {} : { snapshots };
 }
 

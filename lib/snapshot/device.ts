@@ -138,7 +138,14 @@ export class SnapshotDevice extends Device {
     const chunk = this.#chunkOf(offsetBytes);
     this.#checkValid();
     const bytes = new Uint8Array(store.header.chunkBytes);
-    const copy = store.history.lookup(id, chunk) as Copy;
+    const copy = store.history.lookup(id, chunk) as Copy | 'lost';
+    if (copy === 'lost') {
+      throw new RaidError(
+        'MEDIUM_ERROR',
+        `${this.name}: what was at ${offsetBytes} could not be read any more when it was overwritten`,
+        { device: this.name, offsetBytes, lengthBytes: totalBytes(targets) },
+      );
+    }
     const isWhole = await store.readSlot(copy, bytes);
     this.#checkValid();
     if (!isWhole) {

@@ -23,6 +23,7 @@
  *                  u32 id, u64 milliseconds, u64 nonce, name  6 rollback  u8 last, u16 0, u32 id
  *     3 copy       u8 0, u48 chunk, u32 id,                   7 seal      u8 0, u16 0, u32 0
  *                  u32 slot, u32 CRC-32 of the chunk          8 witness   u8 0, u16 length, u32 0, text
+ *                                                             9 lost      u8 0, u48 chunk, u32 id
  *                                                             states: 0 valid, 1 invalid, 2 tracking, 3 gone
  *
  * A half begins with a checkpoint, the entries that make the whole history, and goes on with batches, the entries that changed it.
@@ -187,6 +188,7 @@ export function entryBytes(entry: Entry): number {
     case 'copy':
       return COPY_BYTES;
     case 'mark':
+    case 'lost':
       return MARK_BYTES;
     case 'snapshot':
       return SNAPSHOT_BYTES + Buffer.byteLength(entry.name);
@@ -272,7 +274,8 @@ function writeEntry(bytes: Buffer, at: number, entry: Entry): void {
       bytes.writeUInt32LE(entry.crc, at + 16);
       return;
     case 'mark':
-      bytes[at] = 4;
+    case 'lost':
+      bytes[at] = entry.op === 'mark' ? 4 : 9;
       bytes.writeUIntLE(entry.chunk, at + 2, 6);
       bytes.writeUInt32LE(entry.id, at + 8);
       return;
@@ -327,8 +330,13 @@ function readEntry(bytes: Buffer, at: number): Entry {
         crc: bytes.readUInt32LE(at + 16),
       };
     case 4:
+    case 9:
       if (left < MARK_BYTES) throw nonsense();
-      return { op: 'mark', chunk: bytes.readUIntLE(at + 2, 6), id: bytes.readUInt32LE(at + 8) };
+      return {
+        op: bytes[at] === 4 ? 'mark' : 'lost',
+        chunk: bytes.readUIntLE(at + 2, 6),
+        id: bytes.readUInt32LE(at + 8),
+      };
     case 5:
       if (state === undefined || state === 'valid') throw nonsense();
       return { op: 'become', id, state };

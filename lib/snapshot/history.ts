@@ -9,6 +9,7 @@
  * Exceptions. Of each chunk there is a list of exceptions, by rising number:
  *
  *   copy (n, slot)   what the chunk held until its first write after point n; the bytes are in the slot
+ *   lost (n)         the same, but what it held could not be read: whoever would read it is told so
  *   mark (n)         it was written after point n, and nobody needs what it held
  *
  *   Snapshot s reads the first exception whose number is at least s, and where there is none, the origin.
@@ -24,7 +25,7 @@
  *                          what older ones read through it stays, and the rest is free
  *   changed in [a, b)      a chunk that has an exception with such a number
  *
- * A copy that nobody needs becomes a mark, and a mark goes away when no question about points could tell the difference: no point is at
+ * A copy, or the loss of one, that nobody needs becomes a mark, and a mark goes away when no question about points could tell the difference: no point is at
  * or below it, or none lies between it and the exception before it.
  */
 import { assert, RaidError, unreachable } from '../errors.ts';
@@ -52,7 +53,7 @@ export type Entry =
       /** CRC-32 of the whole chunk, zeros behind the end of the origin. */
       readonly crc: number;
     }
-  | { readonly op: 'mark'; readonly chunk: number; readonly id: number }
+  | { readonly op: 'mark' | 'lost'; readonly chunk: number; readonly id: number }
   | { readonly op: 'become'; readonly id: number; readonly state: 'invalid' | 'tracking' | 'gone' }
   /** The origin is on its way to a snapshot; 0: it is not, or has arrived. */
   | {
@@ -76,12 +77,14 @@ export interface Usage {
   readonly uniqueSlots: number;
   /** Slots that it shares with others. */
   readonly sharedSlots: number;
+  /** Chunks of it that could not be read when they were overwritten. */
+  readonly lostChunks: number;
 }
 
 interface Exception {
   readonly id: number;
   /** null: a mark. */
-  readonly copy: Copy | null;
+  readonly copy: Copy | 'lost' | null;
 }
 
 const NONE: readonly number[] = [];
@@ -112,6 +115,7 @@ export class History {
     return this.#isLastRollback;
   }
 
+  /** Exceptions that have no slot. */
   get markCount(): number {
     return this.#markCount;
   }
@@ -148,7 +152,7 @@ export class History {
   }
 
   /** Where a valid snapshot has the chunk; null: in the origin. */
-  lookup(id: number, chunk: number): Copy | null {
+  lookup(id: number, chunk: number): Copy | 'lost' | null {
     const exceptions = this.#chunks.get(chunk);
     if (exceptions === undefined) return null;
     const found = exceptions[firstAbove(exceptions, id - 1, (each) => each.id)];
@@ -168,7 +172,7 @@ export class History {
   }
 
   usage(): ReadonlyMap<number, Usage> {
-    const usage = new Map(this.#valid.map((id) => [id, { uniqueSlots: 0, sharedSlots: 0 }]));
+    const usage = new Map(this.#valid.map((id) => [id, { uniqueSlots: 0, sharedSlots: 0, lostChunks: 0 }]));
     for (const exceptions of this.#chunks.values()) {
       let before = 0;
       for (const { id, copy } of exceptions) {
@@ -179,7 +183,8 @@ export class History {
         for (const user of this.#valid.slice(from, end)) {
           const sum = usage.get(user);
           if (sum === undefined) continue;
-          if (end - from === 1) sum.uniqueSlots += 1;
+          if (copy === 'lost') sum.lostChunks += 1;
+          else if (end - from === 1) sum.uniqueSlots += 1;
           else sum.sharedSlots += 1;
         }
       }
@@ -189,7 +194,7 @@ export class History {
 
   *slots(): Generator<number> {
     for (const exceptions of this.#chunks.values())
-      for (const { copy } of exceptions) if (copy !== null) yield copy.slot;
+      for (const { copy } of exceptions) if (copy !== null && copy !== 'lost') yield copy.slot;
   }
 
   /** The entries that make this history from an empty one. */
@@ -198,7 +203,8 @@ export class History {
     for (const snapshot of this.#snapshots.values()) yield { op: 'snapshot', ...snapshot };
     for (const [chunk, exceptions] of this.#chunks) {
       for (const { id, copy } of exceptions) {
-        yield copy === null ? { op: 'mark', chunk, id } : { op: 'copy', chunk, id, ...copy };
+        if (copy === null || copy === 'lost') yield { op: copy ?? 'mark', chunk, id };
+        else yield { op: 'copy', chunk, id, ...copy };
       }
     }
     if (this.#rollbackTo !== 0) {
@@ -226,6 +232,8 @@ export class History {
         return this.#except(entry.chunk, { id: entry.id, copy: { slot: entry.slot, crc: entry.crc } });
       case 'mark':
         return this.#except(entry.chunk, { id: entry.id, copy: null });
+      case 'lost':
+        return this.#except(entry.chunk, { id: entry.id, copy: 'lost' });
       case 'become': {
         const snapshot = this.#snapshots.get(entry.id);
         if (snapshot === undefined) return [];
@@ -258,9 +266,9 @@ export class History {
     const before = this.#chunks.get(chunk) ?? [];
     if (exception.id <= (before.at(-1)?.id ?? 0) || exception.id >= this.#nextId) throw contradiction();
     this.#chunks.set(chunk, before.length === 0 ? [exception] : [...before, exception]);
+    if (exception.copy === null || exception.copy === 'lost') this.#markCount += 1;
     // It changes nothing for those before it, and mostly it is needed itself.
     if (exception.copy !== null && hasWithin(this.#valid, before.at(-1)?.id ?? 0, exception.id)) return NONE;
-    if (exception.copy === null) this.#markCount += 1;
     const freed: number[] = [];
     this.#prune(chunk, freed);
     return freed;
@@ -271,7 +279,7 @@ export class History {
     const needed = before.map((exception, index) => {
       const { id, copy } = exception;
       if (copy === null || hasWithin(this.#valid, before[index - 1]?.id ?? 0, id)) return exception;
-      freed.push(copy.slot);
+      if (copy !== 'lost') freed.push(copy.slot);
       return { id, copy: null };
     });
     const after: Exception[] = [];
@@ -308,7 +316,7 @@ function next(state: SnapshotState, wanted: 'invalid' | 'tracking' | 'gone'): Sn
 
 function marksIn(exceptions: readonly Exception[]): number {
   let count = 0;
-  for (const { copy } of exceptions) if (copy === null) count += 1;
+  for (const { copy } of exceptions) if (copy === null || copy === 'lost') count += 1;
   return count;
 }
 

@@ -19,6 +19,10 @@
  * A chunk is saved once after the newest snapshot, for all of them; history.ts has the theory. Writes that touch a chunk
  * that is being saved wait for that, and nothing is written past what is held.
  *
+ * What cannot be read. A place of the origin that cannot be read can be written, which mends it, and then no snapshot has what was there:
+ * the loss is recorded in place of a copy, a whole chunk of it, and reads of the snapshot there fail. A rollback to it has to be
+ * asked for with `force`, and leaves there what was written since.
+ *
  * A full store. Before a write goes on without its copy, a snapshot is given up, durably: the oldest first, until there is room or
  * none is left. The origin goes on. The snapshot that a rollback restores is never the one, and it needs no room of its own.
  * A store that cannot even record that fails the writes that need it, since the alternative is a snapshot that is silently wrong; but where
@@ -42,7 +46,7 @@ import { viewsOf } from '../device/buffers.ts';
 import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
 import { InFlight } from '../device/in-flight.ts';
-import { assert, RaidError } from '../errors.ts';
+import { assert, type ErrorCode, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import { KIB, MIB, roundUp } from '../units.ts';
 import { INVALID_BECAUSE, SnapshotDevice } from './device.ts';
@@ -93,6 +97,8 @@ export interface SnapshotInfo {
   readonly uniqueBytes: number;
   /** What it shares with other snapshots. */
   readonly sharedBytes: number;
+  /** What of it cannot be read any more, since the origin could not read it when it was overwritten. */
+  readonly lostBytes: number;
 }
 
 export interface SnapshotUsage {
@@ -402,7 +408,7 @@ export class SnapshotOrigin extends Device {
   /**
    * Makes the origin what the snapshot holds. Requests to the origin wait meanwhile. Where it fails half-way the origin refuses
    * everything with BUSY, until a rollback has been finished, to this snapshot or another, or it is opened again. `force`:
-   * finishes one during which something else has written.
+   * finishes one during which something else has written; and leaves what was written since where the snapshot lacks it.
    */
   rollback(
     name: string,
@@ -415,6 +421,7 @@ export class SnapshotOrigin extends Device {
         // What was held may just have taken its room.
         const { id } = this.#isForked && options.force === true ? this.#found(name) : this.#valid(name);
         const isLast = this.#isForked || this.#store.history.isLastRollback;
+        if (options.force !== true) this.#refuseLoss(id, name);
         await this.#verify(id);
         await this.#store.commit([isLast ? { op: 'rollback', id, isLast } : { op: 'rollback', id }]);
         if (this.#isForked) await this.#onTrusted?.();
@@ -578,10 +585,12 @@ export class SnapshotOrigin extends Device {
   }
 
   #mutateSafely(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
-    return this.#mutation(async () => {
-      await this.#protect(offsetBytes, lengthBytes);
-      await this.#held.past(offsetBytes, lengthBytes, work);
-    });
+    return this.#mutation(() => this.#mutateBelow(offsetBytes, lengthBytes, work));
+  }
+
+  async #mutateBelow(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
+    await this.#protect(offsetBytes, lengthBytes);
+    await this.#held.past(offsetBytes, lengthBytes, work);
   }
 
   /** The way of most first writes, with as few promises as there can be; null where it is not that simple. */
@@ -603,18 +612,18 @@ export class SnapshotOrigin extends Device {
     this.#requests.begin();
     this.#mutations.begin();
     const end = () => {
-      this.#saving.delete(chunk);
       this.#mutations.end();
       this.#requests.end();
     };
     const bringing = this.#readOld(chunk, [old]).then(
       () => {
         held.hold(old, piece);
+        this.#saving.delete(chunk);
         end();
       },
       (cause) => {
-        end();
-        throw cause;
+        this.#saving.delete(chunk);
+        return this.#writeUnread([piece], cause).finally(end);
       },
     );
     this.#saving.set(chunk, bringing);
@@ -677,7 +686,19 @@ export class SnapshotOrigin extends Device {
         for (const { chunk } of pieces) this.#saving.delete(chunk);
       });
     for (const { chunk } of pieces) this.#saving.set(chunk, bringing);
-    return bringing;
+    return bringing.catch((cause: unknown) => this.#writeUnread(pieces, cause));
+  }
+
+  /** Something of what these overwrite cannot be read: that is not held, but written, and the loss is on record first. */
+  async #writeUnread(pieces: readonly Piece[], cause: unknown): Promise<void> {
+    if (!(cause instanceof Unreadable)) throw cause;
+    await allOf(
+      pieces.map(async ({ chunk, at, bytes }) => {
+        const offsetBytes = chunk * this.#chunkBytes + at;
+        const { byteLength } = bytes;
+        await this.#mutateBelow(offsetBytes, byteLength, () => this.#origin.write(offsetBytes, bytes));
+      }),
+    );
   }
 
   /** The pieces rise; neighbours are read together. */
@@ -741,10 +762,10 @@ export class SnapshotOrigin extends Device {
     return waits.add(saving);
   }
 
-  /** The chunks rise. A snapshot that gives way meanwhile can only make it less. */
+  /** The chunks rise; null is one that cannot be read. A snapshot that gives way meanwhile can only make it less. */
   async #save(
     chunks: readonly number[],
-    read: (chunks: readonly number[]) => Promise<readonly Uint8Array[]>,
+    read: (chunks: readonly number[]) => Promise<readonly (Uint8Array | null)[]>,
   ): Promise<void> {
     try {
       await this.#record(chunks, read);
@@ -774,7 +795,7 @@ export class SnapshotOrigin extends Device {
 
   async #record(
     chunks: readonly number[],
-    read: (chunks: readonly number[]) => Promise<readonly Uint8Array[]>,
+    read: (chunks: readonly number[]) => Promise<readonly (Uint8Array | null)[]>,
   ): Promise<void> {
     const store = this.#store;
     const { history } = store;
@@ -786,24 +807,29 @@ export class SnapshotOrigin extends Device {
         await this.#giveWay('slots');
         continue;
       }
-      if (marks.length > 0 && !this.#hasRoomFor(marks.length)) {
+      const id = history.newestPoint;
+      const entries: Entry[] = marks.map((chunk) => ({ op: 'mark', chunk, id }));
+      const found = await read(copies).catch((cause: unknown) => {
+        store.giveBack(slots);
+        throw cause;
+      });
+      const there = copies.flatMap((chunk, index) => {
+        const bytes = found[index] ?? null;
+        if (bytes !== null) return [{ chunk, bytes }];
+        entries.push({ op: 'lost', chunk, id });
+        return [];
+      });
+      store.giveBack(slots.splice(there.length));
+      if (entries.length > 0 && !this.#hasRoomFor(entries.length)) {
         store.giveBack(slots);
         await this.#giveWay('list');
         continue;
       }
-      const id = history.newestPoint;
-      const entries: Entry[] = marks.map((chunk) => ({ op: 'mark', chunk, id }));
       try {
-        const crcs = await this.#copy(await read(copies), slots);
-        for (const [index, chunk] of copies.entries()) {
-          entries.push({
-            op: 'copy',
-            chunk,
-            id,
-            slot: slots[index] as number,
-            crc: crcs[index] as number,
-          });
-        }
+        const bytes = there.map((each) => each.bytes);
+        const crcs = await this.#copy(bytes, slots);
+        for (const [index, { chunk }] of there.entries())
+          entries.push({ op: 'copy', chunk, id, slot: slots[index] as number, crc: crcs[index] as number });
       } catch (cause) {
         store.giveBack(slots);
         if (!(cause instanceof SlotsRefused) || !hasValid(history.snapshots, history.rollbackTo)) throw cause;
@@ -825,20 +851,32 @@ export class SnapshotOrigin extends Device {
     return chunks.map((bytes) => crc32(bytes));
   }
 
-  /** The chunks rise; neighbours are read together. */
-  async #readChunks(chunks: readonly number[]): Promise<readonly Uint8Array[]> {
+  /** The chunks rise; neighbours are read together, and where that fails one by one. */
+  async #readChunks(chunks: readonly number[]): Promise<readonly (Uint8Array | null)[]> {
     const chunkBytes = this.#chunkBytes;
     const bytes = new Uint8Array(chunks.length * chunkBytes);
+    const unread = new Set<number>();
+    const read = async (first: number, end: number): Promise<void> => {
+      try {
+        const target = bytes.subarray(first * chunkBytes, end * chunkBytes);
+        await this.#readOld(chunks[first] as number, [target]);
+      } catch (cause) {
+        if (!(cause instanceof Unreadable)) throw cause;
+        if (end - first === 1) unread.add(first);
+        else for (let index = first; index < end; index += 1) await read(index, index + 1);
+      }
+    };
     const reads: Promise<void>[] = [];
     for (let first = 0; first < chunks.length; ) {
       let end = first + 1;
       while (end < chunks.length && chunks[end] === (chunks[end - 1] as number) + 1) end += 1;
-      const target = bytes.subarray(first * chunkBytes, end * chunkBytes);
-      reads.push(this.#readOld(chunks[first] as number, [target]));
+      reads.push(read(first, end));
       first = end;
     }
     await allOf(reads);
-    return chunks.map((_, index) => bytes.subarray(index * chunkBytes, (index + 1) * chunkBytes));
+    return chunks.map((_, index) =>
+      unread.has(index) ? null : bytes.subarray(index * chunkBytes, (index + 1) * chunkBytes),
+    );
   }
 
   /** Whole chunks from here on; what lies behind the end of the origin is zeros. */
@@ -854,7 +892,8 @@ export class SnapshotOrigin extends Device {
     return this.#origin.read(offsetBytes, views).catch((cause: unknown) => {
       if (!(cause instanceof RaidError) || cause.reaction === 'fix-call') throw cause;
       // To whoever writes, old bytes that cannot be saved are a write that was not taken.
-      throw new RaidError(
+      const Failure = UNREADABLE.includes(cause.code) ? Unreadable : RaidError;
+      throw new Failure(
         'WRITE_FAILED',
         `${this.name}: what a snapshot needs of the place that is written cannot be read: ${cause.message}`,
         { device: this.name, offsetBytes, lengthBytes, cause },
@@ -878,19 +917,17 @@ export class SnapshotOrigin extends Device {
     return this.#givingWay;
   }
 
-  /** Tracking takes no slots, and there are no marks without it. */
+  /** Tracking takes no slots, and without it there are no marks: then it is losses that fill the list. */
   async #giveUpOne(lacking: 'slots' | 'list'): Promise<void> {
     const { snapshots, rollbackTo } = this.#store.history;
-    const victim =
-      lacking === 'list'
-        ? snapshots.find(({ state }) => state === 'tracking')
-        : snapshots.find(({ id, state }) => state === 'valid' && id !== rollbackTo);
+    const tracking = lacking === 'list' ? snapshots.find(({ state }) => state === 'tracking') : undefined;
+    const victim = tracking ?? snapshots.find(({ id, state }) => state === 'valid' && id !== rollbackTo);
     if (victim === undefined) {
       throw new RaidError('WRITE_FAILED', `${this.#store.name} is full, and nothing is left to give up`, {
         device: this.#store.name,
       });
     }
-    await this.#become(victim.id, lacking === 'list' ? 'gone' : 'invalid');
+    await this.#become(victim.id, tracking === undefined ? 'invalid' : 'gone');
   }
 
   /** Copies that nobody needs any more may become marks, and these may become too many. */
@@ -935,6 +972,20 @@ export class SnapshotOrigin extends Device {
     }
   }
 
+  #refuseLoss(id: number, name: string): void {
+    const { history } = this.#store;
+    const lost = history.changed(id).filter((chunk) => history.lookup(id, chunk) === 'lost');
+    const [first] = lost;
+    if (first === undefined) return;
+    const bytes = lost.length * this.#chunkBytes;
+    const offsetBytes = first * this.#chunkBytes;
+    throw new RaidError(
+      'REDUNDANCY_LOST',
+      `snapshot ${name} of ${this.name} lacks ${bytes} bytes, the first at ${offsetBytes}: they could not be read when they were overwritten; force rolls back all else, and leaves there what was written since`,
+      { device: this.name, offsetBytes, lengthBytes: this.#chunkBytes },
+    );
+  }
+
   /** Every copy that a rollback would read. */
   async #verify(id: number): Promise<void> {
     await using snapshot = this.#snapshotDevice(id);
@@ -969,11 +1020,12 @@ export class SnapshotOrigin extends Device {
     return new SnapshotDevice({ origin: this.#origin, store: this.#store, id, name: this.name, onClose });
   }
 
-  /** What was written since, in pieces that fit into memory. */
+  /** What was written since, and is not lost, in pieces that fit into memory. */
   #stretchesSince(id: number): readonly { readonly at: number; readonly lengthBytes: number }[] {
     const { originBytes } = this.#store.header;
     const stretches: { at: number; lengthBytes: number }[] = [];
     for (const chunk of this.#store.history.changed(id)) {
+      if (this.#store.history.lookup(id, chunk) === 'lost') continue;
       const at = chunk * this.#chunkBytes;
       const lengthBytes = Math.min(this.#chunkBytes, originBytes - at);
       const last = stretches.at(-1);
@@ -1082,7 +1134,7 @@ function infosOf(header: Header, history: History): readonly SnapshotInfo[] {
   const usage = history.usage();
   return history.snapshots.map((record) => {
     const { id, name, createdAtMs, state } = record;
-    const { uniqueSlots = 0, sharedSlots = 0 } = usage.get(id) ?? {};
+    const { uniqueSlots = 0, sharedSlots = 0, lostChunks = 0 } = usage.get(id) ?? {};
     return {
       name,
       createdAtMs,
@@ -1090,6 +1142,7 @@ function infosOf(header: Header, history: History): readonly SnapshotInfo[] {
       point: pointOf(header, record),
       uniqueBytes: uniqueSlots * header.chunkBytes,
       sharedBytes: sharedSlots * header.chunkBytes,
+      lostBytes: lostChunks * header.chunkBytes,
     };
   });
 }
@@ -1125,6 +1178,11 @@ async function allOf(works: Iterable<Promise<void>>): Promise<void> {
   for (const outcome of await Promise.allSettled(works))
     if (outcome.status === 'rejected') throw outcome.reason;
 }
+
+/** What is there is lost, whatever is tried. Not what a member says that is gone: it may come back, and have it. */
+const UNREADABLE: readonly ErrorCode[] = ['MEDIUM_ERROR', 'SHORT_READ', 'REDUNDANCY_LOST'];
+
+class Unreadable extends RaidError {}
 
 /** The store does not take the bytes of a copy. What it has recorded, and what it can record, is another matter. */
 class SlotsRefused extends RaidError {}

@@ -368,7 +368,7 @@ function historyOf(frames: readonly Frame[], header: Header): History {
 function refuseOutside(entry: Entry, { slotCount, originBytes, chunkBytes }: Header): void {
   const isOutside =
     (entry.op === 'copy' && entry.slot >= slotCount) ||
-    ((entry.op === 'copy' || entry.op === 'mark') &&
+    ((entry.op === 'copy' || entry.op === 'mark' || entry.op === 'lost') &&
       entry.chunk >= roundUp(originBytes, chunkBytes) / chunkBytes);
   if (isOutside) {
     throw new RaidError('SUPERBLOCK_BROKEN', 'a record of a snapshot store names a place that is not there');

@@ -34,6 +34,7 @@ function randomEntry(random: Random): Entry {
     },
     { op: 'copy', id, chunk, slot: random(2 ** 32), crc: random(2 ** 32) },
     { op: 'mark', id, chunk },
+    { op: 'lost', id, chunk },
     { op: 'become', id, state: (['invalid', 'tracking', 'gone'] as const)[random(3)] ?? 'gone' },
     { op: 'rollback', id },
     { op: 'rollback', id, isLast: true },

@@ -8,17 +8,23 @@ const NONCE = '0123456789abcdef';
 
 type Act =
   | { readonly act: 'write'; readonly chunk: number }
+  /** A write over what cannot be read. */
+  | { readonly act: 'lose'; readonly chunk: number }
   | { readonly act: 'take' }
   | { readonly act: 'become'; readonly nth: number; readonly state: 'gone' | 'tracking' | 'invalid' };
 
 const acts: readonly Act[] = [
   { act: 'write', chunk: 0 },
   { act: 'write', chunk: 1 },
+  { act: 'lose', chunk: 0 },
   { act: 'take' },
   ...([0, 1] as const).flatMap((nth) =>
     (['gone', 'tracking', 'invalid'] as const).map((state): Act => ({ act: 'become', nth, state })),
   ),
 ];
+
+/** As a content. */
+const LOST = -1;
 
 /** Contents are numbers that never come again; slots hold them. */
 class Both {
@@ -33,7 +39,7 @@ class Both {
   #nextSlot = 0;
 
   do(step: Act): void {
-    if (step.act === 'write') this.#write(step.chunk);
+    if (step.act === 'write' || step.act === 'lose') this.#write(step.chunk, step.act === 'lose');
     else if (step.act === 'take') {
       const id = this.history.nextId;
       this.#apply({ op: 'snapshot', id, name: `s${id}`, createdAtMs: 0, nonce: NONCE, state: 'valid' });
@@ -50,12 +56,17 @@ class Both {
     }
   }
 
-  #write(chunk: number): void {
+  #write(chunk: number, isUnreadable: boolean): void {
     const { history, content } = this;
     const needs = history.needs(chunk);
     const id = history.newestPoint;
     if (needs === 'mark') this.#apply({ op: 'mark', chunk, id });
-    if (needs === 'copy') {
+    if (needs === 'copy' && isUnreadable) {
+      this.#apply({ op: 'lost', chunk, id });
+      for (const [each, image] of this.images) {
+        if (image[chunk] === content[chunk]) this.images.set(each, image.with(chunk, LOST));
+      }
+    } else if (needs === 'copy') {
       const slot = this.#nextSlot++;
       this.slots.set(slot, content[chunk] as number);
       this.#apply({ op: 'copy', chunk, id, slot, crc: 0 });
@@ -72,6 +83,7 @@ class Both {
     for (const [id, image] of this.images) {
       const seen = image.map((_, chunk) => {
         const copy = history.lookup(id, chunk);
+        if (copy === 'lost') return LOST;
         return copy === null ? this.content[chunk] : this.slots.get(copy.slot);
       });
       expect(seen).toEqual(image);
@@ -95,13 +107,15 @@ class Both {
       for (const later of known.filter((each) => each.id > id))
         expect(history.changed(id, later.id)).toEqual(differs(later.image));
     }
+    const lost = [...history.entries()].filter(({ op }) => op === 'lost').length;
     if (known.length === 0) expect(history.markCount).toBe(0);
-    if (known.every(({ id }) => history.isValid(id))) expect(history.markCount).toBe(0);
+    if (known.every(({ id }) => history.isValid(id))) expect(history.markCount).toBe(lost);
   }
 
   #judgeUsage(): void {
     const usage = this.history.usage();
-    for (const id of this.images.keys()) {
+    for (const [id, image] of this.images) {
+      expect(usage.get(id)?.lostChunks).toBe(image.filter((content) => content === LOST).length);
       const before = this.slots.size;
       const copy = copyOf(this.history);
       const freed = copy.apply({ op: 'become', id, state: 'gone' }).length;
@@ -144,7 +158,7 @@ test('every history of up to six steps: images, freed slots, changes and account
   };
   // Before the first snapshot nothing is to be kept: all begin with one, and one chunk written.
   walk([{ act: 'take' }, { act: 'write', chunk: 0 }]);
-  expect(count).toBe(1 + 9 + 81 + 729 + 6561);
+  expect(count).toBe(1 + 10 + 100 + 1000 + 10000);
 });
 
 test('long random histories agree with plain copies after every step, and their entries make them again', async () => {
@@ -174,7 +188,7 @@ test('a write saves a chunk once after the newest snapshot, however many there a
     history.apply({ op: 'copy', chunk: 0, id: history.newestPoint, slot: 0, crc: 0 });
     expect(history.needs(0)).toBe('nothing');
     expect([...history.slots()]).toEqual([0]);
-    for (let id = 1; id <= snapshots; id += 1) expect(history.lookup(id, 0)?.slot).toBe(0);
+    for (let id = 1; id <= snapshots; id += 1) expect(history.lookup(id, 0)).toEqual({ slot: 0, crc: 0 });
   }
 });
 

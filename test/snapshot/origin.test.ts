@@ -449,24 +449,149 @@ describe('a store that has no room, or does not work', () => {
     await origin.take('two');
     await origin.close();
   });
+});
 
-  test('old bytes that cannot be read are a write that was not taken', async () => {
+describe('old bytes that cannot be read', () => {
+  /** Sectors at the start of chunk 3, until they are written. */
+  async function makeBad(): Promise<Made & { readonly fault: FaultDevice }> {
     const fault = { current: null as FaultDevice | null };
-    const { origin } = await make({
+    const made = await make({
       below: (device) => {
         fault.current = new FaultDevice(device);
         return fault.current;
       },
     });
-    await origin.take('one');
+    await made.origin.take('one');
+    const range = { offsetBytes: 3 * CHUNK, lengthBytes: 512 };
     fault.current?.add({
       on: 'read',
-      range: { offsetBytes: 0, lengthBytes: 512 },
+      range,
+      clearedByWrite: true,
       fault: { kind: 'error', code: 'MEDIUM_ERROR' },
     });
-    expect(await codeOf(() => origin.write(1024, new Uint8Array(512)))).toBe('WRITE_FAILED');
-    expect(await codeOf(() => origin.write(CHUNK, filled(1, 9)))).toBe('done');
-    expect(origin.usage().usedBytes).toBe(CHUNK);
+    return { ...made, fault: fault.current as FaultDevice };
+  }
+
+  async function judge(origin: SnapshotOrigin, name: string, lost: number): Promise<void> {
+    await using snapshot = origin.openSnapshot(name);
+    for (let chunk = 0; chunk < 32; chunk += 1) {
+      const bytes = new Uint8Array(CHUNK);
+      const code = await codeOf(() => snapshot.read(chunk * CHUNK, bytes));
+      expect(code).toBe(chunk === lost ? 'MEDIUM_ERROR' : 'done');
+      if (chunk !== lost) expectSame(`${name}, chunk ${chunk}`, bytes, filled(1, chunk + 1));
+    }
+  }
+
+  test.each<[string, number, number, (origin: SnapshotOrigin) => Promise<void>]>([
+    ['a sector', 3 * CHUNK, 512, (origin) => origin.write(3 * CHUNK, new Uint8Array(512))],
+    ['a chunk', 3 * CHUNK, CHUNK, (origin) => origin.write(3 * CHUNK, new Uint8Array(CHUNK))],
+    [
+      'parts of three',
+      2 * CHUNK + 512,
+      2 * CHUNK,
+      (origin) => origin.write(2 * CHUNK + 512, new Uint8Array(2 * CHUNK)),
+    ],
+    ['much', 0, 24 * CHUNK, (origin) => origin.write(0, new Uint8Array(24 * CHUNK))],
+    ['durably', 3 * CHUNK, 512, (origin) => origin.write(3 * CHUNK, new Uint8Array(512), { fua: true })],
+    ['zeros', CHUNK, 4 * CHUNK, (origin) => origin.writeZeroes(CHUNK, 4 * CHUNK)],
+  ])('are written over (%s), and no snapshot has them, now or later', async (_, at, length, write) => {
+    const { origin, again } = await makeBad();
+    await write(origin);
+    await origin.flush();
+    const wanted = Buffer.from(start).fill(0, at, at + length);
+    expectSame('the origin', await contentOf(origin), wanted);
+    await judge(origin, 'one', 3);
+    expect(origin.list()).toMatchObject([{ name: 'one', state: 'valid', lostBytes: CHUNK }]);
+    expect(origin.changedSince(origin.list()[0]?.point ?? '')).toMatchObject([
+      { offsetBytes: Math.floor(at / CHUNK) * CHUNK },
+    ]);
+    await origin.close();
+
+    const reopened = await again();
+    expectSame('the origin', await contentOf(reopened), wanted);
+    await judge(reopened, 'one', 3);
+    expect(reopened.list()).toMatchObject([{ lostBytes: CHUNK }]);
+    await reopened.close();
+  });
+
+  test('beside the place that is written make the chunk a loss for snapshots, and nothing else', async () => {
+    const { origin } = await makeBad();
+    await origin.write(3 * CHUNK + 1024, filled(1, 99).subarray(0, 512));
+    await origin.flush();
+    const bytes = new Uint8Array(CHUNK - 512);
+    await origin.read(3 * CHUNK + 512, bytes);
+    expectSame('the rest', bytes, filled(1, 4).fill(99, 1024, 1536).subarray(512));
+    expect(await codeOf(() => origin.read(3 * CHUNK, new Uint8Array(512)))).toBe('MEDIUM_ERROR');
+    await judge(origin, 'one', 3);
+    await origin.close();
+  });
+
+  test('are lost to all snapshots that shared them, and to none that came later, whichever is deleted', async () => {
+    const { origin } = await makeBad();
+    await origin.take('two');
+    await origin.write(3 * CHUNK, filled(1, 50));
+    await origin.flush();
+    await origin.take('three');
+    await origin.write(3 * CHUNK, filled(1, 60));
+    await origin.flush();
+    const three = Buffer.from(start).fill(50, 3 * CHUNK, 4 * CHUNK);
+    const lost = () => origin.list().map(({ name, lostBytes }) => [name, lostBytes / CHUNK]);
+    expect(lost()).toEqual([
+      ['one', 1],
+      ['two', 1],
+      ['three', 0],
+    ]);
+    expectSame('three', (await imageOf(origin, 'three')) ?? Buffer.alloc(0), three);
+    await origin.delete('two');
+    await judge(origin, 'one', 3);
+    await origin.delete('one');
+    expect(lost()).toEqual([['three', 0]]);
+    expectSame('three', (await imageOf(origin, 'three')) ?? Buffer.alloc(0), three);
+    await origin.close();
+  });
+
+  test('are said before a rollback, which leaves what was written there, and brings back all else', async () => {
+    const { origin, again } = await makeBad();
+    await origin.write(2 * CHUNK, filled(4, 77));
+    await origin.flush();
+    const before = await contentOf(origin);
+    await expect(origin.rollback('one')).rejects.toMatchObject({
+      code: 'REDUNDANCY_LOST',
+      place: { offsetBytes: 3 * CHUNK, lengthBytes: CHUNK },
+    });
+    expectSame('the origin', await contentOf(origin), before);
+    await origin.rollback('one', undefined, { force: true });
+    const wanted = Buffer.from(start).fill(77, 3 * CHUNK, 4 * CHUNK);
+    expectSame('the origin', await contentOf(origin), wanted);
+    await origin.close();
+    const reopened = await again();
+    expectSame('the origin', await contentOf(reopened), wanted);
+    await judge(reopened, 'one', 3);
+    await reopened.close();
+  });
+
+  test('of a member that is gone are no loss: it may come back', async () => {
+    const { origin, fault } = await makeBad();
+    fault.add({ on: 'read', fault: { kind: 'error', code: 'MEMBER_GONE' } });
+    expect(await codeOf(() => origin.write(5 * CHUNK, filled(1, 9)))).toBe('WRITE_FAILED');
+    expect(await codeOf(() => origin.writeZeroes(5 * CHUNK, CHUNK))).toBe('WRITE_FAILED');
+    fault.clear();
+    expect(origin.list()).toMatchObject([{ lostBytes: 0 }]);
+    await origin.close();
+  });
+
+  test('take room in the list only; where that is full the oldest snapshot gives way', async () => {
+    const sizeBytes = 6000 * CHUNK;
+    const below = new FaultDevice(new MemoryDevice({ sizeBytes, blockBytes: 512 }));
+    const store = new MemoryDevice({ sizeBytes: 2 * MIB });
+    const origin = await SnapshotOrigin.create(below, store, host, { ...ID, limitBytes: 300 * CHUNK });
+    await origin.take('one');
+    below.add({ on: 'read', fault: { kind: 'error', code: 'MEDIUM_ERROR' } });
+    await origin.writeZeroes(0, 4000 * CHUNK);
+    expect(origin.usage().usedBytes).toBe(0);
+    expect(origin.list()).toMatchObject([{ state: 'valid', lostBytes: 4000 * CHUNK }]);
+    await origin.writeZeroes(0, sizeBytes);
+    expect(origin.list()).toMatchObject([{ state: 'invalid', lostBytes: 0 }]);
     await origin.close();
   });
 });

@@ -13,7 +13,7 @@ import {
   storeBytesFor,
   UNIT_BYTES,
 } from '../../lib/snapshot/format.ts';
-import type { Entry } from '../../lib/snapshot/history.ts';
+import type { Copy, Entry } from '../../lib/snapshot/history.ts';
 import { SnapshotStore } from '../../lib/snapshot/store.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { scratchFolder } from '../device/scratch.ts';
@@ -83,9 +83,9 @@ test('a slot of an earlier batch that is not what it was has rotted: the batch s
   await store.commit([snapshot(2)]);
   Buffer.from(memory)[slotOffset(header, 0)] = 9;
   const again = await reopen(memory);
-  const found = again.history.lookup(1, 0);
-  expect(found?.slot).toBe(0);
-  expect(found !== null && (await again.readSlot(found, new Uint8Array(CHUNK)))).toBe(false);
+  const found = again.history.lookup(1, 0) as Copy;
+  expect(found.slot).toBe(0);
+  expect(await again.readSlot(found, new Uint8Array(CHUNK))).toBe(false);
 });
 
 test('it comes back as it was after every one of so many commits that the journal changes halves again and again', async () => {
