@@ -56,7 +56,7 @@ test.each([1, 100_001])(
   },
 );
 
-/** All ways go at once, twice; each time for longer than anything but a queue would wait. */
+/** All ways go at once, between requests and amid them; each time for longer than anything but a queue would wait. */
 function outage(retry: string): PathCase {
   const ways = ['hba0', 'hba1'];
   const cut = ways.map((part) => ({ do: 'break', part, how: { state: 'failed' }, forMs: 60_000 }) as const);
@@ -87,7 +87,17 @@ function outage(retry: string): PathCase {
       lunMs: 5,
       hbaMs: 1,
     },
-    steps: [...load, ...cut, ...load, { do: 'wait', ms: 70_000 }, ...cut, ...load],
+    steps: [
+      ...load,
+      { do: 'wait', ms: 2000 },
+      ...cut,
+      { do: 'wait', ms: 5000 },
+      ...load,
+      { do: 'wait', ms: 70_000 },
+      ...load,
+      ...cut,
+      ...load,
+    ],
   };
 }
 
@@ -114,7 +124,7 @@ test('an array loses the member whose paths are gone, serves everything without 
     const { failure, tally } = await runPathCase({
       ...base,
       config: { ...base.config, array, lunBytes: 1_376_256 },
-      steps: [...steps, { do: 'wait', ms: 100_000 }, { do: 'return', which: 0 }, ...base.steps.slice(0, 400)],
+      steps: [...steps, { do: 'wait', ms: 100_000 }, { do: 'return', which: 0 }, ...base.steps.slice(0, 200)],
     });
     expect(failure, level).toBeNull();
     expect(tally.losses.L1, level).toBe(0);
