@@ -30,6 +30,7 @@ import { InFlight } from '../device/in-flight.ts';
 import { assert, type ErrorCode, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import { KIB, MIB, roundUp } from '../units.ts';
+import { Chain, type Linked } from './chain.ts';
 import type { Settings } from './conf.ts';
 import { Latencies, type LatencySummary } from './latency.ts';
 import {
@@ -148,7 +149,7 @@ function isPathError(failure: unknown): boolean {
 class Nexus {
   readonly connection: PathConnection;
   /** Requests that were given to it and not answered. */
-  readonly attempts = new Set<Attempt>();
+  readonly attempts = new Chain<Attempt>();
   /** The same of checks: called when it is fenced. */
   readonly abandon = new Set<() => void>();
   #fenced: Promise<void> | null = null;
@@ -163,7 +164,7 @@ class Nexus {
       this.#fenced = (async () => this.connection.fence())();
       const end = (): void => {
         for (const abandon of this.abandon) abandon();
-        for (const { abandon } of [...this.attempts]) abandon();
+        for (const attempt of this.attempts.items()) attempt.abandon();
       };
       this.#fenced.then(end, end);
     }
@@ -171,8 +172,10 @@ class Nexus {
   }
 }
 
-interface Attempt {
+interface Attempt extends Linked<Attempt> {
   readonly sinceTick: number;
+  readonly startedMs: number;
+  isOver: boolean;
   /** Called when its path is fenced. */
   readonly abandon: () => void;
 }
@@ -590,43 +593,56 @@ export class MultipathDevice extends Device {
     const life = this.#life(path);
     const { nexus } = life;
     assert(nexus !== null, 'a path that works has a connection');
-    const end = (failed: boolean): void => {
-      nexus.attempts.delete(attempt);
-      const nowMs = this.#host.now();
-      if (!failed) life.done.add(nowMs - startedMs);
-      selector.end(path, { lengthBytes, startedMs, nowMs, failed });
+    const attempt: Attempt = {
+      sinceTick: this.#tick,
+      startedMs,
+      isOver: false,
+      abandon: () =>
+        lose(new RaidError('MEMBER_GONE', `${life.path.name} was fenced`, { device: this.name })),
+      before: null,
+      after: null,
+      isLinked: false,
     };
-    let isOver = false;
     const lose = (failure: unknown): void => {
-      if (isOver) return;
-      isOver = true;
+      if (attempt.isOver) return;
+      attempt.isOver = true;
       if (!isPathError(failure)) {
-        end(true);
+        this.#ended(life, nexus, attempt, lengthBytes, selector, true);
         fail(failure);
         return;
       }
       life.errors += 1;
       if (life.nexus === nexus) this.#fail(life, (failure as RaidError).message);
       const go = (): void => {
-        end(true);
+        this.#ended(life, nexus, attempt, lengthBytes, selector, true);
         fail(this.isClosed ? this.#closedError() : new PathFailed(path));
       };
       // Where it cannot be fenced, #fence has made the device end, and said why.
       nexus.fence().then(go, go);
     };
-    const attempt: Attempt = {
-      sinceTick: this.#tick,
-      abandon: () =>
-        lose(new RaidError('MEMBER_GONE', `${life.path.name} was fenced`, { device: this.name })),
-    };
     nexus.attempts.add(attempt);
     life.requests += 1;
     run(nexus.connection.device).then((value) => {
-      if (isOver) return;
-      isOver = true;
-      end(false);
+      if (attempt.isOver) return;
+      attempt.isOver = true;
+      this.#ended(life, nexus, attempt, lengthBytes, selector, false);
       done(value);
     }, lose);
+  }
+
+  #ended(
+    { index, done }: PathLife,
+    nexus: Nexus,
+    attempt: Attempt,
+    lengthBytes: number,
+    selector: Selector,
+    failed: boolean,
+  ): void {
+    nexus.attempts.delete(attempt);
+    const { startedMs } = attempt;
+    const nowMs = this.#host.now();
+    if (!failed) done.add(nowMs - startedMs);
+    selector.end(index, { lengthBytes, startedMs, nowMs, failed });
   }
 
   /** Of the group in use; where it has none, of the first group that has: the one in use may have come back meanwhile. */
@@ -1080,8 +1096,7 @@ export class MultipathDevice extends Device {
     isSilent: (since: { readonly sinceTick: number }, ticks: number) => boolean,
   ): boolean {
     if (nexus === null) return false;
-    for (const attempt of nexus.attempts) if (isSilent(attempt, this.#ioTimeoutTicks)) return true;
-    return false;
+    return nexus.attempts.some((attempt) => isSilent(attempt, this.#ioTimeoutTicks));
   }
 
   #look(): void {

@@ -27,6 +27,7 @@ import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '
 import { InFlight } from '../device/in-flight.ts';
 import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
+import { Chain, type Linked } from './chain.ts';
 import type { Settings } from './conf.ts';
 import type { Path, PathConnection } from './device.ts';
 import type { AluaState, PathFacts } from './select.ts';
@@ -694,11 +695,13 @@ interface Order<T> {
 }
 
 /** An order that was not answered. */
-interface Pending {
+interface Pending extends Linked<Pending> {
   readonly send: () => void;
-  readonly fail: (error: RaidError) => void;
+  readonly fail: (failure: unknown) => void;
   /** While the LUN is at it. */
   executing: Promise<unknown> | null;
+  /** The same order on buffers of its own, where it has been sent so. */
+  own: ReturnType<Order<unknown>['copied']> | null;
 }
 
 const nothing = (): void => undefined;
@@ -712,7 +715,7 @@ function isOpen(state: AluaState): boolean {
 class Connection extends Device {
   override readonly direct = null;
   readonly #link: Link;
-  readonly #pending = new Set<Pending>();
+  readonly #pending = new Chain<Pending>();
   readonly #inFlight = new InFlight();
   /** What the LUN has begun for it. */
   readonly #executing = new InFlight();
@@ -771,7 +774,7 @@ class Connection extends Device {
     const isDone = await this.#link.carry({ bytesThere: 0, bytesBack: 0, land, needsAccess: false });
     if (isDone !== true || this.#login !== login || this.#isFenced || this.#isRemoved) return false;
     this.#isLoggedIn = true;
-    for (const pending of [...this.#pending]) pending.send();
+    for (const pending of this.#pending.items()) pending.send();
     return true;
   }
 
@@ -782,7 +785,7 @@ class Connection extends Device {
   }
 
   failAll(error: RaidError): void {
-    for (const pending of [...this.#pending]) {
+    for (const pending of this.#pending.items()) {
       this.#pending.delete(pending);
       const fail = (): void => pending.fail(error);
       if (pending.executing === null) fail();
@@ -889,27 +892,18 @@ class Connection extends Device {
         this.#inFlight.end();
         resolve(answer);
       };
-      const fail = (failure: unknown): void => {
-        this.#inFlight.end();
-        reject(failure);
+      const pending: Pending = {
+        send: () => void this.#send(pending, order, needsAccess, done),
+        fail: (failure: unknown): void => {
+          this.#inFlight.end();
+          reject(failure);
+        },
+        executing: null,
+        own: null,
+        before: null,
+        after: null,
+        isLinked: false,
       };
-      // Copied at the first sending, and only where it may be under way for longer than its caller waits.
-      let own: ReturnType<Order<T>['copied']> | null = null;
-      const send = async (): Promise<void> => {
-        const login = this.#login;
-        if (own === null && !link.isClear) own = order.copied();
-        const { run, deliver } = own ?? { run: order.run, deliver: nothing };
-        const land = (): Promise<T> => this.#land(pending, login, run, needsAccess);
-        try {
-          const answer = await link.carry({ ...order, land, needsAccess });
-          if (answer === lost || login !== this.#login || !this.#pending.delete(pending)) return;
-          deliver();
-          done(answer);
-        } catch (failure) {
-          if (login === this.#login && this.#pending.delete(pending)) fail(failure);
-        }
-      };
-      const pending: Pending = { send: () => void send(), fail, executing: null };
       this.#pending.add(pending);
       if (!this.#isLoggedIn) return;
       if (!needsAccess || !link.isClear || this.#taken !== this.#login || !isOpen(link.access.state)) {
@@ -917,24 +911,51 @@ class Connection extends Device {
         return;
       }
       const login = this.#login;
-      const isAnswered = (): boolean => {
-        pending.executing = null;
-        this.#executing.end();
-        // Else the light has gone out meanwhile: it is sent again, or fails, with all others.
-        return login === this.#login && this.#pending.delete(pending);
-      };
       this.#executing.begin();
       const work = order.run(link.unit.backing);
       pending.executing = work;
       work.then(
         (answer) => {
-          if (isAnswered()) done(answer);
+          if (this.#isAnswered(pending, login)) done(answer);
         },
         (failure: unknown) => {
-          if (isAnswered()) fail(failure);
+          if (this.#isAnswered(pending, login)) pending.fail(failure);
         },
       );
     });
+  }
+
+  /** Else the light has gone out meanwhile: it is sent again, or fails, with all others. */
+  #isAnswered(pending: Pending, login: number): boolean {
+    pending.executing = null;
+    this.#executing.end();
+    return login === this.#login && this.#pending.delete(pending);
+  }
+
+  async #send<T>(
+    pending: Pending,
+    order: Order<T>,
+    needsAccess: boolean,
+    done: (answer: T) => void,
+  ): Promise<void> {
+    const link = this.#link;
+    const login = this.#login;
+    // Copied at the first sending, and only where it may be under way for longer than its caller waits.
+    if (pending.own === null && !link.isClear) pending.own = order.copied();
+    const { run, deliver } = (pending.own as ReturnType<Order<T>['copied']> | null) ?? {
+      run: order.run,
+      deliver: nothing,
+    };
+    const land = (): Promise<T> => this.#land(pending, login, run, needsAccess);
+    try {
+      const { bytesThere, bytesBack } = order;
+      const answer = await link.carry({ bytesThere, bytesBack, land, needsAccess });
+      if (answer === lost || login !== this.#login || !this.#pending.delete(pending)) return;
+      deliver();
+      done(answer);
+    } catch (failure) {
+      if (login === this.#login && this.#pending.delete(pending)) pending.fail(failure);
+    }
   }
 
   async #land<T>(

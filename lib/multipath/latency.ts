@@ -12,6 +12,7 @@ const GROWTH = 1.2;
 /** The first bucket ends here; 128 of them reach beyond an hour. */
 const FIRST_MS = 0.001;
 const BUCKETS = 128;
+const PER_LOG = 1 / Math.log(GROWTH);
 
 export class Latencies {
   readonly #counts = new Uint32Array(BUCKETS);
@@ -19,7 +20,7 @@ export class Latencies {
   #maxMs = 0;
 
   add(ms: number): void {
-    const bucket = Math.ceil(Math.log(Math.max(ms, FIRST_MS) / FIRST_MS) / Math.log(GROWTH));
+    const bucket = Math.ceil(Math.log(Math.max(ms, FIRST_MS) / FIRST_MS) * PER_LOG);
     const at = Math.min(bucket, BUCKETS - 1);
     this.#counts[at] = (this.#counts[at] ?? 0) + 1;
     this.#total += 1;

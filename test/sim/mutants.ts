@@ -685,8 +685,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'a path that is silent is waited for',
     file: multipath,
-    find: 'for (const attempt of nexus.attempts) if (isSilent(attempt, this.#ioTimeoutTicks)) return true;',
-    replace: 'void isSilent;',
+    find: 'return nexus.attempts.some((attempt) => isSilent(attempt, this.#ioTimeoutTicks));',
+    replace: 'void isSilent;\n    return false;',
     breaks: 'I16',
     hunts: paths(1, 100),
   },
