@@ -204,7 +204,13 @@ class Ways {
         );
         throw this.refusal;
       }
-      const turn = this.#turn.then(() => this.#admit(device));
+      // Fenced within its turn: the next one must not begin while what this one wrote again may still land.
+      const turn = this.#turn.then(() =>
+        this.#admit(device).catch(async (failure: unknown) => {
+          await this.#giveUp(device);
+          throw failure;
+        }),
+      );
       this.#turn = turn.catch(() => undefined);
       const identity = await turn;
       return {
@@ -217,12 +223,20 @@ class Ways {
         fence: () => device.fence().finally(() => this.#connections.delete(device)),
       };
     } catch (failure) {
-      // What was to be written again may still be on its way, and must not meet anything newer.
-      await device.fence().catch((cause: RaidError) => {
-        this.#end ??= cause;
-      });
-      throw failure;
+      await this.#giveUp(device);
+      throw this.#end ?? failure;
     }
+  }
+
+  /** What was to be written again may still be on its way, and must not meet anything newer. */
+  async #giveUp(device: NbdDevice): Promise<void> {
+    await device.fence().catch((cause: RaidError) => {
+      this.#end ??= new RaidError(
+        'WRITE_MAYBE_APPLIED',
+        `${device.name} was lost while it was written again what was not flushed, and could not be fenced`,
+        { device: this.#source, cause },
+      );
+    });
   }
 
   /** When it is the same data, and is as new as it must be. */

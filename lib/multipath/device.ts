@@ -49,7 +49,10 @@ export interface Path {
   readonly name: string;
   /** Asked with every check, since ALUA states change. */
   facts?(): Omit<PathFacts, 'name' | 'latenciesMs'>;
-  /** Fails while there is no way through. */
+  /**
+   * Fails while there is no way through. With WRITE_MAYBE_APPLIED where something that it has written by itself cannot be
+   * fenced: that ends the device.
+   */
   connect(): Promise<PathConnection>;
 }
 
@@ -843,16 +846,18 @@ export class MultipathDevice extends Device {
   }
 
   #fence(life: PathLife, nexus: Nexus, why: string): void {
-    const fence = nexus.fence().catch((cause: unknown) => {
-      this.#failure ??= new RaidError(
-        'MEMBER_GONE',
-        `${this.name}: path ${life.path.name} failed (${why}) and could not be fenced; what it was given may still happen`,
-        { device: this.name, cause },
-      );
-      this.#expire(Number.POSITIVE_INFINITY, () => this.#failure as RaidError);
-    });
+    const fence = nexus.fence().catch((cause: unknown) => this.#endFor(life, why, cause));
     this.#fences.add(fence);
     void fence.finally(() => this.#fences.delete(fence));
+  }
+
+  #endFor({ path }: PathLife, why: string, cause: unknown): void {
+    this.#failure ??= new RaidError(
+      'MEMBER_GONE',
+      `${this.name}: path ${path.name} failed (${why}) and could not be fenced; what it was given may still happen`,
+      { device: this.name, cause },
+    );
+    this.#expire(Number.POSITIVE_INFINITY, () => this.#failure as RaidError);
   }
 
   #countFailure(life: PathLife): void {
@@ -952,7 +957,11 @@ export class MultipathDevice extends Device {
   }
 
   async #reconnect(life: PathLife, check: object): Promise<void> {
-    const connection = await life.path.connect();
+    const connection = await life.path.connect().catch((cause: unknown) => {
+      if (cause instanceof RaidError && cause.code === 'WRITE_MAYBE_APPLIED')
+        this.#endFor(life, cause.message, cause);
+      throw cause;
+    });
     const isLate = life.check !== check || this.isClosed;
     const same =
       connection.identity === this.#identity && connection.device.limits.sizeBytes === this.limits.sizeBytes;

@@ -13,8 +13,10 @@ import { describe, expect, test } from 'vitest';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { createArray, openArray } from '../../lib/array/folder.ts';
 import { openPaths } from '../../lib/array/paths.ts';
+import { DelayDevice } from '../../lib/device/delay.ts';
 import type { Device } from '../../lib/device/device.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
+import { realHost } from '../../lib/host.ts';
 import { parseConf } from '../../lib/multipath/conf.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { startRaidsim } from '../cli/raidsim.ts';
@@ -350,3 +352,53 @@ async function copyOf(device: MemoryDevice): Promise<MemoryDevice> {
   await copy.write(0, bytes);
   return copy;
 }
+
+describe('what was not flushed is written again by the first path that is back, and that hangs amid it', () => {
+  /** All paths are lost with a write that is not flushed; the first that is back leads to a disk that takes no writes. */
+  const lost = async (doors: Doors) => {
+    const before = disk();
+    const source = `${await doors.begin('a', before)}|${await doors.begin('b', before)}`;
+    const device = await openPaths(source, { conf: parseConf(CONF), connectMs: 2000 });
+    const late = new Uint8Array(8192).fill(2);
+    const after = await copyOf(before);
+    await device.write(MIB, late);
+    for (const name of ['a', 'b']) await doors.end(name);
+    const outcome = device.write(MIB, late.slice().fill(3)).then(
+      () => 'done',
+      (failure: { readonly code: string }) => failure.code,
+    );
+    const held = new DelayDevice(after, { host: realHost });
+    const hold = held.hold({ only: ({ op }) => op === 'write' });
+    await doors.begin('b', held);
+    for (const end = performance.now() + 10_000; hold.waiting.length === 0 && performance.now() < end; )
+      await sleep(20);
+    expect(hold.waiting.length).toBe(1);
+    const read = async (): Promise<readonly (number | undefined)[]> => {
+      const found = new Uint8Array(8192);
+      await after.read(MIB, found);
+      return [found[0], found[8191]];
+    };
+    return { device, after, hold, outcome, read };
+  };
+
+  test('for a moment: it is written, and then what waited', async () => {
+    await using doors = await Doors.make();
+    const { device, hold, outcome, read } = await lost(doors);
+    await sleep(500);
+    hold.release();
+    expect(await outcome).toBe('done');
+    expect(await read()).toEqual([3, 3]);
+    await device.close();
+  });
+
+  test('for good: nobody can fence it, so the member has failed, and what lands late changes nothing that is newer', async () => {
+    await using doors = await Doors.make();
+    const { device, after, hold, outcome, read } = await lost(doors);
+    await doors.begin('a', after);
+    expect(await Promise.race([outcome, sleep(15_000, 'waits')])).toBe('MEMBER_GONE');
+    hold.release();
+    await sleep(200);
+    expect(await read()).toEqual([2, 2]);
+    await device.close();
+  });
+});
