@@ -24,6 +24,9 @@ import { commandLine, knownDisks, pathIn, statOf } from './array.ts';
 import { closest } from './closest.ts';
 import { paint } from './render.ts';
 
+/** Longer than any checker waits that somebody has set with sense. */
+const PENDING_MOST_MS = 600_000;
+
 export interface PathChange {
   /** Components and paths, as they were typed; none: all that are not sound. */
   readonly names: readonly string[];
@@ -93,6 +96,12 @@ export async function pathsFound(folder: string): Promise<SanStatus> {
       if (!(error instanceof RaidError) || error.code !== 'MEMBER_GONE') throw error;
     });
   }
+  // What hangs is given up by its checker, in this clock's time, and shown as it is then.
+  const isPending = (): boolean =>
+    san
+      .status()
+      .luns.some(({ groups }) => groups.some(({ paths }) => paths.some(({ state }) => state === 'pending')));
+  for (let passedMs = 0; isPending() && passedMs < PENDING_MOST_MS; passedMs += 1000) await clock.pass(1000);
   const status = san.status();
   await clock.drive(san.close());
   return {

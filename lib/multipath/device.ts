@@ -217,6 +217,8 @@ interface PathLife {
   sample: { readonly untilMs: number; reads: number; errors: number } | null;
   latenciesMs: number[];
   readonly done: Latencies;
+  /** What it shows has been held against what another path shows. */
+  isCompared: boolean;
 }
 
 interface Waiter {
@@ -234,6 +236,9 @@ interface Request<T> {
 
 /** What a request without data counts for in the queue, and the least that any does. */
 const QUEUED_MIN_BYTES = 4 * KIB;
+
+/** Times that the ends of a path are compared with those of another that is being written. */
+const COMPARED_MOST = 4;
 
 /** Reads per second while a marginal path is watched. */
 const SAMPLE_HZ = 10;
@@ -274,7 +279,8 @@ export class MultipathDevice extends Device {
 
   /**
    * Connects every path. Those that cannot be reached are down and tried again; at least one must be reached, and all that
-   * are must lead to the same data.
+   * are must lead to the same data. Once one is up the others have a tick: what has not answered by then is `pending`, and
+   * is compared when it answers.
    */
   static async open(paths: readonly Path[], options: MultipathOptions): Promise<MultipathDevice> {
     const { name = 'multipath' } = options;
@@ -283,7 +289,7 @@ export class MultipathDevice extends Device {
     const twice = paths.find((path, index) => paths.findIndex((other) => other.name === path.name) < index);
     if (twice !== undefined)
       throw new RaidError('BAD_ARGUMENT', `${name} has two paths named ${twice.name}`, { device: name });
-    const probes = await Promise.all(paths.map((path) => probe(path, options)));
+    const probes = await probeAll(paths, options);
     try {
       checkSameData(name, paths, probes);
       const first = probes.find(({ connection }) => connection !== null)?.connection ?? null;
@@ -323,7 +329,7 @@ export class MultipathDevice extends Device {
     this.#onClosed = options.onClosed ?? (async () => undefined);
     const now = host.now();
     this.#lives = paths.map((path, index) => {
-      const { connection, state, why } = probes[index] as Probe;
+      const { connection, state, why, ends } = probes[index] as Probe;
       return {
         index,
         path,
@@ -344,10 +350,12 @@ export class MultipathDevice extends Device {
         sample: null,
         latenciesMs: [],
         done: new Latencies(),
+        isCompared: ends !== null,
       };
     });
     this.#selector = this.#newSelector();
     this.#regroup();
+    for (const life of this.#lives) if (life.state === 'pending') this.#check(life);
     void this.#keepTime();
   }
 
@@ -995,6 +1003,8 @@ export class MultipathDevice extends Device {
       life.why = 'it is standby';
       this.#failback(null);
     } else {
+      if (!life.isCompared) await this.#compare(life, nexus);
+      if (life.nexus !== nexus || this.isClosed) return;
       this.#forgetOne(life);
       // A shaky one works; it is only no longer so where somebody has said that it is not marginal.
       const isForgiven = life.state === 'shaky' && life.marginalUntilMs === null;
@@ -1002,6 +1012,38 @@ export class MultipathDevice extends Device {
     }
     life.checkEveryMs = Math.min(2 * life.checkEveryMs, this.#settings.maxPollingMs);
     life.nextCheckMs = startedMs + life.checkEveryMs;
+  }
+
+  /**
+   * The ends of the data, as when it was opened. Another path is read before and after: where that is not the same twice,
+   * somebody writes there, and nothing is known. Where no other path works there is nothing to compare with.
+   */
+  async #compare(life: PathLife, nexus: Nexus): Promise<void> {
+    for (let round = 0; round < COMPARED_MOST; round += 1) {
+      const other = this.#lives.find((each) => each !== life && each.isCompared && this.#works(each.index));
+      const known = other?.nexus ?? null;
+      if (known === null) return;
+      const before = await this.#within(known, endsOf).catch(() => null);
+      const found = await this.#within(nexus, endsOf);
+      const after = await this.#within(known, endsOf).catch(() => null);
+      // Those sectors cannot be read, or the path that was known has failed meanwhile.
+      if (before === null || after === null || found === null) return;
+      if (Buffer.compare(before, found) === 0) {
+        life.isCompared = true;
+        return;
+      }
+      if (Buffer.compare(before, after) !== 0) continue;
+      throw new RaidError('MEMBER_GONE', 'it leads to other data: its first or last bytes differ', {
+        device: this.name,
+      });
+    }
+    throw new RaidError(
+      'MEMBER_GONE',
+      'whether it leads to the same data is not known yet: the ends are written',
+      {
+        device: this.name,
+      },
+    );
   }
 
   /** No path works, and one is only standby: it is made active. False: there is none, or it does not become so. */
@@ -1140,9 +1182,36 @@ interface Probe {
   readonly ends: Uint8Array | null;
 }
 
-/** Never rejects. A path that does not answer in the time that its checker has is down; what comes later is closed. */
-function probe(path: Path, { host, settings }: MultipathOptions): Promise<Probe> {
-  const down = (why: string): Probe => ({ connection: null, state: 'down', why, ends: null });
+/** Ends a tick after one path was found up, or when all have answered or their time is over. */
+function probeAll(paths: readonly Path[], options: MultipathOptions): Promise<readonly Probe[]> {
+  const { host, tickMs = 1000 } = options;
+  /** What those do who are not waited for any longer. */
+  const leaving: (() => void)[] = [];
+  const over = new AbortController();
+  let isUp = false;
+  const probes = paths.map(async (path) => {
+    const found = await probe(path, options, (leave) => leaving.push(leave));
+    if (found.state === 'up' && !isUp) {
+      isUp = true;
+      void host.sleep(tickMs, over.signal).then(() => {
+        for (const leave of leaving) leave();
+      });
+    }
+    return found;
+  });
+  return Promise.all(probes).finally(() => over.abort());
+}
+
+/**
+ * Never rejects. A path that does not answer in the time that its checker has is down, and pending where others do not wait
+ * so long; what comes later is closed.
+ */
+function probe(
+  path: Path,
+  { host, settings }: MultipathOptions,
+  whenEnough: (leave: () => void) => void,
+): Promise<Probe> {
+  const without = (state: PathState, why: string): Probe => ({ connection: null, state, why, ends: null });
   const says = (failure: unknown): string => (failure instanceof Error ? failure.message : String(failure));
   return new Promise((resolve) => {
     let connection: PathConnection | null = null;
@@ -1163,19 +1232,23 @@ function probe(path: Path, { host, settings }: MultipathOptions): Promise<Probe>
         },
         async (failure: unknown) => {
           if (!isLate) await connection?.device.close();
-          resolve(down(says(failure)));
+          resolve(without('down', says(failure)));
         },
       )
       .finally(async () => {
         answered.abort();
         if (isLate) await connection?.device.close();
       });
-    void host.sleep(settings.checkerTimeoutMs, answered.signal).then(() => {
-      if (answered.signal.aborted) return;
+    const leave = (state: PathState, why: string): void => {
+      if (answered.signal.aborted || isLate) return;
       isLate = true;
-      resolve(down('it did not answer in time'));
+      resolve(without(state, why));
       void connection?.device.close();
-    });
+    };
+    whenEnough(() => leave('pending', 'it has not answered yet'));
+    void host
+      .sleep(settings.checkerTimeoutMs, answered.signal)
+      .then(() => leave('down', 'it did not answer in time'));
   });
 }
 

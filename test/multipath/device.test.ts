@@ -56,10 +56,41 @@ describe('paths that do not belong together', () => {
     const device = await clock.drive(
       MultipathDevice.open(wires, { host: new Process(clock), settings: settings('checker_timeout 3') }),
     );
-    expect(clock.nowMs).toBeLessThan(3100);
-    expect(device.status().groups.map(({ paths }) => paths[0]?.state)).toEqual(['down', 'down', 'up']);
+    expect(clock.nowMs).toBeLessThan(1100);
+    const states = (): readonly unknown[] => device.status().groups.map(({ paths }) => paths[0]?.state);
+    expect(states()).toEqual(['pending', 'down', 'up']);
+    expect(await clock.drive(codeOf(device.write(0, block(1))))).toBe('done');
+    await clock.pass(6_000);
+    expect(states()).toEqual(['down', 'down', 'up']);
     for (const wire of wires) wire.health = 'error';
     expect(await open(wires, clock)).toBe('multipath: none of its 3 paths works: a is broken');
+  });
+
+  test('that were not there when it was opened are compared when they come, also while somebody writes', async () => {
+    const clock = new Clock(1);
+    const lun = new Lun(SIZE);
+    const impostor = new Lun(SIZE);
+    const wires = ['a', 'b', 'c'].map((name) => new Wire(name, name === 'c' ? impostor : lun, { clock }));
+    const [, b, c] = wires as [Wire, Wire, Wire];
+    b.health = 'silent';
+    c.health = 'silent';
+    const device = await clock.drive(
+      MultipathDevice.open(wires, {
+        host: new Process(clock),
+        settings: settings('polling_interval 1', 'checker_timeout 3'),
+      }),
+    );
+    for (let round = 0; round < 50; round += 1) await clock.drive(device.write(0, block(round + 1)));
+    b.health = 'fine';
+    c.health = 'fine';
+    for (let round = 0; round < 2000; round += 1) {
+      await clock.drive(device.write(0, block(round + 1)));
+      await clock.pass(10);
+    }
+    const paths = device.status().groups.flatMap((group) => group.paths);
+    expect(paths.map(({ state }) => state)).toEqual(['up', 'up', 'down']);
+    expect(paths[2]?.why).toBe('it leads to other data: its first or last bytes differ');
+    expect(c.written).toEqual([]);
   });
 
   test('a path that comes back leading elsewhere is not taken back', async () => {
