@@ -18,6 +18,7 @@ import type { Catalog } from './catalog.ts';
 import { isZeroId } from './chunks.ts';
 import type { Lock } from './lock.ts';
 import { ID_BYTES } from './pack.ts';
+import type { Cut } from './packer-message.ts';
 import { type ChunkReader, idAt, idOf } from './reader.ts';
 import {
   type Backup,
@@ -62,9 +63,6 @@ export interface CreateProgress {
   readonly readBytes: number;
 }
 
-/** Chunks on their way at a time: enough for the thread pool, little enough for memory. */
-const CHUNKS_UNDER_WAY = 12;
-
 /** `null`: it was asked to stop. */
 export async function createBackup(
   site: Site,
@@ -100,7 +98,6 @@ class Creation {
   readonly #options: CreateBackupOptions;
   readonly #size: Pick<Backup, 'sizeBytes'>;
   readonly #zeros: Uint8Array;
-  readonly #buffers: Uint8Array[] = [];
   #doneBytes = 0;
   #addedBytes = 0;
   #readBytes = 0;
@@ -200,19 +197,24 @@ class Creation {
       }
     }
     const zero = await this.#zeroChunks(wanted, first);
+    const present = wanted.filter((index) => !zero.has(index));
+    for (const index of zero) this.#doneBytes += bytesOfChunk(first + index, this.#size, settings);
+    this.#writer.expect(present.length * settings.chunkBytes);
+    const runs = runsOf(present, Math.floor(this.#writer.trayBytes / settings.chunkBytes));
     let next = 0;
     const work = async (): Promise<void> => {
-      while (next < wanted.length && this.#options.signal?.aborted !== true) {
-        const index = wanted[next]!;
+      while (next < runs.length && this.#options.signal?.aborted !== true) {
+        const run = runs[next]!;
         next += 1;
-        const id = zero.has(index) ? null : await this.#store(first + index);
-        if (id !== null) ids.set(id, index * ID_BYTES);
-        this.#doneBytes += bytesOfChunk(first + index, this.#size, settings);
+        await this.#store(run, first, ids);
+        for (let index = run.first; index < run.end; index += 1) {
+          this.#doneBytes += bytesOfChunk(first + index, this.#size, settings);
+        }
         this.#tell();
         await this.#lock.touch();
       }
     };
-    const workers = Array.from({ length: Math.min(CHUNKS_UNDER_WAY, wanted.length) }, work);
+    const workers = Array.from({ length: Math.min(this.#writer.width, runs.length) }, work);
     const failed = (await Promise.allSettled(workers)).find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
     this.#tell();
@@ -256,21 +258,32 @@ class Creation {
     return zero;
   }
 
-  /** Null for zeros. */
-  async #store(chunk: number): Promise<Uint8Array | null> {
+  /** Chunks that lie one behind the other: their ids are put into the page, and zeros left as they are. */
+  async #store(run: Run, first: number, ids: Uint8Array): Promise<void> {
     const { chunkBytes } = this.#site.settings;
-    const lengthBytes = bytesOfChunk(chunk, this.#size, this.#site.settings);
-    const buffer = this.#buffers.pop() ?? new Uint8Array(chunkBytes);
+    const start = (first + run.first) * chunkBytes;
+    const lengthBytes = Math.min((run.end - run.first) * chunkBytes, this.#size.sizeBytes - start);
+    const tray = await this.#writer.tray();
     try {
-      const bytes = buffer.subarray(0, lengthBytes);
-      await this.#options.source.read(chunk * chunkBytes, bytes);
+      const bytes = tray.bytes.subarray(0, lengthBytes);
+      await this.#options.source.read(start, bytes);
       this.#readBytes += lengthBytes;
-      if (Buffer.compare(bytes, this.#zeros.subarray(0, lengthBytes)) === 0) return null;
-      const id = await idOf(bytes);
-      if (await this.#writer.add(id, bytes)) this.#addedBytes += lengthBytes;
-      return id;
+      const cuts: Cut[] = [];
+      for (let at = 0; at < lengthBytes; at += chunkBytes) {
+        const chunk = bytes.subarray(at, at + chunkBytes);
+        if (Buffer.compare(chunk, this.#zeros.subarray(0, chunk.byteLength)) !== 0)
+          cuts.push({ at, lengthBytes: chunk.byteLength });
+      }
+      if (cuts.length === 0) return;
+      const hashes = await tray.hash(cuts);
+      const found = cuts.map((cut, index) => ({
+        ...cut,
+        id: hashes.slice(index * ID_BYTES, (index + 1) * ID_BYTES),
+      }));
+      for (const { lengthBytes: added } of await this.#writer.addFrom(tray, found)) this.#addedBytes += added;
+      for (const { at, id } of found) ids.set(id, (run.first + at / chunkBytes) * ID_BYTES);
     } finally {
-      this.#buffers.push(buffer);
+      tray.release();
     }
   }
 
@@ -282,6 +295,23 @@ class Creation {
       readBytes: this.#readBytes,
     });
   }
+}
+
+/** Chunks of a page. */
+interface Run {
+  readonly first: number;
+  readonly end: number;
+}
+
+/** Those that lie one behind the other together, at most so many of them. */
+function runsOf(indexes: readonly number[], most: number): readonly Run[] {
+  const runs: { readonly first: number; end: number }[] = [];
+  for (const index of indexes) {
+    const last = runs.at(-1);
+    if (last !== undefined && last.end === index && index - last.first < most) last.end += 1;
+    else runs.push({ first: index, end: index + 1 });
+  }
+  return runs;
 }
 
 interface Base {

@@ -199,7 +199,10 @@ export class DirectoryStore implements Store {
 async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
   const file = await open(path, 'wx', 0o600);
   try {
-    await file.writeFile(bytes);
+    // `writeFile` goes back and forth for every half MiB.
+    for (let done = 0; done < bytes.byteLength; ) {
+      done += (await file.write(bytes, done, bytes.byteLength - done, done)).bytesWritten;
+    }
     await file.sync();
   } finally {
     await file.close();

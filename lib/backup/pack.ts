@@ -21,15 +21,15 @@ import { KIB, roundUp } from '../units.ts';
 import {
   hasSum,
   type ObjectCodec,
-  putSum,
   type RepositoryKey,
+  type RunningSum,
   type Sealer,
   SUM_BYTES,
   type Sum,
   sealerFor,
   viewOf,
 } from './seal.ts';
-import { hexOf } from './settings.ts';
+import { hexOf, hexSum } from './settings.ts';
 import type { Range } from './store.ts';
 
 export const ID_BYTES = 32;
@@ -100,6 +100,8 @@ export interface PackFile {
   readonly name: string;
   readonly bytes: Uint8Array;
   readonly table: PackTable;
+  /** xxHash64 of the whole file, its own sum included. */
+  readonly sum: string;
 }
 
 export function packPath(name: string): string {
@@ -110,77 +112,107 @@ export function packSealer(key: RepositoryKey, name: string): Sealer {
   return sealerFor(key, Buffer.from(name, 'hex'), packPath(name));
 }
 
+/** Each part of it is touched once, while it is in the processor's cache: sealed into its place, and summed there. */
 export class PackBuilder {
   readonly name: string;
-  readonly #key: RepositoryKey;
+  readonly #isPadded: boolean;
   readonly #sealer: Sealer;
+  readonly #sum: Sum;
+  readonly #running: RunningSum;
   readonly #entries: Uint8Array[] = [];
   #bytes: Uint8Array;
-  #sizeBytes = MAGIC.byteLength;
+  #sizeBytes = 0;
 
   /** `room`: where it is put together; it takes a larger one when it needs it. */
-  constructor(key: RepositoryKey, random: Uint8Array, room: Uint8Array) {
-    this.name = hexOf(random);
-    this.#key = key;
+  constructor({ key, sum }: ObjectCodec, name: Uint8Array, room: Uint8Array) {
+    this.name = hexOf(name);
+    this.#isPadded = key !== null;
     this.#sealer = packSealer(key, this.name);
+    this.#sum = sum;
+    this.#running = sum.start();
     this.#bytes = room;
-    this.#bytes.set(MAGIC);
+    this.#append(MAGIC);
   }
 
   get sizeBytes(): number {
     return this.#sizeBytes;
   }
 
+  get isEmpty(): boolean {
+    return this.#entries.length === 0;
+  }
+
   /** The bytes are copied. */
   add(id: Uint8Array, codec: number, rawBytes: number, compressed: Uint8Array): void {
     assert(id.byteLength === ID_BYTES, 'an id is a SHA-256');
-    const sealed = this.#sealer.seal(this.#entries.length, compressed);
+    const sealedBytes = this.#seal(this.#entries.length, compressed).byteLength;
     const entry = new Uint8Array(ENTRY_BYTES);
     entry.set(id);
     const view = viewOf(entry);
     view.setUint8(ID_BYTES, codec);
-    view.setUint32(ID_BYTES + 1, sealed.byteLength, true);
+    view.setUint32(ID_BYTES + 1, sealedBytes, true);
     view.setUint32(ID_BYTES + 5, rawBytes, true);
     this.#entries.push(entry);
-    this.#append(sealed);
   }
 
-  finish(sum: Sum): PackFile {
+  finish(): PackFile {
     const { extraBytes } = this.#sealer;
     const tableBytes = this.#entries.length * ENTRY_BYTES;
     const bareBytes = this.#sizeBytes + tableBytes + FOOTER_BYTES + 2 * extraBytes + SUM_BYTES;
-    const fileBytes = this.#key === null ? bareBytes : roundUp(bareBytes, PADDING_BYTES);
+    const fileBytes = this.#isPadded ? roundUp(bareBytes, PADDING_BYTES) : bareBytes;
 
     const table = new Uint8Array(tableBytes + fileBytes - bareBytes);
     this.#entries.forEach((entry, index) => {
       table.set(entry, index * ENTRY_BYTES);
     });
-    const sealedTable = this.#sealer.seal(TABLE_PIECE, table);
     const footer = new Uint8Array(FOOTER_BYTES);
     const view = viewOf(footer);
     view.setUint32(0, this.#sizeBytes, true);
+    const sealedTable = this.#seal(TABLE_PIECE, table);
     view.setUint32(4, sealedTable.byteLength, true);
     view.setUint32(8, this.#entries.length, true);
-    view.setBigUint64(16, sum(sealedTable), true);
-    this.#append(sealedTable);
-    this.#append(this.#sealer.seal(FOOTER_PIECE, footer));
-    this.#append(new Uint8Array(SUM_BYTES));
+    view.setBigUint64(16, this.#sum(sealedTable), true);
+    this.#seal(FOOTER_PIECE, footer);
+    const sum = new Uint8Array(SUM_BYTES);
+    viewOf(sum).setBigUint64(0, this.#running.digest(), true);
+    this.#append(sum);
 
     assert(this.#sizeBytes === fileBytes, 'the parts of a pack fill it');
-    const bytes = this.#bytes.subarray(0, fileBytes);
-    putSum(bytes, sum);
-    return { name: this.name, bytes, table: new PackTable(table.subarray(0, tableBytes)) };
+    return {
+      name: this.name,
+      bytes: this.#bytes.subarray(0, fileBytes),
+      table: new PackTable(table.subarray(0, tableBytes)),
+      sum: hexSum(this.#running.digest()),
+    };
+  }
+
+  /** The piece as it lies in the pack. */
+  #seal(piece: number, plain: Uint8Array): Uint8Array {
+    const target = this.#room(plain.byteLength + this.#sealer.extraBytes);
+    const sealed = target.subarray(0, this.#sealer.sealInto(piece, plain, target));
+    return this.#took(sealed);
   }
 
   #append(part: Uint8Array): void {
-    const end = this.#sizeBytes + part.byteLength;
+    const target = this.#room(part.byteLength);
+    target.set(part);
+    this.#took(target.subarray(0, part.byteLength));
+  }
+
+  #took(part: Uint8Array): Uint8Array {
+    this.#running.update(part);
+    this.#sizeBytes += part.byteLength;
+    return part;
+  }
+
+  #room(lengthBytes: number): Uint8Array {
+    const end = this.#sizeBytes + lengthBytes;
     if (end > this.#bytes.byteLength) {
-      const larger = Buffer.allocUnsafeSlow(Math.max(end, 2 * this.#bytes.byteLength));
+      const larger = new Uint8Array(Math.max(end, 2 * this.#bytes.byteLength));
       larger.set(this.#bytes.subarray(0, this.#sizeBytes));
       this.#bytes = larger;
     }
-    this.#bytes.set(part, this.#sizeBytes);
-    this.#sizeBytes = end;
+    return this.#bytes.subarray(this.#sizeBytes);
   }
 }
 

@@ -193,7 +193,7 @@ export class GroupParity {
     const index = this.members.length;
     this.members.push(member);
     this.#grow();
-    for (const role of this.#roles) this.#accumulate(role, file, index);
+    this.#accumulate(this.#roles, file, index);
   }
 
   /** All packs of another group, whose parity has the same roles, behind its own. */
@@ -201,7 +201,7 @@ export class GroupParity {
     const index = this.members.length;
     this.members.push(...other.members);
     this.#grow();
-    for (const role of this.#roles) this.#accumulate(role, other.#sums.get(role)!, index);
+    for (const role of this.#roles) this.#accumulate([role], other.#sums.get(role)!, index);
   }
 
   #grow(): void {
@@ -215,26 +215,21 @@ export class GroupParity {
     }
   }
 
-  /** P += file, or Q += 2^index * file. */
-  #accumulate(role: ParityRole, file: Uint8Array, index: number): void {
-    adding ??= new Bench(3);
+  /** P += file, and Q += 2^index * file. */
+  #accumulate(roles: readonly ParityRole[], file: Uint8Array, index: number): void {
+    adding ??= new Bench(2 + parityRoles.length);
     const bench = adding;
-    const sum = this.#sums.get(role)!;
-    const [zeros, data, target] = [0, 1, 2].map((strip) => bench.address(strip)) as [number, number, number];
+    const sums = roles.map((role, turn) => ({ strip: 2 + turn, sum: this.#sums.get(role)! }));
+    const targetOf = (role: ParityRole): number | null =>
+      roles.includes(role) ? bench.address(2 + roles.indexOf(role)) : null;
+    const [zeros, data, p, q] = [bench.address(0), bench.address(1), targetOf('p'), targetOf('q')];
     bench.kernels.fill(zeros, 0, STRIP_BYTES);
     for (let offset = 0; offset < file.byteLength; offset += STRIP_BYTES) {
       const length = Math.min(STRIP_BYTES, file.byteLength - offset);
       bench.load(1, file, offset, length);
-      bench.load(2, sum, offset, length);
-      bench.kernels.update(
-        zeros,
-        data,
-        index,
-        role === 'p' ? target : null,
-        role === 'q' ? target : null,
-        length,
-      );
-      bench.store(2, sum, offset, length);
+      for (const { strip, sum } of sums) bench.load(strip, sum, offset, length);
+      bench.kernels.update(zeros, data, index, p, q, length);
+      for (const { strip, sum } of sums) bench.store(strip, sum, offset, length);
     }
   }
 

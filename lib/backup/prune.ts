@@ -190,6 +190,7 @@ async function rewrite(
     const reader = new ChunkReader(site, catalog);
     const totalBytes = plan.wasteful.reduce((sum, { neededBytes }) => sum + neededBytes, 0);
     let doneBytes = 0;
+    writer.expect(totalBytes);
     for (const { pack, entries, neededBytes } of plan.wasteful) {
       await lock.touch();
       if (await move(reader, writer, pack, entries)) going.add(pack.name);
@@ -233,9 +234,19 @@ async function move(
     const some = ids.slice(from, from + CHUNKS_UNDER_WAY);
     const chunks = await reader.readMany(some);
     if (chunks.includes(null)) return false;
-    await settleAll(some.map((id, index) => writer.add(id, chunks[index]!)));
+    await settleAll(some.map((id, index) => store(writer, id, chunks[index]!)));
   }
   return true;
+}
+
+async function store(writer: ChunkWriter, id: Uint8Array, chunk: Uint8Array): Promise<void> {
+  const tray = await writer.tray();
+  try {
+    tray.bytes.set(chunk);
+    await writer.addFrom(tray, [{ id, at: 0, lengthBytes: chunk.byteLength }]);
+  } finally {
+    tray.release();
+  }
 }
 
 /** None of them is under way any more when it fails. */
@@ -266,7 +277,7 @@ async function regroup(
     }
     if (bytes === null) continue;
     safe.add(member.name);
-    await protector.add(member.name, bytes);
+    await protector.add(member, bytes);
   }
 }
 

@@ -13,6 +13,7 @@
  * A file is written once and never changed; only repair puts one in the place of another, and then what was there before.
  * Reading needs no lock, and one that only reads never writes.
  */
+import { availableParallelism } from 'node:os';
 import type { Device } from '../device/device.ts';
 import { RaidError } from '../errors.ts';
 import { type Host, realHost } from '../host.ts';
@@ -26,7 +27,7 @@ import { type Backup, type BackupRecord, withoutPages } from './record.ts';
 import { readRecords } from './records.ts';
 import { type RepairOptions, type RepairReport, repairRepository, settingsPath } from './repair.ts';
 import { type RestoreOptions, restoreBackup } from './restore.ts';
-import { KEY_BYTES, loadSum, SALT_BYTES, type ScryptCost, scryptCost } from './seal.ts';
+import { KEY_BYTES, loadSum, SALT_BYTES, type ScryptCost, type Sum, scryptCost } from './seal.ts';
 import {
   checkShape,
   decodeSettings,
@@ -39,7 +40,7 @@ import {
   type Settings,
   unlock,
 } from './settings.ts';
-import { getOrNull, type Site } from './site.ts';
+import { getOrNull, type Site, type Threads } from './site.ts';
 import type { Range, Store } from './store.ts';
 import { type VerifyOptions, type VerifyReport, verifyRepository } from './verify.ts';
 
@@ -47,6 +48,11 @@ export interface OpenRepositoryOptions {
   readonly passphrase?: string;
   readonly host?: Host;
   readonly witness?: Witness;
+  /**
+   * So many threads hash, compress and encrypt what is stored. Default: the caller's and one for each further core, where there is
+   * enough to do. 0: the caller's.
+   */
+  readonly threads?: number;
 }
 
 export interface CreateRepositoryOptions extends OpenRepositoryOptions {
@@ -110,7 +116,10 @@ export class Repository {
         device: store.name,
       });
     }
-    return new Repository({ store, settings, key, sum, host }, options.witness ?? processWitness);
+    return new Repository(
+      { store, settings, key, sum, host, threads: threadsFor(options) },
+      options.witness ?? processWitness,
+    );
   }
 
   static async open(store: Store, options: OpenRepositoryOptions = {}): Promise<Repository> {
@@ -118,7 +127,10 @@ export class Repository {
     const settings = await readSettings(store, sum);
     const key = await unlock(settings, options.passphrase, store.name);
     const host = options.host ?? realHost;
-    return new Repository({ store, settings, key, sum, host }, options.witness ?? processWitness);
+    return new Repository(
+      { store, settings, key, sum, host, threads: threadsFor(options) },
+      options.witness ?? processWitness,
+    );
   }
 
   get name(): string {
@@ -219,7 +231,19 @@ export class Repository {
   }
 }
 
-async function readSettings(store: Store, sum: (bytes: Uint8Array) => bigint): Promise<Settings> {
+/** More than these wait for the one that reads and writes. */
+const THREADS_MOST = 8;
+
+function threadsFor({ threads }: OpenRepositoryOptions): Threads {
+  if (threads !== undefined) {
+    if (!Number.isInteger(threads) || threads < 0 || threads > THREADS_MOST)
+      throw new RaidError('BAD_ARGUMENT', `${threads} threads: 0 to ${THREADS_MOST} are possible`);
+    return { count: threads, from: 'always' };
+  }
+  return { count: Math.min(availableParallelism() - 1, THREADS_MOST), from: 'much' };
+}
+
+async function readSettings(store: Store, sum: Sum): Promise<Settings> {
   let isThere = false;
   for (let copy = 0; copy < SETTINGS_COPIES; copy += 1) {
     const bytes = await getOrNull(store, settingsPath(copy));

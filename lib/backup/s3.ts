@@ -32,6 +32,11 @@ const ATTEMPTS = 6;
 const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 10_000;
 
+/** `fetch` and WebCrypto refuse memory that another thread sees, which is where packs are put together. */
+function unshared(bytes: Uint8Array): Uint8Array {
+  return bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes);
+}
+
 export class S3Store implements Store {
   readonly name: string;
   readonly #signer: Signer;
@@ -90,7 +95,7 @@ export class S3Store implements Store {
       method: 'PUT',
       name,
       headers: { 'If-None-Match': '*' },
-      body: bytes,
+      body: unshared(bytes),
       expect: [200, 201, 204, 412],
     });
     if (answer.status !== 412) return true;
@@ -101,7 +106,7 @@ export class S3Store implements Store {
 
   async replace(name: string, bytes: Uint8Array): Promise<void> {
     checkName(name);
-    await this.#ask({ method: 'PUT', name, headers: {}, body: bytes, expect: [200, 201, 204] });
+    await this.#ask({ method: 'PUT', name, headers: {}, body: unshared(bytes), expect: [200, 201, 204] });
   }
 
   async list(prefix: string): Promise<readonly StoredFile[]> {

@@ -27,19 +27,28 @@ export const KEY_BYTES = 32;
 export const TAG_BYTES = 16;
 export const SUM_BYTES = 8;
 
-let loading: Promise<(bytes: Uint8Array) => bigint> | null = null;
+/** xxHash64. */
+export interface Sum {
+  (bytes: Uint8Array): bigint;
+  /** Of bytes that come one part after the other. */
+  start(): RunningSum;
+}
 
-/** xxHash64; what returns it must be loaded first, once. */
-export function loadSum(): Promise<(bytes: Uint8Array) => bigint> {
-  loading ??= xxhash().then(
-    ({ h64Raw }) =>
-      (bytes) =>
-        h64Raw(bytes),
+export interface RunningSum {
+  update(bytes: Uint8Array): unknown;
+  /** Of all so far; more may come. */
+  digest(): bigint;
+}
+
+let loading: Promise<Sum> | null = null;
+
+/** What returns it must be loaded first, once. */
+export function loadSum(): Promise<Sum> {
+  loading ??= xxhash().then(({ h64Raw, create64 }) =>
+    Object.assign((bytes: Uint8Array) => h64Raw(bytes), { start: () => create64() }),
   );
   return loading;
 }
-
-export type Sum = (bytes: Uint8Array) => bigint;
 
 /** Puts the sum of all that is before them into the last 8 bytes. */
 export function putSum(bytes: Uint8Array, sum: Sum): void {
@@ -64,11 +73,21 @@ export interface Sealer {
   /** What a piece grows by. */
   readonly extraBytes: number;
   seal(piece: number, plain: Uint8Array): Uint8Array;
+  /** The same into the front of `target`, which has room for it; how many bytes it came to. */
+  sealInto(piece: number, plain: Uint8Array, target: Uint8Array): number;
   /** Null where the piece is not what was sealed. */
   open(piece: number, sealed: Uint8Array): Uint8Array | null;
 }
 
-const inClear: Sealer = { extraBytes: 0, seal: (_, plain) => plain, open: (_, sealed) => sealed };
+const inClear: Sealer = {
+  extraBytes: 0,
+  seal: (_, plain) => plain,
+  sealInto: (_, plain, target) => {
+    target.set(plain);
+    return plain.byteLength;
+  },
+  open: (_, sealed) => sealed,
+};
 
 export function sealerFor(key: RepositoryKey, salt: Uint8Array, name: string): Sealer {
   if (key === null) return inClear;
@@ -78,17 +97,22 @@ export function sealerFor(key: RepositoryKey, salt: Uint8Array, name: string): S
 
 export function sealerWith(key: Uint8Array, name: string): Sealer {
   const authenticated = Buffer.from(name);
+  const sealInto: Sealer['sealInto'] = (piece, plain, target) => {
+    const cipher = createCipheriv('aes-256-gcm', key, nonceOf(piece));
+    cipher.setAAD(authenticated);
+    target.set(cipher.update(plain));
+    cipher.final();
+    target.set(cipher.getAuthTag(), plain.byteLength);
+    return plain.byteLength + TAG_BYTES;
+  };
   return {
     extraBytes: TAG_BYTES,
     seal(piece, plain) {
-      const cipher = createCipheriv('aes-256-gcm', key, nonceOf(piece));
-      cipher.setAAD(authenticated);
       const sealed = new Uint8Array(plain.byteLength + TAG_BYTES);
-      sealed.set(cipher.update(plain));
-      cipher.final();
-      sealed.set(cipher.getAuthTag(), plain.byteLength);
+      sealInto(piece, plain, sealed);
       return sealed;
     },
+    sealInto,
     open(piece, sealed) {
       const end = sealed.byteLength - TAG_BYTES;
       if (end < 0) return null;

@@ -2,7 +2,12 @@
  * Puts chunks into packs, packs into the store, and parity over packs.
  *
  * A chunk counts as stored only when its pack is durable; until then its id is pending, so that the same chunk is not stored
- * twice. Two packs may be on their way at a time: one is written while the next is filled.
+ * twice. Which chunks are new is decided here, by one thread; to hash, compress and seal them is the work of several, where
+ * there is enough of it to be worth starting them. Each thread fills a pack of its own.
+ *
+ * Memory. A pack needs a room from its first chunk until it is durable and in the parity, and each thread has two (this one three),
+ * so that packs are written while others are filled. Where the store is slow, threads wait for rooms, and chunks for
+ * threads: nothing piles up. With chunks of 256 KiB and packs of 16 MiB that is up to 54 MiB for this thread and 37 for each other.
  *
  * What is durable when, so that nothing that is listed can lack something:  packs, parity over them, index, and only then
  * what refers to them (create.ts) or what replaces others (prune.ts).
@@ -10,13 +15,16 @@
 import { assert } from '../errors.ts';
 import { MIB } from '../units.ts';
 import { type Catalog, type Pack, writeIndex } from './catalog.ts';
-import { compress } from './codec.ts';
 import type { Group } from './group.ts';
 import type { Lock } from './lock.ts';
-import { isWholePack, NAME_BYTES, PackBuilder, type PackFile, packPath } from './pack.ts';
+import { ID_BYTES, isWholePack, NAME_BYTES, type PackFile, packPath } from './pack.ts';
+import { hashAll, Packer } from './packer.ts';
+import type { NewCut } from './packer-message.ts';
+import { PackerThread, TRAYS, type Tray } from './packer-threads.ts';
 import {
   decodeParity,
   encodeParity,
+  type GroupMember,
   GroupParity,
   longest,
   memberOf,
@@ -31,6 +39,10 @@ import { getOrNull, type Site } from './site.ts';
 const PACKS_UNDER_WAY = 2;
 /** What a pack is given to begin with; it grows when it needs more. */
 const ROOM_MOST = 64 * MIB;
+/** Several chunks are read, hashed and handed on together. */
+const TRAY_BYTES = MIB;
+/** To start threads takes as long as to hash and pack so much. */
+const THREADS_FROM_BYTES = 24 * MIB;
 
 export class ChunkWriter {
   readonly #site: Site;
@@ -38,10 +50,18 @@ export class ChunkWriter {
   readonly #lock: Lock;
   readonly #protector: Protector;
   readonly #pending = new Set<string>();
-  #builder: PackBuilder | null = null;
-  /** Memory of packs that have been written: new memory costs a page fault for every 4 KiB. */
-  readonly #rooms: Uint8Array[] = [];
-  #underWay: Promise<void>[] = [];
+  /** This thread's own. */
+  readonly #packer: Packer;
+  readonly #trays: Tray[] = [];
+  readonly #rooms: Rooms;
+  readonly #roomBytes: number;
+  /** What a tray has room for. */
+  readonly trayBytes: number;
+  readonly #threads: PackerThread[] = [];
+  /** Those who wait for a tray. */
+  #waiting: (() => void)[] = [];
+  #opening: Promise<void> | null = null;
+  readonly #underWay = new Set<Promise<void>>();
   #failure: unknown = null;
   storedBytes = 0;
 
@@ -50,21 +70,78 @@ export class ChunkWriter {
     this.#catalog = catalog;
     this.#lock = lock;
     this.#protector = protector;
+    const { packBytes, chunkBytes, pageChunks } = site.settings;
+    this.#packer = new Packer(site, packBytes);
+    // Prune moves pages of maps too.
+    this.trayBytes = Math.max(TRAY_BYTES, chunkBytes, pageChunks * ID_BYTES);
+    for (let count = TRAYS; count > 0; count -= 1) this.#trays.push(this.#tray());
+    // The last chunk goes past the end, and the table comes behind it.
+    this.#roomBytes = Math.min(packBytes, ROOM_MOST) + 2 * chunkBytes;
+    this.#rooms = new Rooms(1 + PACKS_UNDER_WAY, this.#roomBytes);
+  }
+
+  /** So much is to come, as far as anybody knows: more than one thread may be of use. */
+  expect(lengthBytes: number): void {
+    const { threads } = this.#site;
+    const count = threads.from === 'always' || lengthBytes >= THREADS_FROM_BYTES ? threads.count : 0;
+    while (this.#threads.length < count) {
+      this.#threads.push(
+        new PackerThread({
+          trayBytes: this.trayBytes,
+          roomBytes: this.#roomBytes,
+          key: this.#site.key,
+          packBytes: this.#site.settings.packBytes,
+          drawName: () => this.#site.host.randomBytes(NAME_BYTES),
+          onPack: (pack) => this.#take(pack),
+          onFree: () => this.#wake(),
+          onDeath: (error) => this.#fail(error),
+        }),
+      );
+    }
+  }
+
+  /** So many may wait for trays and keep all threads at work. */
+  get width(): number {
+    return (1 + this.#threads.length) * TRAYS;
   }
 
   has(id: Uint8Array): boolean {
     return this.#catalog.find(id) !== null || this.#pending.has(hexOf(id));
   }
 
-  /** True where it was not there. The bytes may be reused when the promise resolves, and not before. */
+  /** To be released by whoever took it. */
+  async tray(): Promise<Tray> {
+    for (;;) {
+      if (this.#failure !== null) throw this.#failure;
+      const [freest] = [...this.#threads].sort((left, right) => right.freeTrays - left.freeTrays);
+      if (freest !== undefined && freest.freeTrays > 0) return freest.takeTray();
+      // The others have all that they can take: then this thread has time to help.
+      const own =
+        this.#threads.length > 0 && this.#site.threads.from === 'always' ? undefined : this.#trays.pop();
+      if (own !== undefined) return own;
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve);
+      });
+    }
+  }
+
+  /** Those that are new of the chunks in a tray are stored; which they were. */
+  async addFrom(tray: Tray, cuts: readonly NewCut[]): Promise<readonly NewCut[]> {
+    const found: NewCut[] = [];
+    for (const cut of cuts) {
+      if (this.has(cut.id)) continue;
+      this.#pending.add(hexOf(cut.id));
+      found.push(cut);
+    }
+    if (found.length > 0) await tray.store(found);
+    return found;
+  }
+
+  /** What comes one by one: by this thread. True where it was not there. */
   async add(id: Uint8Array, raw: Uint8Array): Promise<boolean> {
     if (this.has(id)) return false;
     this.#pending.add(hexOf(id));
-    const { codec, bytes } = await compress(raw);
-    if (this.#failure !== null) throw this.#failure;
-    this.#builder ??= this.#newPack();
-    this.#builder.add(id, codec, raw.byteLength, bytes);
-    if (this.#builder.sizeBytes >= this.#site.settings.packBytes) await this.#close();
+    await this.#pack(id, raw);
     return true;
   }
 
@@ -75,52 +152,140 @@ export class ChunkWriter {
     await indexAll(this.#site, this.#catalog);
   }
 
-  /** Everything that was added is durable. */
+  /** Everything that was added is durable, and the threads have ended. */
   async flush(): Promise<void> {
-    await this.#close();
-    await this.#settle(0);
+    await Promise.all(this.#threads.map((thread) => thread.finish()));
+    this.#takeOwn(this.#packer.finish());
+    await Promise.all(this.#underWay);
+    if (this.#failure !== null) throw this.#failure;
+    await this.#endThreads();
   }
 
   /** After a failure: nothing of it is under way any more when it resolves. */
   async abandon(): Promise<void> {
+    this.#fail(new Error('given up'));
+    await this.#endThreads();
     await Promise.allSettled(this.#underWay);
   }
 
-  #newPack(): PackBuilder {
-    const { key, host, settings } = this.#site;
-    // The last chunk goes past the end, and the table comes behind it.
-    const roomBytes = Math.min(settings.packBytes, ROOM_MOST) + 2 * settings.chunkBytes;
-    const room = this.#rooms.pop() ?? Buffer.allocUnsafeSlow(roomBytes);
-    return new PackBuilder(key, host.randomBytes(NAME_BYTES), room);
+  async #endThreads(): Promise<void> {
+    const threads = this.#threads.splice(0);
+    await Promise.all(threads.map((thread) => thread.end()));
+    this.#wake();
   }
 
-  async #close(): Promise<void> {
-    const builder = this.#builder;
-    this.#builder = null;
-    if (builder === null) return;
-    await this.#settle(PACKS_UNDER_WAY - 1);
-    const pack = builder.finish(this.#site.sum);
-    const work = this.#put(pack);
-    work.catch((error: unknown) => {
-      this.#failure ??= error;
-    });
-    this.#underWay.push(work);
+  #tray(): Tray {
+    let bytes: Uint8Array | null = null;
+    const { trayBytes } = this;
+    const tray: Tray = {
+      get bytes() {
+        bytes ??= new Uint8Array(trayBytes);
+        return bytes;
+      },
+      hash: (cuts) => Promise.resolve(hashAll(tray.bytes, cuts)),
+      store: async (cuts) => {
+        for (const { id, at, lengthBytes } of cuts) {
+          await this.#pack(id, tray.bytes.subarray(at, at + lengthBytes));
+        }
+      },
+      release: () => {
+        this.#trays.push(tray);
+        this.#wake();
+      },
+    };
+    return tray;
   }
 
-  async #settle(most: number): Promise<void> {
-    while (this.#underWay.length > most) await this.#underWay.shift();
+  async #pack(id: Uint8Array, raw: Uint8Array): Promise<void> {
+    while (this.#packer.needsRoom) {
+      this.#opening ??= this.#rooms
+        .take()
+        .then((memory) => this.#packer.open({ name: this.#site.host.randomBytes(NAME_BYTES), memory }))
+        .finally(() => {
+          this.#opening = null;
+        });
+      await this.#opening;
+    }
     if (this.#failure !== null) throw this.#failure;
+    this.#takeOwn(this.#packer.add(id, raw));
   }
 
-  async #put({ name, bytes, table }: PackFile): Promise<void> {
+  #takeOwn(pack: PackFile | null): void {
+    if (pack === null) return;
+    void this.#take(pack).then(() => this.#rooms.give(new Uint8Array(pack.bytes.buffer)));
+  }
+
+  /** Resolves when nobody looks at its bytes any more, and never fails. */
+  #take(pack: PackFile): Promise<void> {
+    const work = this.#put(pack)
+      .catch((error: unknown) => this.#fail(error))
+      .finally(() => this.#underWay.delete(work));
+    this.#underWay.add(work);
+    return work;
+  }
+
+  async #put({ name, bytes, table, sum }: PackFile): Promise<void> {
     await this.#lock.touch();
     const isNew = await this.#site.store.put(packPath(name), bytes);
     assert(isNew, 'nobody draws the same 128 bits twice');
     this.#catalog.add(name, bytes.byteLength, table);
     this.storedBytes += bytes.byteLength;
     for (let entry = 0; entry < table.count; entry += 1) this.#pending.delete(hexOf(table.id(entry)));
-    await this.#protector.add(name, bytes);
-    this.#rooms.push(new Uint8Array(bytes.buffer));
+    await this.#protector.add({ name, sizeBytes: bytes.byteLength, sum }, bytes);
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error;
+    this.#rooms.refuse(error);
+    this.#wake();
+  }
+
+  #wake(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const wake of waiting) wake();
+  }
+}
+
+/** Memory for packs, used again: new memory costs a page fault for every 4 KiB. */
+class Rooms {
+  readonly #most: number;
+  readonly #roomBytes: number;
+  readonly #free: Uint8Array[] = [];
+  #made = 0;
+  readonly #waiting: {
+    readonly give: (room: Uint8Array) => void;
+    readonly refuse: (error: unknown) => void;
+  }[] = [];
+  #refusal: { readonly error: unknown } | null = null;
+
+  constructor(most: number, roomBytes: number) {
+    this.#most = most;
+    this.#roomBytes = roomBytes;
+  }
+
+  take(): Promise<Uint8Array> {
+    if (this.#refusal !== null) return Promise.reject(this.#refusal.error);
+    const room = this.#free.pop();
+    if (room !== undefined) return Promise.resolve(room);
+    if (this.#made < this.#most) {
+      this.#made += 1;
+      return Promise.resolve(new Uint8Array(this.#roomBytes));
+    }
+    return new Promise((give, refuse) => {
+      this.#waiting.push({ give, refuse });
+    });
+  }
+
+  give(room: Uint8Array): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free.push(room);
+    else next.give(room);
+  }
+
+  refuse(error: unknown): void {
+    this.#refusal ??= { error };
+    for (const { refuse } of this.#waiting.splice(0)) refuse(error);
   }
 }
 
@@ -159,10 +324,10 @@ export class Protector {
     this.#growing = new GroupParity(this.#roles);
   }
 
-  add(name: string, bytes: Uint8Array): Promise<void> {
+  add(member: GroupMember, bytes: Uint8Array): Promise<void> {
     if (this.#roles.length === 0) return Promise.resolve();
     this.#last = this.#last.then(async () => {
-      this.#growing.add(memberOf(name, bytes, this.#site.sum), bytes);
+      this.#growing.add(member, bytes);
       if (this.#growing.members.length >= this.#site.settings.groupPacks) await this.#write();
     });
     return this.#last;
@@ -174,7 +339,8 @@ export class Protector {
     for (const { name } of unprotected(catalog, this.#roles)) {
       const bytes = await getOrNull(this.#site.store, packPath(name));
       // Parity over rot would make it look right.
-      if (bytes !== null && isWholePack(bytes, this.#site.sum)) await this.add(name, bytes);
+      if (bytes !== null && isWholePack(bytes, this.#site.sum))
+        await this.add(memberOf(name, bytes, this.#site.sum), bytes);
     }
   }
 

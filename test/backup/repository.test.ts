@@ -24,6 +24,8 @@ const kinds = [
   { title: 'in clear, redundancy 2', options: { redundancy: 2 } },
   { title: 'encrypted', options: { passphrase } },
   { title: 'encrypted, redundancy 2', options: { passphrase, redundancy: 2 } },
+  { title: 'in clear, with two threads', options: { threads: 2 } },
+  { title: 'encrypted, redundancy 1, with a thread', options: { passphrase, redundancy: 1, threads: 1 } },
 ] as const;
 
 describe.each(kinds)('a repository $title', ({ options }) => {
@@ -34,7 +36,7 @@ describe.each(kinds)('a repository $title', ({ options }) => {
       const images: Uint8Array[] = [];
       let image = imageOf(random, 1 + random(20_000));
       for (let turn = 0; turn < 5; turn += 1) {
-        const repository = await Repository.open(store, { passphrase });
+        const repository = await Repository.open(store, { ...options, passphrase });
         const backup = await repository.createBackup({ source: deviceOf(image), array: 'demo' });
         expect(backup?.sizeBytes).toBe(image.byteLength);
         images.push(image);

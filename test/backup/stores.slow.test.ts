@@ -148,10 +148,10 @@ describe.each(kinds)('$title', ({ open }) => {
       expect(await store.get('locks/1')).toEqual(bytes(`w${answers.indexOf(true)}`));
     }));
 
-  test('carries a repository', () =>
+  test.each([0, 1])('carries a repository, packed by %i threads', (threads) =>
     withStore((store) =>
       withSeed(runSeed, async (random) => {
-        const repository = await newRepository(store, { redundancy: 2 });
+        const repository = await newRepository(store, { redundancy: 2, threads });
         const images = [imageOf(random, 8000), imageOf(random, 8000)];
         for (const image of images) await repository.createBackup({ source: deviceOf(image), array: 'demo' });
         const opened = await Repository.open(store);
@@ -166,7 +166,8 @@ describe.each(kinds)('$title', ({ open }) => {
           unprotected: [],
         });
       }),
-    ));
+    ),
+  );
 });
 
 async function errorOf(work: Promise<unknown>): Promise<RaidError> {
