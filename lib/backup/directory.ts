@@ -157,13 +157,7 @@ export class DirectoryStore implements Store {
   /** Made with its name durable, and only looked for once. */
   async #makeFolder(folder: string): Promise<void> {
     if (this.#folders.has(folder)) return;
-    const first = await mkdir(folder, { recursive: true, mode: 0o700 });
-    if (first !== undefined) {
-      for (let made = folder; ; made = dirname(made)) {
-        await syncFolder(dirname(made));
-        if (made === first || dirname(made) === made) break;
-      }
-    }
+    await makeFolder(folder);
     this.#folders.add(folder);
   }
 
@@ -209,6 +203,30 @@ async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
   }
 }
 
+/**
+ * With those above it. Not by Node's `recursive`, which says ENOENT where a file system is read-only, and in a folder that
+ * takes no names (/proc) tries for ever.
+ */
+async function makeFolder(folder: string): Promise<void> {
+  const above = dirname(folder);
+  try {
+    await mkdir(folder, { mode: 0o700 });
+  } catch (cause) {
+    if (await isFolder(folder)) return;
+    if (errnoName(cause) !== 'ENOENT' || above === folder || (await isFolder(above))) throw cause;
+    await makeFolder(above);
+    return await makeFolder(folder);
+  }
+  await syncFolder(above);
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return await stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+}
+
 async function syncFolder(folder: string): Promise<void> {
   // Windows cannot open a folder; its file systems journal names themselves.
   if (process.platform === 'win32') return;
@@ -249,6 +267,7 @@ function storeError(cause: unknown, path: string): RaidError {
     case 'EFBIG':
       return new RaidError('NO_SPACE', `${path} cannot be written: the file system is full`, place);
     case 'EROFS':
+      return new RaidError('READ_ONLY', `${path} cannot be written: the file system is read-only`, place);
     case 'EACCES':
     case 'EPERM':
       return new RaidError('READ_ONLY', `${path}: the system does not permit it (${name})`, place);
