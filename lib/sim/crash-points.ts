@@ -1056,6 +1056,7 @@ class Life {
       host: this.#process,
       driver: 'event-loop',
       heapBytes: MIB,
+      windowBytes: this.#made.world.windowBytes,
       run: true,
     });
     this.#array = array;
@@ -1222,7 +1223,15 @@ class Stage {
       this.#disks[disk]?.set(bytes[versions[index] as number] as Uint8Array, sector * SECTOR_BYTES);
     const columns = known?.columns ?? room.columns.map(() => new Map<number, ColumnOutcome>());
     const sources = sourcesOver(this.#memories).filter((_, disk) => view.present[disk]);
-    const options = { name: 'crash', host: this.#host, driver: 'inline', heapBytes: MIB, run: true } as const;
+    const { windowBytes } = this.#made.world;
+    const options = {
+      name: 'crash',
+      host: this.#host,
+      driver: 'inline',
+      heapBytes: MIB,
+      windowBytes,
+      run: true,
+    } as const;
     let array: RaidArray;
     try {
       ({ array } = await assembleDevices(sources, { ...options, force: forced, autoSync: false }));

@@ -16,6 +16,8 @@ export interface World {
   readonly loose: number;
   /** Of each member. */
   readonly dataBytes: number;
+  /** Of each member, that a sync does in one step: less than there is, so that the next one is begun ahead. */
+  readonly windowBytes: number;
   readonly shape: Pick<
     FormOptions,
     'level' | 'layout' | 'chunk' | 'metadata' | 'bitmap' | 'bitmapChunk' | 'consistencyPolicy'
@@ -62,20 +64,30 @@ function world(
   members: number,
   dataBytes: number,
   shape: World['shape'],
-  others: { readonly spares?: number; readonly loose?: number } = {},
+  others: Partial<Pick<World, 'spares' | 'loose' | 'windowBytes'>> = {},
 ): World {
   const chunk = shape.level === 1 ? {} : { chunk: '4K' };
-  return { title, members, dataBytes, spares: 0, loose: 1, ...others, shape: { ...chunk, ...shape } };
+  const windowBytes = dataBytes / 2;
+  return {
+    title,
+    members,
+    dataBytes,
+    windowBytes,
+    spares: 0,
+    loose: 1,
+    ...others,
+    shape: { ...chunk, ...shape },
+  };
 }
 
 export const worlds: readonly World[] = [
-  world('raid1 of 2', 2, medium, { level: 1 }),
+  world('raid1 of 2', 2, medium, { level: 1 }, { windowBytes: 16 * KIB }),
   world('raid1 of 2, bitmap', 2, medium, { level: 1, ...bitmap }),
   world('raid1 of 3, bitmap, 1.0', 3, medium, { level: 1, ...bitmap, metadata: '1.0' }),
   world('raid1 of 2, spare', 2, medium, { level: 1 }, { spares: 1, loose: 0 }),
   world('raid4 of 3', 3, small, { level: 4 }),
   world('raid5 of 3', 3, small, { level: 5 }),
-  world('raid5 of 3, bitmap', 3, medium, { level: 5, ...bitmap }),
+  world('raid5 of 3, bitmap', 3, medium, { level: 5, ...bitmap }, { windowBytes: 16 * KIB }),
   world('raid5 of 5, right-asymmetric, 1.1', 5, small, {
     level: 5,
     layout: 'right-asymmetric',
@@ -94,7 +106,7 @@ export const worlds: readonly World[] = [
   world('raid6 of 5, ddf-N-continue', 5, small, { level: 6, layout: 'ddf-N-continue' }),
   world('raid10 of 4, n2', 4, small, { level: 10, layout: 'n2' }),
   world('raid10 of 4, n2, bitmap', 4, medium, { level: 10, layout: 'n2', ...bitmap }),
-  world('raid10 of 3, f2', 3, small, { level: 10, layout: 'f2' }),
+  world('raid10 of 3, f2', 3, small, { level: 10, layout: 'f2' }, { windowBytes: small }),
   world('raid10 of 5, o2', 5, small, { level: 10, layout: 'o2' }),
   world('raid0 of 2', 2, small, { level: 0 }, { loose: 0 }),
   world('linear of 2', 2, small, { level: 'linear' }, { loose: 0 }),

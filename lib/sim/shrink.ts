@@ -130,6 +130,7 @@ function plainerArrays(config: Config): readonly Config[] {
   offer({ spares: 0 });
   offer({ bitmapChunkBytes: null });
   offer({ assumeClean: true });
+  offer({ windowBytes: undefined });
   offer({ metadata: '1.2' });
   return plainer;
 }

@@ -17,7 +17,7 @@ import { RaidError } from '../errors.ts';
 import { realHost, seededRandom } from '../host.ts';
 import type { Level } from '../layout/geometry.ts';
 import { layoutNames } from '../layout/levels.ts';
-import { KIB, MIB, SECTOR_BYTES } from '../units.ts';
+import { KIB, MIB, roundUp, SECTOR_BYTES } from '../units.ts';
 
 /** Faults of disks. `which` disk and where are drawn with the step. */
 export const faultNames = [
@@ -54,6 +54,8 @@ export interface Config {
   readonly metadata: '1.0' | '1.1' | '1.2';
   readonly bitmapChunkBytes: number | null;
   readonly assumeClean: boolean;
+  /** Of each member, that a sync or a scrub does in one step; absent: what arrays do by themselves, more than there is. */
+  readonly windowBytes?: number | undefined;
   /** Requests under way at once. */
   readonly depth: number;
   readonly readMs: number;
@@ -165,11 +167,17 @@ function pickConfig(random: Random, level: Level): Config {
     metadata: pick(random, ['1.2', '1.2', '1.1', '1.0'] as const),
     bitmapChunkBytes: redundant && random(2) === 0 ? pick(random, [4, 4, 8, 64]) * KIB : null,
     assumeClean: random(4) !== 0,
+    windowBytes: windowOf(dataBytes, pick(random, [1, 1, 1, 2, 2, 3, 4, 64])),
     depth: pick(random, [1, 2, 4, 8, 8, 16]),
     readMs: quiet ? 0.02 : pick(random, [0.05, 0.1, 0.5]),
     writeMs: quiet ? 0.02 : pick(random, [0.05, 0.1, 0.5]),
     flushMs: quiet ? 0.02 : pick(random, [0.2, 1, 5]),
   };
+}
+
+/** About so many windows for a member, of whole pages. */
+function windowOf(dataBytes: number, count: number): number {
+  return roundUp(Math.ceil(dataBytes / count), 4 * KIB);
 }
 
 /** Null where no array can have this shape. */

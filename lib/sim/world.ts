@@ -110,6 +110,8 @@ class Wrong extends Error {
 
 /** Beyond all patience, in virtual time. */
 const PATIENCE_MS = 600_000;
+/** And so much more for each window of a sync: with a disk 256 times as slow, each is put on record in some 10 s. */
+const PATIENCE_WINDOW_MS = 60_000;
 const HEAP_BYTES = MIB;
 /** Between two reads of a disk that fail once. */
 const TRANSIENT_MS = 5000;
@@ -167,7 +169,7 @@ class World {
 
   async run(): Promise<Outcome> {
     try {
-      await this.#clock.drive(this.#form(), PATIENCE_MS);
+      await this.#clock.drive(this.#form(), this.#patienceMs);
       await this.#safety();
       await this.#liveness();
     } catch (error) {
@@ -240,7 +242,7 @@ class World {
     for (let count = config.disks + config.spares; count > 0; count -= 1) this.#addUnit();
     this.#array = await formArray(
       this.#units.map((unit) => this.#sourceOf(unit)),
-      { ...shapeOptionsOf(config), host: this.#process, heapBytes: HEAP_BYTES },
+      { ...shapeOptionsOf(config), ...this.#engineOptions() },
     );
     this.#registers = new Registers(this.#array.limits.sizeBytes / SECTOR_BYTES);
     this.#observe();
@@ -300,11 +302,23 @@ class World {
     const sources = offered.map((unit) => this.#sourceOf(unit));
     return await assembleDevices(sources, {
       name: 'sim',
-      host: this.#process,
-      heapBytes: HEAP_BYTES,
+      ...this.#engineOptions(),
       run: true,
       ...(force ? { force: true } : {}),
     });
+  }
+
+  get #patienceMs(): number {
+    const { diskBytes, windowBytes = diskBytes } = this.#case.config;
+    return PATIENCE_MS + ((diskBytes - MIB) / windowBytes) * PATIENCE_WINDOW_MS;
+  }
+
+  #engineOptions() {
+    return {
+      host: this.#process,
+      heapBytes: HEAP_BYTES,
+      windowBytes: this.#case.config.windowBytes,
+    };
   }
 
   #md() {
@@ -322,7 +336,7 @@ class World {
 
   async #safety(): Promise<void> {
     for (;;) {
-      const ending = await this.#clock.drive(this.#segment(), PATIENCE_MS);
+      const ending = await this.#clock.drive(this.#segment(), this.#patienceMs);
       if (ending.kind === 'done') return;
       this.#crash(ending.step);
     }
@@ -1166,7 +1180,7 @@ class World {
         this.#fail = reject;
         this.#becomeWhole().then(resolve, reject);
       }),
-      PATIENCE_MS,
+      this.#patienceMs,
     );
   }
 

@@ -38,6 +38,7 @@ const raid5Log = (...scripts: readonly number[]): readonly Hunt[] => on('raid5 o
 const paths = (seed: number, runs: number): readonly Hunt[] => [{ paths: { seed, runs } }];
 
 const array = 'lib/array/array.ts';
+const sync = 'lib/array/sync.ts';
 const metadata = 'lib/array/metadata.ts';
 const record = 'lib/array/record.ts';
 const intent = 'lib/array/intent.ts';
@@ -106,6 +107,15 @@ export const mutants: readonly Mutant[] = [
     replace: '        await this.#metadata?.stop();',
     breaks: 'I7',
     hunts: [...raid5(7, 0), ...on('raid0 of 2', 7, 0), ...raid1(7)],
+  },
+  {
+    name: 'a window that is only begun counts as done',
+    file: sync,
+    find: 'return { fromBytes, endBytes, result: await window.result };',
+    replace:
+      'return { fromBytes, endBytes: this.#ahead?.window.endBytes ?? endBytes, result: await window.result };',
+    breaks: 'I11',
+    hunts: raid1(15, 16),
   },
   {
     name: 'a crash is not followed by a resync',
