@@ -20,7 +20,13 @@ import type { RaidArray } from '../array/array.ts';
 import { type AssemblyReport, assembleDevices, formArray, type Source } from '../array/form.ts';
 import type { Mismatch } from '../engine/run.ts';
 import { InvariantViolation, RaidError } from '../errors.ts';
-import { checkSuperblock1, decodeSuperblock1, superSectorOf } from '../md/superblock1.ts';
+import {
+  checkSuperblock1,
+  decodeSuperblock1,
+  ROLE_SPARE,
+  type Superblock1,
+  superSectorOf,
+} from '../md/superblock1.ts';
 import { KIB, MIB, SECTOR_BYTES } from '../units.ts';
 import { columnOf, type Damage, mayLose, maySpoil, pageOf, rowOf, sectorsOn } from './atlas.ts';
 import { Clock, Process, Stuck } from './clock.ts';
@@ -51,7 +57,14 @@ export interface Tally {
   faults: Partial<Record<FaultName, number>>;
   crashes: { kill: number; power: number };
   /** Assemblies, recoveries and resyncs that were completed. */
-  recoveries: { assembled: number; recovered: number; resynced: number; corrected: number };
+  recoveries: {
+    assembled: number;
+    recovered: number;
+    resynced: number;
+    corrected: number;
+    /** Assemblies that had to be told whom to leave out. */
+    forksInDoubt: number;
+  };
   /** Allowed losses that were met, by their number: reads of sectors that held what they should not; L1: refusals. */
   losses: { L1: number; L3: number; L7: number };
   events: number;
@@ -69,7 +82,7 @@ export function emptyTally(): Tally {
     operations: {},
     faults: {},
     crashes: { kill: 0, power: 0 },
-    recoveries: { assembled: 0, recovered: 0, resynced: 0, corrected: 0 },
+    recoveries: { assembled: 0, recovered: 0, resynced: 0, corrected: 0, forksInDoubt: 0 },
     losses: { L1: 0, L3: 0, L7: 0 },
     events: 0,
   };
@@ -280,10 +293,9 @@ class World {
     } catch (error) {
       const code = error instanceof RaidError ? error.code : null;
       const current = offered.filter((unit) => unit.isCurrent);
-      if (code === 'FORKED_HISTORY' && current.length < offered.length) {
-        // A disk that was left behind may not be told from one that went on by itself, when nobody whom both know is
-        // here, or when the number of one it calls faulty is another's by now. Who has seen the array run knows whom to
-        // leave out, and it must start without those.
+      if (code === 'FORKED_HISTORY' && this.#isForkInDoubt(offered, current)) {
+        // Who has seen the array run knows whom to leave out, and it must start without those.
+        this.#tally.recoveries.forksInDoubt += 1;
         return await this.#assembleAsAsked(current);
       }
       if (code !== 'DIRTY_DEGRADED') throw error;
@@ -293,6 +305,29 @@ class World {
       this.#computes = true;
       return await this.#assembleUnits(offered, true);
     }
+  }
+
+  /**
+   * Whether one that was left behind cannot be told from one that went on by itself: it calls one faulty whose number is
+   * a current member's by now, and there is nobody on whom both count. Asked of what the disks say, table by table.
+   */
+  #isForkInDoubt(offered: readonly Unit[], current: readonly Unit[]): boolean {
+    const tables = current.flatMap(({ disk }) => this.#superblockOn(disk) ?? []);
+    const newest = Math.max(...tables.map(({ events }) => events));
+    const freshest = tables.find(({ events }) => events === newest);
+    if (freshest === undefined) return false;
+    const isSlot = (role: number | undefined): boolean => role !== undefined && role < freshest.raidDisks;
+    return offered.some((unit) => {
+      const stale = unit.isCurrent ? null : this.#superblockOn(unit.disk);
+      if (stale === null || !isSlot(stale.devRoles[stale.descriptor])) return false;
+      const isStranger = !freshest.devRoles.some(
+        (slot, number) => isSlot(slot) && number !== stale.descriptor && stale.devRoles[number] === slot,
+      );
+      const accuses = freshest.devRoles.some(
+        (slot, number) => isSlot(slot) && !isSlot(stale.devRoles[number] ?? ROLE_SPARE),
+      );
+      return isStranger && accuses;
+    });
   }
 
   async #assembleUnits(
@@ -388,14 +423,20 @@ class World {
 
   /** Whether it says of itself what it is. */
   #isLegible(disk: Disk): boolean {
-    if (disk.isGone || [...disk.latentSectors].length > 0) return false;
+    return [...disk.latentSectors].length === 0 && this.#superblockOn(disk) !== null;
+  }
+
+  /** Null where it cannot be read, or is not right. */
+  #superblockOn(disk: Disk): Superblock1 | null {
+    if (disk.isGone) return null;
     const place = { version: this.#case.config.metadata, memberSectors: disk.sizeBytes / SECTOR_BYTES };
     const superSector = superSectorOf(place.version, place.memberSectors) ?? 0;
     try {
-      checkSuperblock1(decodeSuperblock1(disk.peek(superSector * SECTOR_BYTES, 4 * KIB)), place);
-      return true;
+      const superblock = decodeSuperblock1(disk.peek(superSector * SECTOR_BYTES, 4 * KIB));
+      checkSuperblock1(superblock, place);
+      return superblock;
     } catch (error) {
-      if (error instanceof RaidError) return false;
+      if (error instanceof RaidError) return null;
       throw error;
     }
   }

@@ -11,3 +11,11 @@ test.each(files)('%s', async (name) => {
   const { failure } = await runAlone(one);
   expect(failure, `raidsim simulate --replay test/sim/cases/${name}`).toBeNull();
 });
+
+test('who cannot be told from a fork is left out by who has seen the array run, and counted', async () => {
+  const name = 'left-behind-and-not-told-from-a-fork.json';
+  const { case: one } = parseCase(readFileSync(new URL(name, folder), 'utf8'));
+  const { failure, tally } = await runAlone(one);
+  expect(failure).toBeNull();
+  expect(tally.recoveries.forksInDoubt).toBeGreaterThan(0);
+});
