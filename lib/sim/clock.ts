@@ -38,6 +38,9 @@ const LOG_WORDS = 4 * 4096;
 const ASKED_MOST = 100_000;
 const HAPPENED_MOST = 200_000;
 
+/** A day: whoever is still coming on after that goes round in circles. */
+const LONGEST_MS = 86_400_000;
+
 /** Nothing is left that could happen, too much time has passed, or none passes any more, and somebody still waits (I16). */
 export class Stuck extends InvariantViolation {}
 
@@ -53,6 +56,8 @@ export class Clock {
   #settle: (() => void) | null = null;
   #fail: (error: Error) => void = () => undefined;
   #untilMs = Number.POSITIVE_INFINITY;
+  /** Since when it is driven. */
+  #drivenMs = 0;
   /** Since the last event. */
   #asked = 0;
   /** When a millisecond began, and the number of the event with which it did. */
@@ -115,10 +120,16 @@ export class Clock {
           this.#settle = () => reject(error);
         },
       );
+      this.#drivenMs = this.#nowMs;
       this.#untilMs = this.#nowMs + limitMs;
       this.#pumping = true;
       this.#soon();
     });
+  }
+
+  /** What is driven has come on: from now it may take so much more, but not go on for ever. */
+  renew(limitMs: number): void {
+    this.#untilMs = Math.min(this.#nowMs + limitMs, this.#drivenMs + LONGEST_MS);
   }
 
   /** Lets so much time pass. */

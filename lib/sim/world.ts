@@ -121,10 +121,8 @@ class Wrong extends Error {
   }
 }
 
-/** Beyond all patience, in virtual time. */
+/** Without a step, or a window of a sync or scrub, that was begun: beyond all patience, in virtual time. */
 const PATIENCE_MS = 600_000;
-/** And so much more for each window of a sync: with a disk 256 times as slow, each is put on record in some 10 s. */
-const PATIENCE_WINDOW_MS = 60_000;
 const HEAP_BYTES = MIB;
 /** Between two reads of a disk that fail once. */
 const TRANSIENT_MS = 5000;
@@ -182,7 +180,7 @@ class World {
 
   async run(): Promise<Outcome> {
     try {
-      await this.#clock.drive(this.#form(), this.#patienceMs);
+      await this.#clock.drive(this.#form(), PATIENCE_MS);
       await this.#safety();
       await this.#liveness();
     } catch (error) {
@@ -343,11 +341,6 @@ class World {
     });
   }
 
-  get #patienceMs(): number {
-    const { diskBytes, windowBytes = diskBytes } = this.#case.config;
-    return PATIENCE_MS + ((diskBytes - MIB) / windowBytes) * PATIENCE_WINDOW_MS;
-  }
-
   #engineOptions() {
     return {
       host: this.#process,
@@ -371,7 +364,7 @@ class World {
 
   async #safety(): Promise<void> {
     for (;;) {
-      const ending = await this.#clock.drive(this.#segment(), this.#patienceMs);
+      const ending = await this.#clock.drive(this.#segment(), PATIENCE_MS);
       if (ending.kind === 'done') return;
       this.#crash(ending.step);
     }
@@ -392,6 +385,7 @@ class World {
       const step = steps[this.#next] as Step;
       this.#next += 1;
       this.#clock.note(events.step, this.#next);
+      this.#clock.renew(PATIENCE_MS);
       await this.#perform(step);
       if (this.#array === null) return;
     }
@@ -769,6 +763,7 @@ class World {
     if (repair) this.#computes = true;
     try {
       for await (const progress of array.scrub({ repair })) {
+        this.#clock.renew(PATIENCE_MS);
         isSure &&= mustAgree();
         const mismatch = progress.mismatches.find((each) => !this.#isTorn(each));
         if (!isSure || mismatch === undefined) continue;
@@ -793,7 +788,7 @@ class World {
   async #rebuild(): Promise<void> {
     const array = this.#live();
     try {
-      for await (const _ of array.rebuild());
+      for await (const _ of array.rebuild()) this.#clock.renew(PATIENCE_MS);
     } catch (error) {
       if (isClosed(error) || (this.#isBeyond && isLoss(error))) return;
       // The disk that was being recovered has failed, which is its right.
@@ -1221,7 +1216,7 @@ class World {
         this.#fail = reject;
         this.#becomeWhole().then(resolve, reject);
       }),
-      this.#patienceMs,
+      PATIENCE_MS,
     );
   }
 
@@ -1241,8 +1236,9 @@ class World {
       throw new Wrong('not idle', `two seconds after the last write the array is ${array.state}`);
     this.#observe();
     if (this.#tainted.size > 0 || this.#declared.size > 0)
-      for await (const _ of array.scrub({ repair: true }));
+      for await (const _ of array.scrub({ repair: true })) this.#clock.renew(PATIENCE_MS);
     for await (const { mismatches } of array.scrub()) {
+      this.#clock.renew(PATIENCE_MS);
       if (mismatches.length === 0) continue;
       throw new Wrong(
         'mismatch',
@@ -1275,7 +1271,7 @@ class World {
         ({ state }) => state.state === 'spare' || state.state === 'recovering',
       ).length;
       for (let missing = array.degraded - waiting; missing > 0; missing -= 1) await this.#addSpare(array);
-      for await (const _ of array.rebuild());
+      for await (const _ of array.rebuild()) this.#clock.renew(PATIENCE_MS);
       if (array.degraded === 0 && array.health.unsyncedFromBytes === undefined) return;
       if (round === 3)
         throw new Wrong('not idle', `with new disks and no faults the array stays ${array.state}`);

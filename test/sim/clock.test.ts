@@ -65,6 +65,19 @@ test('who waits for what cannot come is told so, and not left waiting', async ()
   await clock.drive(process.sleep(1));
 });
 
+test('who comes on has patience anew, but not for ever', async () => {
+  const clock = new Clock(1);
+  const process = new Process(clock);
+  const comingOn = async (rounds: number): Promise<void> => {
+    for (let round = 0; round < rounds; round += 1) {
+      await process.sleep(1000);
+      clock.renew(1500);
+    }
+  };
+  await clock.drive(comingOn(100), 1500);
+  await expect(clock.drive(comingOn(100_000), 1500)).rejects.toBeInstanceOf(Stuck);
+});
+
 test('a process that was killed hears of nothing any more', async () => {
   const clock = new Clock(1);
   const [dead, alive] = [new Process(clock), new Process(clock)];
