@@ -22,7 +22,7 @@
  *
  * The log of the clock gets every request when it happens, and every fault.
  */
-import { copyOf } from '../device/buffers.ts';
+import { gather } from '../device/buffers.ts';
 import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { type ErrorCode, RaidError } from '../errors.ts';
@@ -30,6 +30,33 @@ import { KIB, SECTOR_BYTES } from '../units.ts';
 import type { Clock, Process } from './clock.ts';
 
 const PAGE_BYTES = 4 * KIB;
+
+/** Most writes and pages are this long, or less. */
+const PIECE_BYTES = 64 * KIB;
+
+/** What new bytes are cut off: a buffer of its own costs more than what a page of it holds. */
+let piece = new Uint8Array(PIECE_BYTES);
+let pieceUsed = 0;
+
+/** Zeros, and nobody else's. */
+function newBytes(lengthBytes: number): Uint8Array {
+  if (lengthBytes > PIECE_BYTES / 4) return new Uint8Array(lengthBytes);
+  if (pieceUsed + lengthBytes > PIECE_BYTES) {
+    piece = new Uint8Array(PIECE_BYTES);
+    pieceUsed = 0;
+  }
+  const start = pieceUsed;
+  pieceUsed += lengthBytes;
+  return piece.subarray(start, pieceUsed);
+}
+
+function copyOf(sources: readonly Uint8Array[], lengthBytes: number): Uint8Array {
+  const copy = newBytes(lengthBytes);
+  const [only] = sources;
+  if (sources.length === 1 && only?.byteLength === lengthBytes) copy.set(only);
+  else gather(sources, 0, copy);
+  return copy;
+}
 
 /** Bytes by page, shared between clones until written. */
 class Image {
@@ -77,7 +104,8 @@ class Image {
   #writable(index: number, isWhole: boolean): Uint8Array {
     const page = this.#pages[index];
     if (page !== undefined && this.#owned[index] === 1) return page;
-    const own = page === undefined || isWhole ? new Uint8Array(PAGE_BYTES) : page.slice();
+    const own = newBytes(PAGE_BYTES);
+    if (page !== undefined && !isWhole) own.set(page);
     this.#pages[index] = own;
     this.#owned[index] = 1;
     return own;

@@ -34,32 +34,25 @@ export function disagreement(layout: Layout, peek: Peek): string | null {
       return new Uint32Array(bytes.buffer, bytes.byteOffset, chunkBytes / 4);
     };
     const data = row.data.map(chunkOf);
-    const sum = new Uint32Array(chunkBytes / 4);
-    for (const chunk of data) add(sum, chunk);
-    const oddP = differenceIn(sum, chunkOf(row.p));
-    if (oddP >= 0) return wrong('P', index, oddP);
-    if (row.q === null) continue;
-    sum.fill(0);
-    for (let place = row.qOrder.length - 1; place >= 0; place -= 1) {
-      const which = row.qOrder[place];
-      for (let word = 0; word < sum.length; word += 1) sum[word] = doubled(sum[word] as number);
-      if (which !== null && which !== undefined) add(sum, data[which] as Uint32Array);
+    const p = chunkOf(row.p);
+    const q = row.q === null ? null : chunkOf(row.q);
+    // From the highest power down; a place without a disk counts as zeros.
+    const order =
+      q === null ? data : row.qOrder.map((which) => (which === null ? null : (data[which] ?? null)));
+    order.reverse();
+    for (let word = 0; word < p.length; word += 1) {
+      let sumP = 0;
+      let sumQ = 0;
+      for (const chunk of order) {
+        const value = chunk === null ? 0 : (chunk[word] as number);
+        sumP ^= value;
+        sumQ = doubled(sumQ) ^ value;
+      }
+      if (sumP >>> 0 !== p[word]) return wrong('P', index, word);
+      if (q !== null && sumQ >>> 0 !== q[word]) return wrong('Q', index, word);
     }
-    const oddQ = differenceIn(sum, chunkOf(row.q));
-    if (oddQ >= 0) return wrong('Q', index, oddQ);
   }
   return null;
-}
-
-function add(sum: Uint32Array, chunk: Uint32Array): void {
-  for (let word = 0; word < sum.length; word += 1)
-    sum[word] = (sum[word] as number) ^ (chunk[word] as number);
-}
-
-/** The first word that differs, or -1. */
-function differenceIn(a: Uint32Array, b: Uint32Array): number {
-  for (let word = 0; word < a.length; word += 1) if (a[word] !== b[word]) return word;
-  return -1;
 }
 
 function wrong(parity: string, row: number, word: number): string {

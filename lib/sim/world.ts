@@ -141,6 +141,8 @@ class World {
   readonly #units: Unit[] = [];
   readonly #tally = emptyTally();
   readonly #written = new Uint8Array(WRITE_BYTES);
+  /** For reads, while none uses them. */
+  readonly #targets: Uint8Array[] = [];
   #registers = new Registers(1);
   #process: Process;
   #array: RaidArray | null = null;
@@ -539,10 +541,14 @@ class World {
     this.#clock.note(events.read, sector, sectors);
     this.#count('read');
     this.#underWay += 1;
-    const target = new Uint8Array(sectors * SECTOR_BYTES);
+    const buffer = this.#targets.pop() ?? new Uint8Array(WRITE_BYTES);
+    const target = buffer.subarray(0, sectors * SECTOR_BYTES);
+    // What a read does not fill must not look like anything that was ever there.
+    target.fill(0xdd);
     array.read(sector * SECTOR_BYTES, target).then(
       () => {
         this.#judge(sector, target, inv);
+        this.#targets.push(buffer);
         this.#end();
       },
       (error: unknown) => this.#requestFailed('read', error, null),
