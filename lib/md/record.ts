@@ -41,7 +41,7 @@ type ValueOf<T extends FieldType> = T extends 'time' ? Time : T extends 'uuid' |
 export type Fields = Readonly<Record<string, readonly [offsetBytes: number, type: FieldType]>>;
 export type RecordOf<F extends Fields> = { readonly [K in keyof F]: ValueOf<F[K][1]> };
 
-const ALL_ONES = 0xffff_ffff_ffff_ffffn;
+const ALL_ONES = 0xffff_ffff;
 
 export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -116,14 +116,12 @@ function readField(view: DataView, offsetBytes: number, type: FieldType): Value 
       return view.getUint32(offsetBytes, true);
     case 's32':
       return view.getInt32(offsetBytes, true);
-    case 'u64': {
-      const value = view.getBigUint64(offsetBytes, true);
-      return value > BigInt(Number.MAX_SAFE_INTEGER) ? null : Number(value);
-    }
+    case 'u64':
+      return readU64(view, offsetBytes);
     case 'position': {
-      const value = view.getBigUint64(offsetBytes, true);
-      if (value === ALL_ONES) return Infinity;
-      return value > BigInt(Number.MAX_SAFE_INTEGER) ? Number.NaN : Number(value);
+      const isAllOnes =
+        view.getUint32(offsetBytes, true) === ALL_ONES && view.getUint32(offsetBytes + 4, true) === ALL_ONES;
+      return isAllOnes ? Infinity : (readU64(view, offsetBytes) ?? Number.NaN);
     }
     case 'time': {
       const low = view.getUint32(offsetBytes, true);
@@ -133,13 +131,35 @@ function readField(view: DataView, offsetBytes: number, type: FieldType): Value 
     case 'uuid':
       return formatUuid(new Uint8Array(view.buffer, view.byteOffset + offsetBytes, 16));
     case 'text32': {
-      const bytes = new Uint8Array(view.buffer, view.byteOffset + offsetBytes, 32);
-      const end = bytes.indexOf(0);
-      return decoder.decode(end === -1 ? bytes : bytes.subarray(0, end));
+      let text = '';
+      for (let at = offsetBytes; at < offsetBytes + 32; at += 1) {
+        const code = view.getUint8(at);
+        if (code === 0) break;
+        if (code >= 0x80) return decodeText(view, offsetBytes);
+        text += String.fromCharCode(code);
+      }
+      return text;
     }
     default:
       return unreachable(type);
   }
+}
+
+/** Two halves, without a bigint on the way: superblocks are coded all the time. Null where a double cannot hold it. */
+function readU64(view: DataView, offsetBytes: number): number | null {
+  const high = view.getUint32(offsetBytes + 4, true);
+  return high > 0x1f_ffff ? null : high * 2 ** 32 + view.getUint32(offsetBytes, true);
+}
+
+function writeU64(view: DataView, offsetBytes: number, value: number): void {
+  view.setUint32(offsetBytes, value % 2 ** 32, true);
+  view.setUint32(offsetBytes + 4, Math.floor(value / 2 ** 32), true);
+}
+
+function decodeText(view: DataView, offsetBytes: number): string {
+  const bytes = new Uint8Array(view.buffer, view.byteOffset + offsetBytes, 32);
+  const end = bytes.indexOf(0);
+  return decoder.decode(end === -1 ? bytes : bytes.subarray(0, end));
 }
 
 function writeField(view: DataView, offsetBytes: number, type: FieldType, value: Value): void {
@@ -166,14 +186,19 @@ function writeField(view: DataView, offsetBytes: number, type: FieldType, value:
       break;
     case 'u64':
       assert(isInteger(value, 0, Number.MAX_SAFE_INTEGER), 'a u64 field takes a safe integer');
-      view.setBigUint64(offsetBytes, BigInt(value), true);
+      writeU64(view, offsetBytes, value);
       break;
     case 'position':
       assert(
         value === Infinity || isInteger(value, 0, Number.MAX_SAFE_INTEGER),
         'a position is a sector or Infinity',
       );
-      view.setBigUint64(offsetBytes, value === Infinity ? ALL_ONES : BigInt(value as number), true);
+      if (value !== Infinity) {
+        writeU64(view, offsetBytes, value as number);
+        break;
+      }
+      view.setUint32(offsetBytes, ALL_ONES, true);
+      view.setUint32(offsetBytes + 4, ALL_ONES, true);
       break;
     case 'time': {
       assert(typeof value === 'object', 'a time has seconds and microseconds');

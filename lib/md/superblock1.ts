@@ -275,8 +275,9 @@ export function packPplArea(offsetSectors: number, lengthSectors: number): numbe
  */
 export function superblock1Faults(superblock: Superblock1, place: MemberPlace): readonly RaidError[] {
   const faults: RaidError[] = [];
-  const refuse = (wrong: boolean, detail: string): void => {
-    if (wrong) faults.push(broken(detail));
+  // What is said with numbers is put together only when it is said: every superblock that is written comes by here.
+  const refuse = (wrong: boolean, detail: string | (() => string)): void => {
+    if (wrong) faults.push(broken(typeof detail === 'string' ? detail : detail()));
   };
   const has = (feature: Feature): boolean => hasFeature(superblock, feature);
   const { memberSectors, version } = place;
@@ -287,7 +288,7 @@ export function superblock1Faults(superblock: Superblock1, place: MemberPlace): 
   refuse(checksum.stored !== checksum.computed, 'sb_csum: the checksum is wrong');
   refuse(
     at === null || superSector !== at,
-    `super_offset is ${superSector}, but it was read from sector ${at}`,
+    () => `super_offset is ${superSector}, but it was read from sector ${at}`,
   );
   if ((superblock.featureMap & ~KNOWN_FEATURES) !== 0) {
     const bits = (superblock.featureMap & ~KNOWN_FEATURES) >>> 0;
@@ -307,10 +308,10 @@ export function superblock1Faults(superblock: Superblock1, place: MemberPlace): 
   refuse(has('RAID0_LAYOUT') && level !== 0, 'feature_map has RAID0_LAYOUT, but level is not 0');
   refuse(
     superblock.raidDisks < 1 || superblock.raidDisks > ROLES_MAX,
-    `raid_disks is ${superblock.raidDisks}`,
+    () => `raid_disks is ${superblock.raidDisks}`,
   );
   // The kernel takes such a member for a spare without a number; a table that long could not be written.
-  refuse(superblock.descriptor >= ROLES_MAX, `dev_number is ${superblock.descriptor}`);
+  refuse(superblock.descriptor >= ROLES_MAX, () => `dev_number is ${superblock.descriptor}`);
   refuse(!isPosition(superblock.resyncOffsetSectors), 'resync_offset is larger than any device');
   refuse(
     has('RECOVERY_OFFSET') && !isPosition(superblock.recoveryOffsetSectors),
@@ -323,22 +324,22 @@ export function superblock1Faults(superblock: Superblock1, place: MemberPlace): 
 
   const superEnd = superSector + superblock.bytes.byteLength / 512;
   const dataEnd = version === '1.0' ? superSector : memberSectors;
-  refuse(dataSectors < 10, `data_size is ${dataSectors}, less than any array needs`);
-  refuse(dataSectors < sizeSectors, `size is ${sizeSectors}, more than data_size ${dataSectors}`);
+  refuse(dataSectors < 10, () => `data_size is ${dataSectors}, less than any array needs`);
+  refuse(dataSectors < sizeSectors, () => `size is ${sizeSectors}, more than data_size ${dataSectors}`);
   refuse(
     version !== '1.0' && dataOffsetSectors < superEnd,
-    `data_offset is ${dataOffsetSectors}, inside the superblock`,
+    () => `data_offset is ${dataOffsetSectors}, inside the superblock`,
   );
   refuse(
     dataOffsetSectors + dataSectors > dataEnd,
-    `data_size is ${dataSectors} at ${dataOffsetSectors}, beyond sector ${dataEnd}`,
+    () => `data_size is ${dataSectors} at ${dataOffsetSectors}, beyond sector ${dataEnd}`,
   );
-  refuse(superblock.bblogSectors > 8, `bblog_size is ${superblock.bblogSectors}, more than 8`);
+  refuse(superblock.bblogSectors > 8, () => `bblog_size is ${superblock.bblogSectors}, more than 8`);
   refuse(has('BADBLOCKS') && superblock.bblogOffsetSectors === 0, 'bblog_offset is 0');
-  refuse(has('BADBLOCKS') && superblock.bblogShift > 32, `bblog_shift is ${superblock.bblogShift}`);
+  refuse(has('BADBLOCKS') && superblock.bblogShift > 32, () => `bblog_shift is ${superblock.bblogShift}`);
   for (const area of areasOf(superblock)) {
     const reason = misplaced(area, superblock, memberSectors);
-    refuse(reason !== null, `${area.name}: ${reason}`);
+    refuse(reason !== null, () => `${area.name}: ${reason}`);
   }
   return faults;
 }
