@@ -178,9 +178,14 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'acknowledged before the exclusion is on record, by write and by flush',
     file: array,
-    find: '      .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))\n',
-    replace: '',
+    find: 'if (this.#isRecorded && erased.length === 0) return ended();\n        return this.#untilRecorded()\n',
+    replace: 'if (erased.length === 0) return ended();\n        return Promise.resolve()\n',
     and: [
+      {
+        file: engine,
+        find: 'if (error === null && !this.#isSettled) {',
+        replace: 'if (error === null && this.#isClosed) {',
+      },
       {
         file: engine,
         find: "    if (op === 'write') await this.settled();",
