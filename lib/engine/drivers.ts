@@ -168,7 +168,7 @@ export class DirectDriver implements Driver {
     const lane = this.#laneOf(job);
     if (job.lengthBytes <= INLINE_BYTES && this.#lanes.isIdle(lane)) {
       if (this.#penalty > 0) this.#penalty -= 1;
-      else if (!this.#settling || !this.#mayWake(lane)) {
+      else if (!this.#settling || this.#isQuickest(job) || !this.#mayWake(lane)) {
         this.#runHere(job, done);
         return;
       }
@@ -227,6 +227,14 @@ export class DirectDriver implements Driver {
     if (this.laneCount === 1) return 0;
     const { layout, territoryBytes } = this.#options;
     return Math.floor(territoryOf(layout, job).from / territoryBytes) % this.laneCount;
+  }
+
+  /**
+   * A small read takes this thread little longer than to hand it over and to hear of its end. Where there is one lane only there are two
+   * cores, and whoever asks has a use for the other one.
+   */
+  #isQuickest(job: Job): boolean {
+    return job.op === 'read' && this.laneCount === 1;
   }
 
   /**

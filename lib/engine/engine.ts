@@ -15,8 +15,8 @@
  * An idle array does not pay for threads: crossing to a lane and back costs 15 µs and more when both sleep, a 4 KiB read
  * from the page cache 3. So a small request that finds its lane idle, and no other request in this same turn, is run
  * right here. That is safe because only this thread submits: a lane without jobs touches no stripe. A second request
- * before the caller has seen the first one's answer is the sign of depth, and goes to the lane. Members that turn out to
- * be slow (a disk, not the cache) switch it off for a while, since it blocks the event loop.
+ * before the caller has seen the first one's answer is the sign of depth, and goes to the lane; a read only where there are
+ * several. Members that turn out to be slow (a disk, not the cache) switch it off for a while, since it blocks the event loop.
  */
 import { type Device, type Lender, totalBytes } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
