@@ -142,7 +142,10 @@ function problemsOf({ status, refusal, scrubbed, snapshotProblem }: Inspection):
     const slots = `${shown.join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
     lines.push(`slot${unnamed.length === 1 ? '' : 's'} ${slots}: no disk`);
   }
-  if (status.state === 'resyncing') lines.push('redundancy may be out of date: it has never been brought in sync, or was not stopped cleanly');
+  if (status.state === 'resyncing')
+    lines.push(
+      'redundancy may be out of date: it has never been brought in sync, or was not stopped cleanly',
+    );
   if (status.mismatches > 0) {
     const count = status.mismatches === 1 ? '1 mismatch' : `${status.mismatches} mismatches`;
     lines.push(`the last scrub found ${count}${scrubbed === null ? '' : `, on ${scrubbed.at}`}`);

@@ -121,7 +121,7 @@ test.for([0, 1, 2] as const)(
 
       // With room again, everything goes on.
       await rm(join(folder, 'filler'));
-    execFileSync('mount', ['-o', 'remount,size=16m', folder]);
+      execFileSync('mount', ['-o', 'remount,size=16m', folder]);
       await repository.prune({ remove });
       backups.shift();
       images.shift();
