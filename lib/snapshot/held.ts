@@ -83,6 +83,9 @@ export class HeldWrites {
   readonly #spare: Uint8Array[] = [];
   #gathering: Batch | null = null;
   #leaving: Batch | null = null;
+  #reserved = 0;
+  /** Ends when nothing is reserved. */
+  #arrival: { readonly ended: Promise<void>; readonly end: () => void } | null = null;
   #isRunning = false;
   #hasFailed = false;
   /** The origin is asked again, and written past, one after the other: what is older never comes last. */
@@ -104,8 +107,22 @@ export class HeldWrites {
     return !this.#hasFailed;
   }
 
-  get hasRoom(): boolean {
-    return (this.#gathering?.chunks.length ?? 0) < this.#batchChunks;
+  /** For so many chunks besides those that places are kept for. */
+  hasRoomFor(count: number): boolean {
+    return (this.#gathering?.chunks.length ?? 0) + this.#reserved + count <= this.#batchChunks;
+  }
+
+  /** Places for chunks whose old bytes are being read: writes that come together would else find room for all of them. */
+  reserve(count: number): void {
+    this.#reserved += count;
+  }
+
+  /** They are going to be held at once, or never. */
+  giveBackPlaces(count: number): void {
+    this.#reserved -= count;
+    if (this.#reserved > 0) return;
+    this.#arrival?.end();
+    this.#arrival = null;
   }
 
   has(chunk: number): boolean {
@@ -176,9 +193,19 @@ export class HeldWrites {
     return true;
   }
 
-  /** When a batch has left, or has failed to. */
+  /** When a batch has left, or has failed to; where there is none, when those have come that places are kept for. */
   async untilLeft(): Promise<void> {
-    await (this.#leaving ?? this.#gathering)?.gone.catch(() => undefined);
+    const batch = this.#leaving ?? this.#gathering;
+    if (batch !== null) return await batch.gone.catch(() => undefined);
+    if (this.#reserved === 0) return;
+    if (this.#arrival === null) {
+      let end = (): void => undefined;
+      const ended = new Promise<void>((resolve) => {
+        end = resolve;
+      });
+      this.#arrival = { ended, end };
+    }
+    await this.#arrival.ended;
   }
 
   /** Everything that is held when it is called has left, or is stuck. */

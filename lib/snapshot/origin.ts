@@ -601,7 +601,7 @@ export class SnapshotOrigin extends Device {
     if (piece === undefined || !isSimple) return null;
     const { chunk } = piece;
     if (held.put(piece)) return Promise.resolve();
-    if (held.has(chunk) || this.#saving.has(chunk) || !held.hasRoom) return null;
+    if (held.has(chunk) || this.#saving.has(chunk) || !held.hasRoomFor(1)) return null;
     const needs = this.#store.history.needs(chunk);
     if (needs === 'nothing') return null;
     if (needs === 'mark') {
@@ -609,6 +609,7 @@ export class SnapshotOrigin extends Device {
       return Promise.resolve();
     }
     const old = held.buffer();
+    held.reserve(1);
     this.#requests.begin();
     this.#mutations.begin();
     const end = () => {
@@ -617,11 +618,13 @@ export class SnapshotOrigin extends Device {
     };
     const bringing = this.#readOld(chunk, [old]).then(
       () => {
+        held.giveBackPlaces(1);
         held.hold(old, piece);
         this.#saving.delete(chunk);
         end();
       },
       (cause) => {
+        held.giveBackPlaces(1);
         this.#saving.delete(chunk);
         return this.#writeUnread([piece], cause).finally(end);
       },
@@ -663,7 +666,7 @@ export class SnapshotOrigin extends Device {
       } else if (this.#saving.has(chunk) || fresh.at(-1)?.chunk === chunk) {
         rest.push(piece);
         waits.add(this.#saving.get(chunk) ?? Promise.resolve());
-      } else if (this.#held.hasRoom) {
+      } else if (this.#held.hasRoomFor(fresh.length + 1)) {
         fresh.push(piece);
       } else {
         rest.push(piece);
@@ -678,7 +681,9 @@ export class SnapshotOrigin extends Device {
   #bring(pieces: readonly Piece[]): Promise<void> {
     const { history } = this.#store;
     const olds = pieces.map(({ chunk }) => (history.needs(chunk) === 'copy' ? this.#held.buffer() : null));
+    this.#held.reserve(pieces.length);
     const bringing = this.#readOlds(pieces, olds)
+      .finally(() => this.#held.giveBackPlaces(pieces.length))
       .then(() => {
         for (const [index, piece] of pieces.entries()) this.#held.hold(olds[index] ?? null, piece);
       })

@@ -1,5 +1,5 @@
 import { copyFile, rm, stat, writeFile } from 'node:fs/promises';
-import { afterAll, describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
 import { DelayDevice } from '../../lib/device/delay.ts';
 import type { Device } from '../../lib/device/device.ts';
 import { FaultDevice } from '../../lib/device/fault.ts';
@@ -9,6 +9,7 @@ import { OverlayDevice } from '../../lib/device/overlay.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { decodeHeader, halfBytesFor, slotOffset, UNIT_BYTES } from '../../lib/snapshot/format.ts';
+import { HeldWrites } from '../../lib/snapshot/held.ts';
 import { SnapshotOrigin, type SnapshotStoreOptions } from '../../lib/snapshot/origin.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { runSeed, withSeed } from '../conformance/seed.ts';
@@ -329,6 +330,32 @@ describe('a store that has no room, or does not work', () => {
     });
     expectSame('when the store is removed', whenRemoved, start);
     expectSame('below', new Uint8Array(below.memory, 0, SIZE), expected);
+  });
+
+  test('however many writes come at once, what is held is two batches at most', async () => {
+    let most = 0;
+    const { hold } = HeldWrites.prototype;
+    HeldWrites.prototype.hold = function (this: HeldWrites, ...args) {
+      hold.apply(this, args);
+      most = Math.max(most, this.size);
+    };
+    onTestFinished(() => {
+      HeldWrites.prototype.hold = hold;
+    });
+    const sizeBytes = 12 * MIB;
+    const below = new MemoryDevice({ sizeBytes, blockBytes: 512 });
+    const store = new MemoryDevice({ sizeBytes: 16 * MIB });
+    await using origin = await SnapshotOrigin.create(below, store, host, { ...ID, limitBytes: 13 * MIB });
+    await origin.take('one');
+    const writes = Array.from({ length: sizeBytes / CHUNK }, (_, chunk) =>
+      origin.write(chunk * CHUNK, filled(1, 1 + (chunk % 200))),
+    );
+    await Promise.all(writes);
+    await origin.flush();
+    expect(most).toBeLessThanOrEqual(2 * 512);
+    expect(Buffer.from(below.memory).every((byte, at) => byte === 1 + (Math.floor(at / CHUNK) % 200))).toBe(
+      true,
+    );
   });
 
   test('an origin that does not take what is held: who flushes is told until it does, and nothing is lost', async () => {
