@@ -1,5 +1,5 @@
 /** `snapshot`: taken, read, gone back to and deleted, as a user does it. */
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { Scratch, sampleBytes } from './raidsim.ts';
 
@@ -91,4 +91,22 @@ test('says by what it would be noticed if something wrote past the snapshots: fo
     ['0', 0, null, true, true],
     ['linear', 0, null, true, true],
   ]);
+});
+
+test('of an array that has failed there is neither a snapshot nor a backup, nothing is made, and it is said what to do', async () => {
+  await using scratch = await Scratch.make();
+  await scratch.done('create demo --level 5 --disks 3 --size 8M -q');
+  for (const disk of ['disk1.img', 'disk2.img']) await rm(scratch.path('demo', disk));
+  const before = await readdir(scratch.path('demo'));
+  for (const line of [
+    'snapshot create demo one',
+    'backup create demo --repo repo',
+    'export demo --to image',
+  ]) {
+    const { code, stderr } = await scratch.type(line);
+    expect([line, code, stderr]).toEqual([line, 4, expect.stringContaining('NOT_ENOUGH_MEMBERS')]);
+    expect(stderr).toContain('do: raidsim status demo');
+  }
+  expect(await readdir(scratch.path('demo'))).toEqual(before);
+  expect(await readdir(scratch.folder)).toEqual(['demo']);
 });
