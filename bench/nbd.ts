@@ -3,7 +3,7 @@
  * client for all of them: fio's nbd engine, one connection, 32 requests under way, over a Unix socket, with everything in memory.
  *
  * The others write no parity, and raidsim is written in TypeScript: what counts is the ratio in one run on one machine. `Node, bare`
- * (bare-nbd.ts) serves a plain file too, and does nothing else: what it does not reach nobody reaches who is served by Node. Servers
+ * (bare-nbd.ts) is the bound: the member I/O of a raid5 behind a socket of Node, on one thread, and nothing else. Servers
  * take turns, row by row, round by round; a row is the median of its rounds, of which the first is thrown away.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
@@ -67,7 +67,7 @@ async function main(): Promise<void> {
   const seconds = values.quick === true ? 1 : 5;
   const rounds = values.quick === true ? 2 : 4;
   const loadBefore = currentLoad();
-  const folder = await makeFolder(undefined, 14 * MEMBER_BYTES);
+  const folder = await makeFolder(undefined, 17 * MEMBER_BYTES);
   const servers = new Map<ServerName, Server>();
   try {
     servers.set('raidsim', await startRaidsim(folder.path));
@@ -178,9 +178,9 @@ async function startQemu(folder: string): Promise<Server> {
 
 async function startBare(folder: string): Promise<Server> {
   const path = join(folder, 'bare.sock');
-  const file = await plainFile(folder, 'bare.img');
+  const files = [await plainFile(folder, 'bare.img'), await plainFile(folder, 'bare-parity.img')];
   const program = fileURLToPath(new URL('./bare-nbd.js', import.meta.url));
-  return await started(spawn(process.execPath, [program, path, file], { stdio: 'ignore' }), path);
+  return await started(spawn(process.execPath, [program, path, ...files], { stdio: 'ignore' }), path);
 }
 
 async function plainFile(folder: string, name: string): Promise<string> {
