@@ -9,6 +9,7 @@ import {
   type Inspection,
   inspectArray,
   type MemberStatus,
+  pathsStatus,
   type RaidArray,
   RaidError,
   type RollbackProgress,
@@ -118,7 +119,7 @@ export const operations = {
 
   // biome-ignore lint/correctness/useYield: nothing happens on the way.
   async *paths({ array }: Opened): AsyncGenerator<never, SanStatus | null> {
-    return sanOf(array)?.status() ?? null;
+    return pathsStatus(array);
   },
 
   async *path({ array, folder }: Opened, change: PathChange): AsyncGenerator<string> {

@@ -5,9 +5,12 @@ import {
   componentsNamed,
   type FabricPlan,
   formatSize,
+  hasPaths,
   type Manifest,
   MemoryDevice,
   memberNames,
+  openPaths,
+  pathsOf,
   planWith,
   RaidError,
   readManifest,
@@ -85,6 +88,11 @@ export function planOf(folder: string, manifest: Manifest): FabricPlan {
  */
 export async function pathsFound(folder: string): Promise<SanStatus> {
   const manifest = await readManifest(folder);
+  const real = knownDisks(manifest).filter(({ source }) => hasPaths(source));
+  if (manifest.fabric === undefined && real.length > 0) {
+    const luns = await Promise.all(real.map((disk) => realPathsFound(folder, disk)));
+    return { luns, components: [], refusedLate: 0 };
+  }
   const plan = planOf(folder, manifest);
   const clock = new SimClock(1);
   const san = new San(plan, { host: new SimProcess(clock), conf: await readMultipathConf(folder) });
@@ -108,6 +116,23 @@ export async function pathsFound(folder: string): Promise<SanStatus> {
     ...status,
     luns: status.luns.map((lun) => ({ ...lun, sizeBytes: sizes.get(lun.name) ?? lun.sizeBytes })),
   };
+}
+
+/** Paths to servers can only be found by going there. */
+async function realPathsFound(
+  folder: string,
+  { name, source }: { readonly name: string; readonly source: string },
+): Promise<SanLun> {
+  const gone = { sizeBytes: 0, readOnly: true, isGone: true, alua: {}, queued: 0, groups: [] };
+  try {
+    const device = await openPaths(source, { readOnly: true, conf: await readMultipathConf(folder) });
+    await using _device = device;
+    const found = pathsOf(device, name);
+    if (found !== null) return found;
+  } catch (error) {
+    if (!(error instanceof RaidError) || error.code !== 'MEMBER_GONE') throw error;
+  }
+  return { name, selector: '-', isQueueing: false, ...gone };
 }
 
 /** As `multipath -ll` shows it. */
@@ -156,10 +181,11 @@ const checkerWords: Readonly<Record<SanPath['state'], string>> = {
   delayed: 'delayed',
 };
 
-function pathLine({ hbtl, hba, port, state, link }: SanPath): string {
+function pathLine({ name, hbtl, hba, port, state, link }: SanPath): string {
   const works = state === 'up' || state === 'shaky' || state === 'ghost';
   const words = `${works ? 'active' : 'failed'} ${checkerWords[state]} ${link}`;
-  return `${hbtl} ${hba}:${port} ${works && link === 'running' ? words : paint('red', words)}`;
+  const way = hba === '' ? name : `${hbtl} ${hba}:${port}`;
+  return `${way} ${works && link === 'running' ? words : paint('red', words)}`;
 }
 
 function statistics({ requests, share, errors, latencyMs }: SanPath): string {

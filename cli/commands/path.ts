@@ -114,11 +114,10 @@ async function run(
 
 async function list(folder: string, options: Options): Promise<void> {
   const { readManifest } = await import('../../lib/index.ts');
-  const { listing, pathsFound, planOf } = await import('../paths.ts');
+  const { listing, pathsFound } = await import('../paths.ts');
   const { printJson } = await import('../progress.ts');
   const { connect, resultOf } = await import('../reach.ts');
   const manifest = await readManifest(folder);
-  planOf(folder, manifest);
   const control = await connect(folder);
   await using _control = control;
   const live = control === null ? null : ((await resultOf(control.call('paths', null))) as SanStatusOrNull);

@@ -25,6 +25,7 @@ import { RaidError } from '../errors.ts';
 import { realHost } from '../host.ts';
 import { type Conf, parseConf, settingsFor } from '../multipath/conf.ts';
 import { MultipathDevice, type Path, type PathConnection } from '../multipath/device.ts';
+import type { SanLun } from '../multipath/san.ts';
 import { NbdDevice, type NbdOptions } from '../nbd/client.ts';
 import { ClientMemory } from '../nbd/client-memory.ts';
 import { isUri, parseNbdUri } from '../nbd/uri.ts';
@@ -83,6 +84,32 @@ export interface PathsOptions extends Pick<NbdOptions, 'readOnly' | 'connectMs' 
 
 /** For those who must look at one path alone. */
 const connectionsOf = new WeakMap<Device, () => readonly NbdDevice[]>();
+
+/**
+ * The paths of a member that several URIs lead to, as a fabric tells of those that it has; null for any other device. They
+ * have no parts that are known.
+ */
+export function pathsOf(device: Device, name: string): SanLun | null {
+  if (!(device instanceof MultipathDevice) || !connectionsOf.has(device)) return null;
+  const { groups, ...status } = device.status();
+  const total = groups.flatMap((group) => group.paths).reduce((sum, { requests }) => sum + requests, 0);
+  return {
+    ...status,
+    name,
+    ...{ sizeBytes: device.limits.sizeBytes, readOnly: device.limits.readOnly },
+    ...{ isGone: false, alua: {} },
+    groups: groups.map(({ isActive, paths }) => ({
+      isActive,
+      prio: Math.max(0, ...paths.map(({ prio }) => prio)),
+      paths: paths.map((path) => ({
+        ...path,
+        ...{ hbtl: '', hba: '', controller: '', port: '' },
+        link: path.state === 'down' ? 'offline' : 'running',
+        share: total === 0 ? 0 : path.requests / total,
+      })),
+    })),
+  };
+}
 
 /** BAD_ARGUMENT where the paths lead to different data, or a server cannot be one of several; MEMBER_GONE where none answers. */
 export async function openPaths(source: string, options: PathsOptions = {}): Promise<MultipathDevice> {

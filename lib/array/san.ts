@@ -7,8 +7,9 @@ import { basename, join } from 'node:path';
 import type { Device } from '../device/device.ts';
 import type { Host } from '../host.ts';
 import { type Conf, parseConf } from '../multipath/conf.ts';
-import { type FabricPlan, San } from '../multipath/san.ts';
+import { type FabricPlan, San, type SanStatus } from '../multipath/san.ts';
 import type { RaidArray } from './array.ts';
+import { pathsOf } from './paths.ts';
 
 /** How paths are used; where it is not there, as multipathd does without it. */
 export const CONF_NAME = 'multipath.conf';
@@ -34,7 +35,18 @@ export function rememberSan(array: RaidArray, san: San | null): RaidArray {
   return array;
 }
 
-/** null where its members are reached directly. */
+/** Every path to every member that has several. Null where there are none: all members are reached directly. */
+export function pathsStatus(array: RaidArray): SanStatus | null {
+  const san = sanOf(array);
+  if (san !== null) return san.status();
+  const luns = array.members.flatMap(({ descriptor, device, name }) => {
+    const lun = pathsOf(array.metadata?.deviceOf(descriptor) ?? device, name);
+    return lun === null ? [] : [lun];
+  });
+  return luns.length === 0 ? null : { luns, components: [], refusedLate: 0 };
+}
+
+/** null where no fabric is between it and its members. */
 export function sanOf(array: RaidArray): San | null {
   return sans.get(array) ?? null;
 }

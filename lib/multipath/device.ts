@@ -100,6 +100,9 @@ export interface MultipathStatus {
   }[];
   /** Requests that wait for a path. */
   readonly queued: number;
+  readonly selector: string;
+  /** Whether requests may wait where no path works. */
+  readonly isQueueing: boolean;
 }
 
 export interface MultipathOptions {
@@ -388,6 +391,8 @@ export class MultipathDevice extends Device {
     const active = this.#activeGroup();
     return {
       queued: this.#waiters.length,
+      selector: this.#settings.selector,
+      isQueueing: this.#settings.noPathRetry.kind !== 'fail',
       groups: this.#groups.map((group) => ({
         isActive: group === active,
         isMarginal: group.isMarginal,

@@ -1,11 +1,12 @@
 /** Arrays over NBD exports on the command line, from creation to a member that is replaced. */
+import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { seededRandom } from '../../lib/host.ts';
 import { MIB } from '../../lib/units.ts';
-import { raidsim } from '../cli/raidsim.ts';
+import { raidsim, startRaidsim } from '../cli/raidsim.ts';
 import { randomBytes } from '../conformance/seed.ts';
 import { needPeer } from '../peer.ts';
 import { kit, Lab } from './client-peers.ts';
@@ -56,6 +57,50 @@ test('create, write, fail, add, rebuild, assemble: a URI goes wherever a file do
   servers[0]?.signal('SIGKILL');
   expect(await run(10, 'status', array)).toContain('cannot be reached');
   await expectData();
+});
+
+test('path list: the servers of a member of several, of an array at rest and in use, and which of them is gone', async (context) => {
+  needPeer(kit.isThere, kit, context);
+  const disk = lab.file(16 * MIB);
+  const servers = await Promise.all([1, 2].map(() => lab.nbdkit('file', disk)));
+  const [a = '', b = ''] = servers.map(({ uri }) => uri);
+  const array = join(lab.folder, 'paths');
+  const list = async (): Promise<string> => {
+    const { code, stdout, stderr } = await raidsim(['path', 'list', array]);
+    expect(code, stderr).toBe(0);
+    return stdout;
+  };
+  const created = await raidsim([
+    'create',
+    array,
+    '--level',
+    '1',
+    `${a}|${b}`,
+    lab.file(16 * MIB),
+    '--force',
+  ]);
+  expect(created.code, created.stderr).toBe(0);
+  const atRest = await list();
+  for (const uri of [a, b]) expect(atRest).toContain(`${uri} active ready running`);
+  expect(atRest).toContain("policy='service-time 0'");
+
+  const serving = startRaidsim(['serve', array], lab.folder);
+  const ended = once(serving, 'exit');
+  await once(serving.stdout as NodeJS.ReadableStream, 'data');
+  for (const uri of [a, b]) expect(await list()).toContain(`${uri} active ready running`);
+  await servers[0]?.signal('SIGKILL');
+  const from = join(lab.folder, 'block');
+  await writeFile(from, new Uint8Array(MIB).fill(1));
+  const written = await raidsim(['write', array, '--from', from]);
+  expect(written.code, written.stderr).toBe(0);
+  const live = await list();
+  expect(live).toContain(`${a} failed faulty offline`);
+  expect(live).toContain(`${b} active ready running`);
+  serving.kill('SIGTERM');
+  expect((await ended)[0]).toBe(0);
+  expect(await list()).toContain(`${a} failed faulty offline`);
+  await servers[1]?.signal('SIGKILL');
+  expect(await list()).toContain('no path: the array does without it');
 });
 
 test('what cannot be a member is refused before anything is made, and says why', async (context) => {
