@@ -16,7 +16,10 @@ export interface World {
   readonly loose: number;
   /** Of each member. */
   readonly dataBytes: number;
-  /** Of each member, that a sync does in one step: less than there is, so that the next one is begun ahead. */
+  /**
+   * Of each member, that a sync does in one step: less than there is, so that the next one is begun ahead; but all of it where the
+   * moments in between would be too many.
+   */
   readonly windowBytes: number;
   readonly shape: Pick<
     FormOptions,
@@ -80,10 +83,12 @@ function world(
   };
 }
 
+const inOneStep = (dataBytes: number) => ({ windowBytes: dataBytes });
+
 export const worlds: readonly World[] = [
   world('raid1 of 2', 2, medium, { level: 1 }, { windowBytes: 16 * KIB }),
   world('raid1 of 2, bitmap', 2, medium, { level: 1, ...bitmap }),
-  world('raid1 of 3, bitmap, 1.0', 3, medium, { level: 1, ...bitmap, metadata: '1.0' }),
+  world('raid1 of 3, bitmap, 1.0', 3, medium, { level: 1, ...bitmap, metadata: '1.0' }, inOneStep(medium)),
   world('raid1 of 2, spare', 2, medium, { level: 1 }, { spares: 1, loose: 0 }),
   world('raid4 of 3', 3, small, { level: 4 }),
   world('raid5 of 3', 3, small, { level: 5 }),
@@ -101,13 +106,13 @@ export const worlds: readonly World[] = [
     metadata: '1.0',
     consistencyPolicy: 'ppl',
   }),
-  world('raid6 of 4', 4, small, { level: 6 }),
-  world('raid6 of 4, bitmap', 4, medium, { level: 6, ...bitmap }),
-  world('raid6 of 5, ddf-N-continue', 5, small, { level: 6, layout: 'ddf-N-continue' }),
+  world('raid6 of 4', 4, small, { level: 6 }, inOneStep(small)),
+  world('raid6 of 4, bitmap', 4, medium, { level: 6, ...bitmap }, inOneStep(medium)),
+  world('raid6 of 5, ddf-N-continue', 5, small, { level: 6, layout: 'ddf-N-continue' }, inOneStep(small)),
   world('raid10 of 4, n2', 4, small, { level: 10, layout: 'n2' }),
-  world('raid10 of 4, n2, bitmap', 4, medium, { level: 10, layout: 'n2', ...bitmap }),
-  world('raid10 of 3, f2', 3, small, { level: 10, layout: 'f2' }, { windowBytes: small }),
-  world('raid10 of 5, o2', 5, small, { level: 10, layout: 'o2' }),
+  world('raid10 of 4, n2, bitmap', 4, medium, { level: 10, layout: 'n2', ...bitmap }, inOneStep(medium)),
+  world('raid10 of 3, f2', 3, small, { level: 10, layout: 'f2' }, inOneStep(small)),
+  world('raid10 of 5, o2', 5, small, { level: 10, layout: 'o2' }, inOneStep(small)),
   world('raid0 of 2', 2, small, { level: 0 }, { loose: 0 }),
   world('linear of 2', 2, small, { level: 'linear' }, { loose: 0 }),
 ];
