@@ -712,23 +712,13 @@ export class RaidArray extends Device {
     changes.begin();
     const ready = metadata?.enter(offsetBytes, lengthBytes) ?? null;
     const kept = ready === null ? sources : sources.map((source) => source.slice());
-    const ended = (): void => {
-      metadata?.leave(offsetBytes, lengthBytes);
-      changes.end();
-    };
-    const started = ready === null ? write(kept) : ready.then(() => write(kept));
-    const written = started.then(
-      () => {
-        if (this.#isRecorded && erased.length === 0) return ended();
-        return this.#untilRecorded()
-          .then(() => this.#clearErased(erased, offsetBytes, lengthBytes))
-          .finally(ended);
-      },
-      (error: unknown) => {
-        ended();
-        throw error;
-      },
-    );
+    const written = (ready === null ? write(kept) : ready.then(() => write(kept)))
+      .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))
+      .then(() => this.#clearErased(erased, offsetBytes, lengthBytes))
+      .finally(() => {
+        metadata?.leave(offsetBytes, lengthBytes);
+        changes.end();
+      });
     return fua ? written.then(() => this.#flush()) : written;
   }
 

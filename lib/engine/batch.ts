@@ -69,9 +69,6 @@ export interface Run {
 const RUN_TRANSFERS = 256;
 
 export function runsOf(transfers: readonly Transfer[]): readonly Run[] {
-  const [only] = transfers;
-  if (transfers.length === 1 && only !== undefined)
-    return [{ member: only.member, offsetBytes: only.offsetBytes, transfers }];
   const sorted = [...transfers].sort((a, b) => a.member - b.member || a.offsetBytes - b.offsetBytes);
   const runs: Run[] = [];
   let current: Transfer[] = [];
@@ -253,54 +250,35 @@ export class AsynchronousIo {
     this.#members[member] = device;
   }
 
-  /** Not `async`, nor one promise on top of the other: it is between an array and every byte of its members. */
-  perform(batch: Batch | Flush): Promise<readonly Failure[] | null> {
-    if (batch.direction === 'flush') return this.#flush(batch.members);
-    const runs = runsOf(batch.transfers);
-    if (runs.length === 0) return Promise.resolve(null);
-    return new Promise((resolve, reject) => {
-      const failures: Failure[] = [];
-      let left = runs.length;
-      const ended = (): void => {
-        left -= 1;
-        if (left === 0) resolve(failures.length === 0 ? null : failures);
-      };
-      for (const run of runs) {
-        this.#start(batch, run).then(ended, (cause: unknown) => {
-          this.#failed(batch, run, errorOf(batch, run, cause), failures).then(ended, reject);
-        });
-      }
-    });
-  }
-
-  async #flush(members: readonly number[]): Promise<readonly Failure[] | null> {
+  async perform(batch: Batch | Flush): Promise<readonly Failure[] | null> {
     const failures: Failure[] = [];
+    if (batch.direction === 'flush') {
+      await Promise.all(
+        batch.members.map(async (member) => {
+          const error = await this.#attemptFlush(member);
+          if (error !== null) failures.push({ transfer: wholeMember(member), error });
+        }),
+      );
+      return failures.length === 0 ? null : failures;
+    }
     await Promise.all(
-      members.map(async (member) => {
-        const error = await this.#attemptFlush(member);
-        if (error !== null) failures.push({ transfer: wholeMember(member), error });
+      runsOf(batch.transfers).map(async (run) => {
+        const error = await this.#attempt(batch, run);
+        if (error === null) return;
+        // A write that failed may still land, late: it is not tried again, so that whoever goes without the member from now
+        // on writes nothing there that it could fall on.
+        if (batch.direction === 'write' || run.transfers.length === 1) {
+          for (const transfer of run.transfers) failures.push({ transfer, error });
+          return;
+        }
+        for (const transfer of run.transfers) {
+          const alone = { member: run.member, offsetBytes: transfer.offsetBytes, transfers: [transfer] };
+          const error = await this.#attempt(batch, alone);
+          if (error !== null) failures.push({ transfer, error });
+        }
       }),
     );
     return failures.length === 0 ? null : failures;
-  }
-
-  /**
-   * Reads it was together are tried one by one, to learn which of them it was. A write that failed may still land, late:
-   * it is not tried again, so that whoever goes without the member from now on writes nothing there that it could fall on.
-   */
-  async #failed(batch: Batch, run: Run, error: RaidError, failures: Failure[]): Promise<void> {
-    if (batch.direction === 'write' || run.transfers.length === 1) {
-      for (const transfer of run.transfers) failures.push({ transfer, error });
-      return;
-    }
-    for (const transfer of run.transfers) {
-      const alone = { member: run.member, offsetBytes: transfer.offsetBytes, transfers: [transfer] };
-      try {
-        await this.#start(batch, alone);
-      } catch (cause) {
-        failures.push({ transfer, error: errorOf(batch, alone, cause) });
-      }
-    }
   }
 
   async #attemptFlush(member: number): Promise<RaidError | null> {
@@ -314,16 +292,17 @@ export class AsynchronousIo {
     }
   }
 
-  #start(batch: Batch, run: Run): Promise<void> {
+  async #attempt(batch: Batch, run: Run): Promise<RaidError | null> {
     const device = this.#members[run.member];
-    if (device === null || device === undefined) return Promise.reject(gone(run.member));
+    if (device === null || device === undefined) return gone(run.member);
     const views = viewsOf(this.#memory, batch, run);
-    return batch.direction === 'read'
-      ? device.read(run.offsetBytes, views)
-      : device.write(run.offsetBytes, views);
+    try {
+      if (batch.direction === 'read') await device.read(run.offsetBytes, views);
+      else await device.write(run.offsetBytes, views);
+      return null;
+    } catch (cause) {
+      if (cause instanceof RaidError) return cause;
+      return errorFromErrno(cause, batch.direction, { member: run.member, offsetBytes: run.offsetBytes });
+    }
   }
-}
-
-function errorOf(batch: Batch, { member, offsetBytes }: Run, cause: unknown): RaidError {
-  return cause instanceof RaidError ? cause : errorFromErrno(cause, batch.direction, { member, offsetBytes });
 }

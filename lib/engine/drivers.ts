@@ -9,7 +9,7 @@ import type { Layout } from '../layout/layout.ts';
 import type { Kernels } from '../parity/kernels.ts';
 import type { Health } from '../plan/plan.ts';
 import { KIB, roundDown } from '../units.ts';
-import { AsynchronousIo, type Failure, type LogRequest, type Request, SynchronousIo } from './batch.ts';
+import { AsynchronousIo, type Failure, type Request, SynchronousIo } from './batch.ts';
 import { Gate } from './gate.ts';
 import { broken, Lanes } from './lanes.ts';
 import { type LogShape, logOf, PartialParityLog } from './log.ts';
@@ -389,18 +389,17 @@ export class EventLoopDriver implements Driver {
     if (runner === undefined)
       throw new InvariantViolation('the gate admits no more jobs than there are runners');
     let isInside = false;
-    const enterLog = async (asked: LogRequest): Promise<readonly Failure[] | null> => {
-      assert(this.#rounds !== null, 'who logs has a log');
-      const failures = await this.#rounds.enter(asked);
-      isInside = failures === null;
-      return failures;
-    };
-    const perform = (asked: Request): Promise<readonly Failure[] | null> => {
-      if (asked.direction === 'log') return enterLog(asked);
-      if (asked.direction !== 'release') return this.#io.perform(asked);
+    const perform = async (asked: Request): Promise<readonly Failure[] | null> => {
+      if (asked.direction === 'log') {
+        assert(this.#rounds !== null, 'who logs has a log');
+        const failures = await this.#rounds.enter(asked);
+        isInside = failures === null;
+        return failures;
+      }
+      if (asked.direction !== 'release') return await this.#io.perform(asked);
       isInside = false;
       this.#rounds?.leave();
-      return Promise.resolve(null);
+      return null;
     };
     try {
       if (this.#broken !== null) return broken(job, this.#broken);

@@ -186,18 +186,23 @@ export class Engine implements Lender {
     const lent = this.#lentAmong(targets);
     if (lent !== null) return this.#inPlace('read', offsetBytes, lent);
     const lengthBytes = totalBytes(targets);
-    const address = this.#roomForOneJob(offsetBytes, lengthBytes);
-    if (address !== null) {
-      this.#requests.begin();
-      return new Promise((resolve, reject) => {
-        this.#driver.submit({ op: 'read', offsetBytes, lengthBytes, address, member: 0 }, (report) => {
-          if (report.error === null) this.#copyOut(address, targets, 0, lengthBytes);
-          this.#arena.release(address, lengthBytes);
-          this.#requests.end();
-          if (report.error === null) resolve();
-          else reject(report.error);
+    const isOneJob =
+      lengthBytes <= PAGE_BYTES && lengthBytes <= this.#driver.pieceAt(offsetBytes, this.#pieceBytes);
+    if (isOneJob && !this.#isClosed) {
+      // The common small request, without the machinery of many pieces.
+      const address = this.#arena.tryAcquire(lengthBytes);
+      if (address !== null) {
+        this.#requests.begin();
+        return new Promise((resolve, reject) => {
+          this.#driver.submit({ op: 'read', offsetBytes, lengthBytes, address, member: 0 }, (report) => {
+            if (report.error === null) this.#copyOut(address, targets, 0, lengthBytes);
+            this.#arena.release(address, lengthBytes);
+            this.#requests.end();
+            if (report.error === null) resolve();
+            else reject(report.error);
+          });
         });
-      });
+      }
     }
     return this.#pieces('read', offsetBytes, lengthBytes, (address, from, count) =>
       this.#copyOut(address, targets, from, count),
@@ -212,25 +217,6 @@ export class Engine implements Lender {
     const lent = this.#lentAmong(sources);
     if (lent !== null) return this.#inPlace('write', offsetBytes, lent);
     const lengthBytes = totalBytes(sources);
-    const address = this.#hasLog ? null : this.#roomForOneJob(offsetBytes, lengthBytes);
-    if (address !== null) {
-      this.#copyIn(address, sources, 0, lengthBytes);
-      this.#requests.begin();
-      return new Promise((resolve, reject) => {
-        this.#driver.submit({ op: 'write', offsetBytes, lengthBytes, address, member: 0 }, ({ error }) => {
-          this.#arena.release(address, lengthBytes);
-          if (error === null && !this.#isSettled) {
-            this.settled()
-              .finally(() => this.#requests.end())
-              .then(resolve, reject);
-            return;
-          }
-          this.#requests.end();
-          if (error === null) resolve();
-          else reject(error);
-        });
-      });
-    }
     let held = sources;
     let heldFrom = 0;
     return this.#pieces(
@@ -315,11 +301,7 @@ export class Engine implements Lender {
 
   /** Exclusions met so far are durable. Rejects where they cannot be made so, after one attempt of its own. */
   async settled(): Promise<void> {
-    while (!this.#isSettled) await (this.#hold ?? this.#record([]));
-  }
-
-  get #isSettled(): boolean {
-    return this.#hold === null && !this.#isUnrecorded;
+    while (this.#hold !== null || this.#isUnrecorded) await (this.#hold ?? this.#record([]));
   }
 
   /** Nothing is under way, and every exclusion met so far is durable. */
@@ -340,12 +322,6 @@ export class Engine implements Lender {
   /** For tests. */
   killLane(lane: number, when: Death): Promise<void> {
     return this.#driver.killLane(lane, when);
-  }
-
-  /** For the common request, which needs no machinery of many pieces; null where it does. */
-  #roomForOneJob(offsetBytes: number, lengthBytes: number): number | null {
-    if (this.#isClosed || lengthBytes > this.#driver.pieceAt(offsetBytes, this.#pieceBytes)) return null;
-    return this.#arena.tryAcquire(lengthBytes);
   }
 
   async #pieces(
@@ -483,7 +459,7 @@ export class Engine implements Lender {
 
   /** Whether anything is known of failures that is not on record yet. */
   #isRecording(): boolean {
-    return !this.#isSettled || this.#options.recording?.() != null;
+    return this.#hold !== null || this.#isUnrecorded || this.#options.recording?.() != null;
   }
 
   /** Where there is a log, nothing is written without a member before it is on record that it is out: see run.ts. */

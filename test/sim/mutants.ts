@@ -178,14 +178,9 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'acknowledged before the exclusion is on record, by write and by flush',
     file: array,
-    find: 'if (this.#isRecorded && erased.length === 0) return ended();\n        return this.#untilRecorded()\n',
-    replace: 'if (erased.length === 0) return ended();\n        return Promise.resolve()\n',
+    find: '      .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))\n',
+    replace: '',
     and: [
-      {
-        file: engine,
-        find: 'if (error === null && !this.#isSettled) {',
-        replace: 'if (error === null && this.#isClosed) {',
-      },
       {
         file: engine,
         find: "    if (op === 'write') await this.settled();",
@@ -526,13 +521,6 @@ export const mutants: readonly Mutant[] = [
     file: engine,
     find: "if (op === 'write') copy(address, from, count);",
     replace: "if (op === 'write') copy(address, from, Math.max(512, count - 512));",
-    and: [
-      {
-        file: engine,
-        find: 'this.#copyIn(address, sources, 0, lengthBytes);',
-        replace: 'this.#copyIn(address, sources, 0, Math.max(512, lengthBytes - 512));',
-      },
-    ],
     breaks: 'I1',
     hunts: [...raid1(1, 3), ...raid5(1, 3)],
   },
