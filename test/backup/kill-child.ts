@@ -2,7 +2,7 @@
  * The process that is killed: makes backups, prunes and repairs, for ever. What it is to do comes as JSON in its only argument;
  * it writes the id of each backup to a file of its own before it begins the next. Run from dist, as a program.
  */
-import { openSync, readdirSync, rmSync, writeSync } from 'node:fs';
+import { existsSync, openSync, readdirSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { DirectoryStore } from '../../lib/backup/directory.ts';
 import { Repository } from '../../lib/backup/repository.ts';
@@ -44,10 +44,12 @@ async function work(): Promise<never> {
       tell({ event: 'pruned', going });
     } else {
       // One pack at a time: it is made again before another is taken, also where a kill comes in between.
-      const packs = isWhole ? readdirSync(join(task.folder, 'packs')) : [];
+      const folder = join(task.folder, 'packs');
+      // Before the first backup there is none.
+      const packs = isWhole && existsSync(folder) ? readdirSync(folder) : [];
       const pack = packs[random(packs.length + 1)];
       isWhole = false;
-      if (pack !== undefined) rmSync(join(task.folder, 'packs', pack));
+      if (pack !== undefined) rmSync(join(folder, pack));
       tell({ event: 'repair', pack });
       await repository.repair();
       isWhole = true;
