@@ -261,8 +261,9 @@ describe('two lanes', () => {
   test('that meet different members failing at the same moment do not both go without', async () => {
     const geometry: Geometry = { ...raid5, memberBytes: 8 * 64 * KIB };
     const members = await fileMembers(folder, geometry);
-    const { engine, exclusions } = make(geometry, members, { lanes: 2 });
+    // Before there are lanes: a thread that is being born opens descriptors too, and could be given these.
     for (const slot of [0, 1]) refuseWrites(members[slot] as FileDevice);
+    const { engine, exclusions } = make(geometry, members, { lanes: 2 });
     // Rows 0 and 5 have their parity on member 4 and belong to different lanes; too large to run on this thread.
     const bytes = new Uint8Array(20 * KIB).fill(0x77);
     const places = [0, 5 * 4 * 64 * KIB + 64 * KIB];

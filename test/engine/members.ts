@@ -48,16 +48,24 @@ export function refuseReads(device: FileDevice): void {
   reopen(device, 'a');
 }
 
+/**
+ * The lowest free number is the one that an open is given, so that what is below is filled first. Node has no dup2:
+ * between the close and the open the number is anybody's, and so no thread may be opening anything meanwhile.
+ */
 function reopen(device: FileDevice, flags: string): void {
   const fd = device.direct?.kind === 'file' ? device.direct.fd : -1;
   closeSync(fd);
-  const others: number[] = [];
-  for (;;) {
-    const opened = openSync(device.name, flags);
-    if (opened === fd) break;
-    others.push(opened);
+  const below: number[] = [];
+  try {
+    for (;;) {
+      const opened = openSync(device.name, flags);
+      if (opened === fd) break;
+      below.push(opened);
+      if (opened > fd) throw new Error(`another thread was given descriptor ${fd} while it was free`);
+    }
+  } finally {
+    for (const opened of below) closeSync(opened);
   }
-  for (const other of others) closeSync(other);
 }
 
 /** So many turns of the event loop: enough for everything that does not wait for something else. */
