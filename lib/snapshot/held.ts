@@ -392,6 +392,29 @@ export function overlay(
   }
 }
 
+/** What of a range no piece covers. */
+export function gapsOf(
+  pieces: readonly Piece[],
+  chunkBytes: number,
+  offsetBytes: number,
+  lengthBytes: number,
+): readonly { readonly offsetBytes: number; readonly lengthBytes: number }[] {
+  const gaps: { readonly offsetBytes: number; readonly lengthBytes: number }[] = [];
+  const endBytes = offsetBytes + lengthBytes;
+  let from = offsetBytes;
+  const until = (to: number): void => {
+    if (to > from) gaps.push({ offsetBytes: from, lengthBytes: to - from });
+  };
+  const placed = pieces.map(({ chunk, at, bytes }) => ({ start: chunk * chunkBytes + at, bytes }));
+  // Within a chunk they rise, but chunks come in the order in which they were held.
+  for (const { start, bytes } of placed.sort((one, other) => one.start - other.start)) {
+    until(Math.min(start, endBytes));
+    from = Math.max(from, start + bytes.byteLength);
+  }
+  until(endBytes);
+  return gaps;
+}
+
 /** What of the pieces is still to be seen, and the new one. */
 function over(pieces: readonly Piece[], piece: Piece): readonly Piece[] {
   const kept = without(pieces, piece.at, piece.at + piece.bytes.byteLength);

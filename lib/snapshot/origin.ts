@@ -60,7 +60,7 @@ import {
   UUID_BYTES,
   WITNESS_BYTES_MAX,
 } from './format.ts';
-import { type HeldChunk, HeldWrites, overlay, type Piece } from './held.ts';
+import { gapsOf, type HeldChunk, HeldWrites, overlay, type Piece } from './held.ts';
 import type { Entry, History, SnapshotRecord } from './history.ts';
 import { SnapshotStore } from './store.ts';
 
@@ -466,8 +466,27 @@ export class SnapshotOrigin extends Device {
       // What is held at this moment may be in the origin, and held no more, when the read is over: these are the same bytes.
       const pieces = this.#held.piecesWithin(offsetBytes, offsetBytes + totalBytes(targets));
       if (pieces.length === 0) return read;
-      return read.then(() => overlay(pieces, this.#chunkBytes, offsetBytes, targets));
+      return read
+        .catch(() => this.#readBetween(pieces, offsetBytes, targets))
+        .then(() => overlay(pieces, this.#chunkBytes, offsetBytes, targets));
     });
+  }
+
+  /**
+   * What is not held of a range that the origin could not read. Where it refused a write it may not be able to read either (a raid5
+   * without a member has then lost the place), and needs not: the bytes that were to be there are here.
+   */
+  async #readBetween(
+    pieces: readonly Piece[],
+    offsetBytes: number,
+    targets: readonly Uint8Array[],
+  ): Promise<void> {
+    const gaps = gapsOf(pieces, this.#chunkBytes, offsetBytes, totalBytes(targets));
+    await Promise.all(
+      gaps.map((gap) =>
+        this.#origin.read(gap.offsetBytes, viewsOf(targets, gap.offsetBytes - offsetBytes, gap.lengthBytes)),
+      ),
+    );
   }
 
   protected override doWrite(

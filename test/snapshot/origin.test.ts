@@ -478,6 +478,69 @@ describe('a store that has no room, or does not work', () => {
   });
 });
 
+describe('a place that the origin does not take, and then cannot read either', () => {
+  /** As a raid5 without a member is, whose other member refuses a write: nobody knows what is there. */
+  const bad = { offsetBytes: 3 * CHUNK, lengthBytes: 1024 };
+
+  test('is read as it was written, whatever else of it is asked for', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin } = await make({
+      below: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    fault.current?.add({ on: 'write', range: bad, fault: { kind: 'error', code: 'WRITE_FAILED' } });
+    const expected = Buffer.from(start);
+    for (const [offsetBytes, lengthBytes, value] of [
+      [bad.offsetBytes, bad.lengthBytes, 201],
+      // Held from both sides of it, the later chunk first.
+      [5 * CHUNK, 512, 202],
+      [2 * CHUNK + 512, 512, 203],
+    ] as const) {
+      await origin.write(offsetBytes, new Uint8Array(lengthBytes).fill(value));
+      expected.fill(value, offsetBytes, offsetBytes + lengthBytes);
+    }
+    expect(await codeOf(() => origin.flush())).toBe('WRITE_FAILED');
+    fault.current?.add({ on: 'read', range: bad, fault: { kind: 'error', code: 'REDUNDANCY_LOST' } });
+    for (let from = 0; from < 8 * CHUNK; from += 512) {
+      for (const lengthBytes of [512, 1024, 1536, CHUNK, 3 * CHUNK]) {
+        // In two buffers, of which neither ends where anything else does.
+        const targets = [new Uint8Array(300), new Uint8Array(lengthBytes - 300)];
+        await origin.read(from, targets);
+        const which = `${lengthBytes} bytes at ${from}`;
+        expectSame(which, Buffer.concat(targets), expected.subarray(from, from + lengthBytes));
+      }
+    }
+    await expect(origin.close()).rejects.toMatchObject({ code: 'WRITE_FAILED' });
+  });
+
+  test('is an error where more of it is asked for than was written', async () => {
+    const fault = { current: null as FaultDevice | null };
+    const { origin } = await make({
+      below: (device) => {
+        fault.current = new FaultDevice(device);
+        return fault.current;
+      },
+    });
+    await origin.take('one');
+    fault.current?.add({ on: 'write', range: bad, fault: { kind: 'error', code: 'WRITE_FAILED' } });
+    await origin.write(bad.offsetBytes, new Uint8Array(512).fill(201));
+    expect(await codeOf(() => origin.flush())).toBe('WRITE_FAILED');
+    fault.current?.add({ on: 'read', range: bad, fault: { kind: 'error', code: 'REDUNDANCY_LOST' } });
+    for (const [from, lengthBytes, outcome] of [
+      [bad.offsetBytes, 512, 'done'],
+      [bad.offsetBytes - 512, 1024, 'done'],
+      [bad.offsetBytes, 1024, 'REDUNDANCY_LOST'],
+      [bad.offsetBytes + 512, 512, 'REDUNDANCY_LOST'],
+      [bad.offsetBytes + 1024, 512, 'done'],
+    ] as const)
+      expect(await codeOf(() => origin.read(from, new Uint8Array(lengthBytes)))).toBe(outcome);
+    await expect(origin.close()).rejects.toMatchObject({ code: 'WRITE_FAILED' });
+  });
+});
+
 describe('old bytes that cannot be read', () => {
   /** Sectors at the start of chunk 3, until they are written. */
   async function makeBad(): Promise<Made & { readonly fault: FaultDevice }> {
