@@ -22,11 +22,11 @@
  */
 import type { Device } from '../device/device.ts';
 import { RaidError } from '../errors.ts';
-import { realHost } from '../host.ts';
+import { type Host, realHost } from '../host.ts';
 import { type Conf, parseConf, settingsFor } from '../multipath/conf.ts';
 import { MultipathDevice, type Path, type PathConnection } from '../multipath/device.ts';
 import type { SanLun } from '../multipath/san.ts';
-import { NbdDevice, type NbdOptions } from '../nbd/client.ts';
+import { CONNECT_MS, NbdDevice, type NbdOptions } from '../nbd/client.ts';
 import { ClientMemory } from '../nbd/client-memory.ts';
 import { isUri, parseNbdUri } from '../nbd/uri.ts';
 import { KIB, MIB, roundDown } from '../units.ts';
@@ -116,14 +116,14 @@ export async function openPaths(source: string, options: PathsOptions = {}): Pro
   const uris = urisOf(source);
   const { conf = parseConf(''), timeoutMs, ...remote } = options;
   const host = realHost;
-  const ways = new Ways(source, { ...remote, host });
+  const ways = new Ways(source, remote);
   const [first = ''] = uris;
   const settings = settingsFor(conf, {
     wwid: parseNbdUri(first).shortName,
     vendor: 'NBD',
     product: 'export',
   });
-  const paths = uris.map((uri): Path => ({ name: uri, connect: () => ways.connect(uri) }));
+  const paths = uris.map((uri): Path => ({ name: uri, connect: (unwanted) => ways.connect(uri, unwanted) }));
   const opened = await MultipathDevice.open(paths, {
     host,
     settings,
@@ -191,7 +191,7 @@ class Ways {
   #identity: string | null = null;
   #shown = '';
   readonly #source: string;
-  readonly #options: NbdOptions;
+  readonly #options: NbdOptions & { readonly host: Host; readonly connectMs: number };
   /** Until they are fenced: before that what they were given may still be happening. */
   readonly #connections = new Set<NbdDevice>();
   /** Why no path may be used any more. */
@@ -203,6 +203,8 @@ class Ways {
     this.#source = source;
     this.#options = {
       ...options,
+      host: realHost,
+      connectMs: options.connectMs ?? CONNECT_MS,
       timeoutMs: NEVER_MS,
       retryMs: [],
       memory: new ClientMemory(KEEP_BYTES),
@@ -219,9 +221,13 @@ class Ways {
     return [...this.#connections];
   }
 
-  async connect(uri: string): Promise<PathConnection> {
+  async connect(uri: string, unwanted?: AbortSignal): Promise<PathConnection> {
     if (this.#end !== null) throw this.#end;
     const device = await NbdDevice.open(uri, this.#options);
+    // Its requests fail then, and what waits for them comes to its end.
+    const leave = (): void => void this.#giveUp(device);
+    unwanted?.addEventListener('abort', leave);
+    if (unwanted?.aborted === true) leave();
     try {
       if (!device.sharesCache) {
         this.refusal ??= new RaidError(
@@ -231,15 +237,10 @@ class Ways {
         );
         throw this.refusal;
       }
-      // Fenced within its turn: the next one must not begin while what this one wrote again may still land.
-      const turn = this.#turn.then(() =>
-        this.#admit(device).catch(async (failure: unknown) => {
-          await this.#giveUp(device);
-          throw failure;
-        }),
-      );
-      this.#turn = turn.catch(() => undefined);
-      const identity = await turn;
+      // Nothing was written yet that could be written again: all are looked at together, and nobody waits for one that is silent.
+      const identity = this.#identity ?? (await contentOf(device, this.#source));
+      if (this.#identity === null) this.#connections.add(device);
+      else await this.#inTurn(device);
       return {
         device,
         identity,
@@ -252,7 +253,21 @@ class Ways {
     } catch (failure) {
       await this.#giveUp(device);
       throw this.#end ?? failure;
+    } finally {
+      unwanted?.removeEventListener('abort', leave);
     }
+  }
+
+  /** Fenced within its turn: the next one must not begin while what this one wrote again may still land. */
+  #inTurn(device: NbdDevice): Promise<void> {
+    const turn = this.#turn.then(() =>
+      this.#admit(device).catch(async (failure: unknown) => {
+        await this.#giveUp(device);
+        throw failure;
+      }),
+    );
+    this.#turn = turn.catch(() => undefined);
+    return turn;
   }
 
   /** What was to be written again may still be on its way, and must not meet anything newer. */
@@ -267,21 +282,27 @@ class Ways {
   }
 
   /** When it is the same data, and is as new as it must be. */
-  async #admit(device: NbdDevice): Promise<string> {
+  async #admit(device: NbdDevice): Promise<void> {
     if (this.#end !== null) throw this.#end;
+    if (device.failure !== null) throw device.failure;
     // One that is lost and not fenced yet does not answer: then this path has to wait.
     const [other] = this.alive;
-    if (this.#identity !== null) await device.resume({ isOnly: other === undefined });
-    const content = await contentOf(device, this.#source);
-    if (this.#identity !== null) {
-      const there = other === undefined ? this.#shown : await contentOf(other, this.#source);
-      // Nothing, when it was last looked at: it may have become a member since.
-      const isKnown = other !== undefined || there !== nothingOn(this.#source);
-      if (isKnown && content !== there) throw strangers(device, content, there);
-      this.#shown = content;
-    }
+    await device.resume({ isOnly: other === undefined });
+    // `resume` ends in time, and so must this: behind a server that is silent others wait that are well.
+    const inTime = new AbortController();
+    const { host, connectMs } = this.#options;
+    void host.sleep(connectMs, inTime.signal).then(() => {
+      if (!inTime.signal.aborted) void this.#giveUp(device);
+    });
+    const contents = [device, other ?? null].map((each) =>
+      each === null ? this.#shown : contentOf(each, this.#source),
+    );
+    const [content = '', there = ''] = await Promise.all(contents).finally(() => inTime.abort());
+    // Nothing, when it was last looked at: it may have become a member since.
+    const isKnown = other !== undefined || there !== nothingOn(this.#source);
+    if (isKnown && content !== there) throw strangers(device, content, there);
+    this.#shown = content;
     this.#connections.add(device);
-    return this.#identity ?? content;
   }
 
   async #look(device: NbdDevice): Promise<void> {

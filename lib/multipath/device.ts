@@ -51,9 +51,9 @@ export interface Path {
   facts?(): Omit<PathFacts, 'name' | 'latenciesMs'>;
   /**
    * Fails while there is no way through. With WRITE_MAYBE_APPLIED where something that it has written by itself cannot be
-   * fenced: that ends the device.
+   * fenced: that ends the device. When `unwanted` is aborted nobody waits for it any more, and it fails as soon as it safely can.
    */
-  connect(): Promise<PathConnection>;
+  connect(unwanted?: AbortSignal): Promise<PathConnection>;
 }
 
 export interface PathConnection {
@@ -195,6 +195,12 @@ class PathFailed {
   }
 }
 
+interface Check {
+  readonly sinceTick: number;
+  /** Aborted when nobody waits for it any more. */
+  readonly unwanted: AbortController;
+}
+
 interface PathLife {
   readonly index: number;
   readonly path: Path;
@@ -203,7 +209,7 @@ interface PathLife {
   why: string | null;
   prio: number;
   /** A check or an attempt to connect that is under way. */
-  check: { readonly sinceTick: number } | null;
+  check: Check | null;
   checkEveryMs: number;
   nextCheckMs: number;
   requests: number;
@@ -508,7 +514,10 @@ export class MultipathDevice extends Device {
   /** A path that does not answer is fenced: at once where only a check waits for it, which nobody wants to know of any more. */
   async #closePath(life: PathLife): Promise<void> {
     const { nexus } = life;
-    if (nexus === null) return;
+    if (nexus === null) {
+      this.#giveUp(life);
+      return;
+    }
     const { device } = nexus.connection;
     const isOnlyChecked = nexus.attempts.size === 0 && (life.check !== null || nexus.abandon.size > 0);
     if (!isOnlyChecked) {
@@ -848,7 +857,7 @@ export class MultipathDevice extends Device {
     this.#usable = null;
     life.state = 'down';
     life.why = why;
-    life.check = null;
+    this.#giveUp(life);
     life.checkEveryMs = this.#settings.pollingMs;
     life.nextCheckMs = this.#host.now() + this.#settings.pollingMs;
     if (hadWorked) this.#countFailure(life);
@@ -956,7 +965,7 @@ export class MultipathDevice extends Device {
 
   #check(life: PathLife): void {
     if (life.check !== null || this.isClosed || this.#failure !== null) return;
-    const check = { sinceTick: this.#tick };
+    const check = this.#newCheck();
     life.check = check;
     // Nobody waits for it: close does not, either, and a connection that comes too late is closed.
     void (life.nexus === null ? this.#reconnect(life, check) : this.#ask(life, life.nexus))
@@ -969,8 +978,17 @@ export class MultipathDevice extends Device {
       });
   }
 
-  async #reconnect(life: PathLife, check: object): Promise<void> {
-    const connection = await life.path.connect().catch((cause: unknown) => {
+  #newCheck(): Check {
+    return { sinceTick: this.#tick, unwanted: new AbortController() };
+  }
+
+  #giveUp(life: PathLife): void {
+    life.check?.unwanted.abort();
+    life.check = null;
+  }
+
+  async #reconnect(life: PathLife, check: Check): Promise<void> {
+    const connection = await life.path.connect(check.unwanted.signal).catch((cause: unknown) => {
       if (cause instanceof RaidError && cause.code === 'WRITE_MAYBE_APPLIED')
         this.#endFor(life, cause.message, cause);
       throw cause;
@@ -1079,7 +1097,7 @@ export class MultipathDevice extends Device {
 
   /** As a check, whose time is limited; if it fails, so does the path. */
   async #during(life: PathLife, nexus: Nexus, work: () => Promise<void>): Promise<void> {
-    const check = { sinceTick: this.#tick };
+    const check = this.#newCheck();
     life.check = check;
     try {
       await work();
@@ -1222,8 +1240,9 @@ function probe(
     let connection: PathConnection | null = null;
     let isLate = false;
     const answered = new AbortController();
+    const unwanted = new AbortController();
     const look = async (): Promise<Probe> => {
-      connection = await path.connect();
+      connection = await path.connect(unwanted.signal);
       if (isLate) throw new RaidError('MEMBER_GONE', 'it came too late');
       const verdict = settings.checker === 'tur' ? ((await connection.ready?.()) ?? 'up') : 'up';
       if (verdict === 'down') throw new RaidError('MEMBER_GONE', 'its checker says down');
@@ -1247,6 +1266,7 @@ function probe(
     const leave = (state: PathState, why: string): void => {
       if (answered.signal.aborted || isLate) return;
       isLate = true;
+      unwanted.abort();
       resolve(without(state, why));
       void connection?.device.close();
     };

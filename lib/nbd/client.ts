@@ -67,7 +67,7 @@ export interface NbdOptions {
 /** Together 4.75 s: a server that is restarted is back by then. */
 const RETRY_MS: readonly number[] = [0, 50, 100, 200, 400, 800, 1600, 1600];
 const TIMEOUT_MS = 30_000;
-const CONNECT_MS = 10_000;
+export const CONNECT_MS = 10_000;
 const KEEP_BYTES = 32 * MIB;
 const TICKS = 8;
 /** What a server may take to end what it has and close, when it is asked to. */

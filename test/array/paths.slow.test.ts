@@ -402,3 +402,58 @@ describe('what was not flushed is written again by the first path that is back, 
     await device.close();
   });
 });
+
+describe('a server that takes connections and answers no read', () => {
+  /** A checker that waits longer than the others are waited for. */
+  const conf = parseConf(CONF.replace('checker_timeout 1\n', 'checker_timeout 5\n'));
+
+  /** The same disk behind two servers, of which one may be told not to read. */
+  const two = async (doors: Doors) => {
+    const one = disk();
+    const silent = new DelayDevice(one, { host: realHost });
+    const uris = { well: await doors.begin('well', one), silent: await doors.begin('silent', silent) };
+    const fallSilent = () => silent.hold({ only: ({ op }) => op === 'read' });
+    return { one, uris, fallSilent };
+  };
+
+  test.each([
+    ['first', (well: string, silent: string) => `${silent}|${well}`],
+    ['last', (well: string, silent: string) => `${well}|${silent}`],
+  ])('keeps nobody out when the member is opened, named %s', async (_where, join) => {
+    await using doors = await Doors.make();
+    const { uris, fallSilent } = await two(doors);
+    const hold = fallSilent();
+    const device = await openPaths(join(uris.well, uris.silent), { conf });
+    const states = device
+      .status()
+      .groups.flatMap(({ paths }) => paths.map(({ name, state }) => [name, state]));
+    expect(Object.fromEntries(states)).toEqual({ [uris.well]: 'up', [uris.silent]: 'pending' });
+    await device.read(0, new Uint8Array(4096));
+    await device.close();
+    hold.release();
+  });
+
+  test('keeps nobody out when the path that was used comes back', async () => {
+    await using doors = await Doors.make();
+    const { one, uris, fallSilent } = await two(doors);
+    const hold = fallSilent();
+    const source = `${uris.well}|${uris.silent}`;
+    const device = await openPaths(source, { conf, connectMs: 1000 });
+    await device.write(0, new Uint8Array(4096).fill(7));
+    await device.flush();
+    // It is in its turn when the other one is lost, and in every turn after.
+    for (const end = performance.now() + 10_000; hold.waiting.length === 0 && performance.now() < end; )
+      await sleep(20);
+    await doors.end('well');
+    const found = new Uint8Array(4096);
+    const read = device.read(0, found).then(
+      () => 'done',
+      (failure: { readonly code: string }) => failure.code,
+    );
+    await doors.begin('well', one);
+    expect(await Promise.race([read, sleep(20_000, 'waits')])).toBe('done');
+    expect(found[0]).toBe(7);
+    await device.close();
+    hold.release();
+  });
+});
