@@ -10,7 +10,11 @@
  *
  * A part goes to the device when it is full. One that is not waits for the rest only where that is likely to come (this write began where
  * the one before it ended) and while waiting costs nothing: the rest is being received, or the device is busy with other parts; and never
- * longer than HOLD_MS. A write is answered when all its parts are done.
+ * longer than HOLD_MS: then it is cut where the last whole write in it ends. Never amid a write: where a socket's bytes
+ * end is no place where a device's blocks do, and a connection that broke then would leave half a sector written.
+ *
+ * A write is answered when all its parts are done. Where a part of several writes is refused, each of them is tried alone: what
+ * one of them has met is not the others' business, and as long as none is answered none can overtake another.
  *
  * Where the device lends memory (device.ts), parts are in it, and payload is copied by nobody but the kernel.
  */
@@ -56,9 +60,16 @@ interface Part {
   readonly end: number;
   /** Of the first byte. */
   readonly offsetBytes: number;
-  readonly writes: Gathered[];
+  readonly pieces: Piece[];
   /** Up to here writes are complete. */
   completeTo: number;
+}
+
+/** What of a write is in a part. */
+interface Piece {
+  readonly write: Gathered;
+  /** In the memory; it ends where the next one begins. */
+  readonly from: number;
 }
 
 export class Gatherer {
@@ -101,8 +112,8 @@ export class Gatherer {
     const write = this.#write;
     assert(write !== null, 'there is room for the payload of a write');
     const part = this.#part ?? this.#makePart(write);
-    if (part.writes.at(-1) !== write) {
-      part.writes.push(write);
+    if (part.pieces.at(-1)?.write !== write) {
+      part.pieces.push({ write, from: part.to });
       write.openParts += 1;
     }
     const to = Math.min(part.end, part.to + write.end - write.at);
@@ -145,8 +156,8 @@ export class Gatherer {
     const [write, part] = [this.#write, this.#part];
     this.#write = null;
     this.#lastEnd = -1;
-    if (write === null || part === null || part.writes.at(-1) !== write) return false;
-    part.writes.pop();
+    if (write === null || part === null || part.pieces.at(-1)?.write !== write) return false;
+    part.pieces.pop();
     part.to = part.completeTo;
     return true;
   }
@@ -156,7 +167,7 @@ export class Gatherer {
     const mayGrow = write.isNext && this.#slackBytes < SLACK_BYTES;
     const end = (mayGrow ? unitEnd : Math.min(unitEnd, write.end)) - write.at;
     const memory = { loan: this.#options.lend(end), userCount: 1 };
-    this.#part = { memory, from: 0, to: 0, end, offsetBytes: write.at, writes: [], completeTo: 0 };
+    this.#part = { memory, from: 0, to: 0, end, offsetBytes: write.at, pieces: [], completeTo: 0 };
     return this.#part;
   }
 
@@ -170,21 +181,44 @@ export class Gatherer {
       this.#end(part, null);
       return;
     }
-    const { memory, from, to, offsetBytes, writes } = part;
-    const fua = writes.some((write) => write.fua);
+    const { to, pieces } = part;
     const slackBytes = part.end - to;
     this.#partsUnderWay += 1;
     this.#slackBytes += slackBytes;
-    const ended = (error: unknown): void => {
+    const ended = (end: () => void): void => {
       this.#partsUnderWay -= 1;
       this.#slackBytes -= slackBytes;
       this.#letGo(part);
-      this.#end(part, error);
+      end();
       if (this.#partsUnderWay === 0 && this.#write === null) this.#submit();
     };
-    this.#options
-      .write(offsetBytes, memory.loan.bytes.subarray(from, to), fua)
-      .then(() => ended(null), ended);
+    this.#writeOf(
+      part,
+      part.from,
+      to,
+      pieces.some(({ write }) => write.fua),
+    ).then(
+      () => ended(() => this.#end(part, null)),
+      async (error: unknown) => {
+        if (pieces.length === 1) return ended(() => this.#end(part, error));
+        const ends = pieces.map(async (piece, index) => {
+          const end = pieces[index + 1]?.from ?? to;
+          const refusal = await this.#writeOf(part, piece.from, end, piece.write.fua).then(
+            () => null,
+            (why: unknown) => why,
+          );
+          return () => endPiece(piece, refusal);
+        });
+        const all = await Promise.all(ends);
+        ended(() => {
+          for (const end of all) end();
+        });
+      },
+    );
+  }
+
+  #writeOf({ memory, from, offsetBytes }: Part, start: number, end: number, fua: boolean): Promise<void> {
+    return this.#options.write(offsetBytes + start - from, memory.loan.bytes.subarray(start, end), fua);
   }
 
   /** See the top of the file. */
@@ -196,18 +230,21 @@ export class Gatherer {
     });
   }
 
-  /** The rest has not come in time. What is there goes to the device, and the rest is a part of its own. */
+  /** The rest has not come in time. What is whole goes to the device, and a write that has begun is a part of its own. */
   #cut(part: Part): void {
     if (this.#part !== part) return;
-    const { memory, from, to, end, offsetBytes } = part;
-    const write = this.#write;
-    const isInIt = write !== null && part.writes.at(-1) === write;
-    if (isInIt) memory.userCount += 1;
+    const { memory, from, to, end, completeTo, offsetBytes, pieces } = part;
+    const piece = pieces.at(-1);
+    const isBegun = piece !== undefined && piece.write === this.#write;
+    if (isBegun) {
+      memory.userCount += 1;
+      pieces.pop();
+      part.to = completeTo;
+    }
     this.#submit();
-    if (!isInIt) return;
-    write.openParts += 1;
-    const rest = { from: to, to, end, offsetBytes: offsetBytes + to - from, completeTo: to };
-    this.#part = { memory, ...rest, writes: [write] };
+    if (!isBegun) return;
+    const rest = { from: completeTo, to, end, completeTo };
+    this.#part = { memory, ...rest, offsetBytes: offsetBytes + completeTo - from, pieces: [piece] };
   }
 
   #letGo({ memory }: Part): void {
@@ -216,10 +253,12 @@ export class Gatherer {
   }
 
   #end(part: Part, error: unknown): void {
-    for (const write of part.writes) {
-      write.error ??= error;
-      write.openParts -= 1;
-      if (write.isComplete && write.openParts === 0) write.done(write.error);
-    }
+    for (const piece of part.pieces) endPiece(piece, error);
   }
+}
+
+function endPiece({ write }: Piece, error: unknown): void {
+  write.error ??= error;
+  write.openParts -= 1;
+  if (write.isComplete && write.openParts === 0) write.done(write.error);
 }
