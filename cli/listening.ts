@@ -33,6 +33,11 @@ export async function tlsOf(options: ListenOptions): Promise<NbdTls | null> {
   const { join } = await import('node:path');
   const { RaidError } = await import('../lib/index.ts');
   const { tlsCertificates: folder, tlsPsk } = options;
+  if (options.tlsVerifyClient === true && folder === undefined)
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      '--tls-verify-client needs --tls-certificates DIR: ca-cert.pem in there says whose clients',
+    );
   if (folder === undefined && tlsPsk === undefined) return null;
   const read = (name: string): Promise<string> => readFile(join(folder ?? '', name), 'utf8');
   const sharedKeys = new Map<string, Uint8Array>();

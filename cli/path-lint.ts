@@ -28,7 +28,8 @@ export async function lintPaths(
   { hbas, controllers }: { readonly hbas?: number; readonly controllers?: number },
 ): Promise<PathLint> {
   const there = await statOf(target);
-  if (there === null) throw new RaidError('BAD_ARGUMENT', `there is no file or array ${target}`);
+  if (there === null)
+    throw new RaidError('NO_SUCH_ARRAY', `there is no array, raidsim.json or multipath.conf ${target}`);
   const folder = there.isDirectory()
     ? target
     : basename(target) === MANIFEST_NAME

@@ -99,9 +99,19 @@ async function run(action: Action, folder: string, name: string | null, options:
   await checkFolder(folder, name === null ? [] : [name]);
   if (action === 'list' || (action === 'delete' && options.all === true)) {
     if (name !== null)
-      throw new RaidError('BAD_ARGUMENT', `snapshot ${action} of all of them takes no name, "${name}"`);
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        action === 'list'
+          ? `snapshot list tells of all of them, and takes no name, "${name}"`
+          : `snapshot delete --all deletes all of them, and takes no name, "${name}"`,
+      );
     return action === 'list' ? await list(folder, options) : await deleteAll(folder, options);
   }
+  if (action === 'delete' && options.force === true)
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      'snapshot delete takes --force with --all only: what one snapshot held is needed by no write',
+    );
   if (name === null) {
     throw new RaidError(
       'BAD_ARGUMENT',

@@ -150,7 +150,7 @@ export class NbdServer implements AsyncDisposable {
     if (!isLoopback(host) && !isProtected) {
       throw new RaidError(
         'BAD_ARGUMENT',
-        `${host} can be reached by others, who could read and write everything; give a certificate (--tls-certificates) or shared keys (--tls-psk), or say --insecure if that is meant`,
+        `${host} can be reached by others, who could read everything, and write what is not read-only; give a certificate (--tls-certificates) or shared keys (--tls-psk), or say --insecure if that is meant`,
       );
     }
     const home = this.#secret ?? this.#plain;

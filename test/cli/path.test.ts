@@ -72,7 +72,7 @@ test('what cannot be is refused, with what was probably meant', async () => {
     'path switch demo ctl0': 'demo is not served',
     'path list plain': 'plain has no fabric',
     'path lint plain': 'plain has no fabric',
-    'path lint nowhere.conf': 'there is no file or array nowhere.conf',
+    'path lint nowhere.conf': 'there is no array, raidsim.json or multipath.conf nowhere.conf',
     'path lint demo --hbas 3': 'says itself',
   };
   for (const [line, text] of Object.entries(refusals)) {

@@ -40,6 +40,11 @@ test('what was overwritten is read from the snapshot, rolled back to, and let go
     ['snapshot read demo onr --to x', 2, 'did you mean one?'],
     ['snapshot rollback demo', 2, 'raidsim snapshot rollback demo NAME'],
     ['snapshot list demo --force', 2, 'does not take --force'],
+    ['snapshot list demo one', 2, 'tells of all of them, and takes no name, "one"'],
+    ['snapshot delete demo one --all', 2, 'deletes all of them, and takes no name, "one"'],
+    ['snapshot delete demo one --force', 2, 'takes --force with --all only'],
+    // Without the folder nobody says whose certificates these are: no client would be asked for one.
+    ['serve demo --listen 127.0.0.1:0 --tls-verify-client', 2, 'needs --tls-certificates'],
     ['snapshot squeeze demo one', 2, 'create, list, read, rollback, delete'],
     ['snapshot crate demo one', 2, 'Did you mean create?'],
     ['snapshot revert demo one', 2, 'Did you mean rollback?'],
