@@ -87,9 +87,8 @@ export async function openOrCreateRepository(
   const store = await storeOf(repo);
   const passphrase = await passphraseOf(choice);
   const options = passphrase === undefined ? {} : { passphrase };
-  const names = (await store.list('')).map(({ name }) => name);
   // Of a folder with anything else in it, create says that it holds data.
-  if (!names.some((name) => name.startsWith('settings.'))) {
+  if ((await store.list('settings.')).length === 0) {
     return { repository: await Repository.create(store, { ...options, ...shape }), isNew: true };
   }
   const repository = await openRepository(choice);

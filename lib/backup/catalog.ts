@@ -15,7 +15,7 @@ import type { GroupMember, ParityRole } from './parity.ts';
 import { decodeObject, encodeObject, type ObjectCodec, viewOf } from './seal.ts';
 import { hexOf } from './settings.ts';
 import { getOrNull, type Site } from './site.ts';
-import type { StoredFile } from './store.ts';
+import { ofEach, type StoredFile } from './store.ts';
 
 export interface Pack {
   readonly name: string;
@@ -52,16 +52,24 @@ export class Catalog {
   static async load(site: Site): Promise<Catalog> {
     const catalog = new Catalog();
     const { store } = site;
+    const [packs, indexes, parity] = await Promise.all([
+      store.list('packs/'),
+      store.list('index/'),
+      store.list('parity/'),
+    ]);
     const listed = new Map<string, number>();
-    for (const { name, sizeBytes } of await store.list('packs/')) {
+    for (const { name, sizeBytes } of packs) {
       const short = name.slice('packs/'.length);
       if (/^[0-9a-f]{32}$/.test(short)) listed.set(short, sizeBytes);
     }
-    await catalog.#loadIndexes(site, listed);
-    for (const [name, sizeBytes] of listed) {
-      if (!catalog.byName.has(name)) await catalog.#loadPack(site, name, sizeBytes);
+    await Promise.all([catalog.#loadIndexes(site, indexes, listed), catalog.#loadGroups(site, parity)]);
+    const others = [...listed].filter(([name]) => !catalog.byName.has(name));
+    const tables = await ofEach(others, ([name, sizeBytes]) =>
+      readTable(site, name, sizeBytes, (range) => getOrNull(store, packPath(name), range)),
+    );
+    for (const [index, [name, sizeBytes]] of others.entries()) {
+      catalog.#takeUnindexed(name, sizeBytes, tables[index]!);
     }
-    await catalog.#loadGroups(site);
     await catalog.#loadLost(site);
     // Packs that are whole first: a chunk that is in two of them is found in the one that can be read.
     for (const { number, table, state } of catalog.packs) {
@@ -79,6 +87,11 @@ export class Catalog {
     this.unindexed.push(pack);
     this.#chunks.addPack(pack.number, table);
     return pack;
+  }
+
+  /** Whether a chunk is there: the one whose id begins at `at`. */
+  has(ids: Uint8Array, at: number): boolean {
+    return this.#chunks.has(ids, at);
   }
 
   find(id: Uint8Array): Place | null {
@@ -105,13 +118,19 @@ export class Catalog {
     return numbered;
   }
 
-  async #loadIndexes(site: Site, listed: ReadonlyMap<string, number>): Promise<void> {
-    for (const file of await site.store.list('index/')) {
-      this.indexes.push(file);
-      const bytes = await getOrNull(site.store, file.name);
-      const rows = bytes === null ? null : decodeIndex(site, file.name, bytes);
+  async #loadIndexes(
+    site: Site,
+    indexes: readonly StoredFile[],
+    listed: ReadonlyMap<string, number>,
+  ): Promise<void> {
+    this.indexes.push(...indexes);
+    const read = await ofEach(indexes, async ({ name }) => {
+      const bytes = await getOrNull(site.store, name);
+      return { index: name, rows: bytes === null ? null : decodeIndex(site, name, bytes) };
+    });
+    for (const { index, rows } of read) {
       if (rows === null) {
-        this.bad.push({ name: file.name, why: 'this index cannot be read' });
+        this.bad.push({ name: index, why: 'this index cannot be read' });
         continue;
       }
       for (const { name, sizeBytes, table } of rows) {
@@ -123,12 +142,9 @@ export class Catalog {
     }
   }
 
-  async #loadPack(site: Site, name: string, sizeBytes: number): Promise<void> {
-    const path = packPath(name);
-    const table = await readTable(site, name, sizeBytes, (range) => getOrNull(site.store, path, range));
-    const pack = this.#put({ name, sizeBytes, table, state: 'there' });
-    this.unindexed.push(pack);
-    if (table === null) this.bad.push({ name: path, why: 'the table of this pack cannot be read' });
+  #takeUnindexed(name: string, sizeBytes: number, table: PackTable | null): void {
+    this.unindexed.push(this.#put({ name, sizeBytes, table, state: 'there' }));
+    if (table === null) this.bad.push({ name: packPath(name), why: 'the table of this pack cannot be read' });
   }
 
   /**
@@ -153,13 +169,18 @@ export class Catalog {
     }
   }
 
-  async #loadGroups({ store }: Site): Promise<void> {
-    const found = new Map<string, { members: readonly GroupMember[]; roles: Set<ParityRole> }>();
-    for (const { name } of await store.list('parity/')) {
+  async #loadGroups({ store }: Site, parity: readonly StoredFile[]): Promise<void> {
+    const files = parity.flatMap(({ name }) => {
       const match = /^parity\/([0-9a-f]{32})\.([pq])$/.exec(name);
       const [group, role] = [match?.[1], match?.[2] as ParityRole | undefined];
-      if (group === undefined || role === undefined) continue;
-      const members = await readMembers(store, group, role);
+      return group === undefined || role === undefined ? [] : [{ name, group, role }];
+    });
+    const read = await ofEach(files, async (file) => ({
+      ...file,
+      members: await readMembers(store, file.group, file.role),
+    }));
+    const found = new Map<string, { members: readonly GroupMember[]; roles: Set<ParityRole> }>();
+    for (const { name, group, role, members } of read) {
       if (members === null) {
         this.bad.push({ name, why: 'this parity file cannot be read' });
         continue;

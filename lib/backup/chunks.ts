@@ -3,8 +3,7 @@
  * four bytes are as good a hash as any. A slot is two numbers, (pack, entry), and the ids stay in the tables that they came
  * in: some 60 bytes a chunk in all, where a `Map` of strings takes 200. A tebibyte of chunks of 256 KiB is 4 Mi chunks.
  */
-import type { PackTable } from './pack.ts';
-import { viewOf } from './seal.ts';
+import { ENTRY_BYTES, ID_BYTES, type PackTable } from './pack.ts';
 
 export interface Place {
   readonly pack: number;
@@ -27,7 +26,7 @@ export class ChunkTable {
     this.#tables[pack] = table;
     for (let entry = 0; entry < table.count; entry += 1) {
       if (4 * (this.#count + 1) > this.#slots.length) this.#grow();
-      const slot = this.#slotOf(table.id(entry));
+      const slot = this.#slotOf(table.bytes, entry * ENTRY_BYTES);
       if (this.#slots[slot] !== 0) continue;
       this.#slots[slot] = pack + 1;
       this.#slots[slot + 1] = entry;
@@ -35,20 +34,26 @@ export class ChunkTable {
     }
   }
 
+  /** The id that begins at `at`. */
+  has(ids: Uint8Array, at: number): boolean {
+    return this.#slots[this.#slotOf(ids, at)] !== 0;
+  }
+
   find(id: Uint8Array): Place | null {
-    const slot = this.#slotOf(id);
+    const slot = this.#slotOf(id, 0);
     const pack = this.#slots[slot]!;
     return pack === 0 ? null : { pack: pack - 1, entry: this.#slots[slot + 1]! };
   }
 
   /** The slot that has the id, or the free one where it belongs. Half of them are free. */
-  #slotOf(id: Uint8Array): number {
+  #slotOf(ids: Uint8Array, at: number): number {
     const mask = this.#slots.length - 1;
-    let slot = (viewOf(id).getUint32(0, true) * 2) & mask;
+    const hash = ids[at]! | (ids[at + 1]! << 8) | (ids[at + 2]! << 16) | (ids[at + 3]! << 24);
+    let slot = (hash * 2) & mask;
     for (;;) {
       const pack = this.#slots[slot]!;
       if (pack === 0) return slot;
-      if (sameId(this.#tables[pack - 1]!.id(this.#slots[slot + 1]!), id)) return slot;
+      if (isAt(this.#tables[pack - 1]!.bytes, this.#slots[slot + 1]! * ENTRY_BYTES, ids, at)) return slot;
       slot = (slot + 2) & mask;
     }
   }
@@ -60,11 +65,19 @@ export class ChunkTable {
       const pack = old[slot]!;
       if (pack === 0) continue;
       const entry = old[slot + 1]!;
-      const to = this.#slotOf(this.#tables[pack - 1]!.id(entry));
+      const to = this.#slotOf(this.#tables[pack - 1]!.bytes, entry * ENTRY_BYTES);
       this.#slots[to] = pack;
       this.#slots[to + 1] = entry;
     }
   }
+}
+
+/** A backup asks this of each chunk of its source: nothing is made for it. */
+function isAt(bytes: Uint8Array, at: number, ids: Uint8Array, from: number): boolean {
+  for (let index = 0; index < ID_BYTES; index += 1) {
+    if (bytes[at + index] !== ids[from + index]) return false;
+  }
+  return true;
 }
 
 export function sameId(left: Uint8Array, right: Uint8Array): boolean {

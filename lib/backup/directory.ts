@@ -15,7 +15,7 @@ import { dirname, join } from 'node:path';
 import { errnoName } from '../device/errno.ts';
 import { RaidError } from '../errors.ts';
 import { type Host, realHost } from '../host.ts';
-import { checkName, isFileName, type Range, type Store, type StoredFile } from './store.ts';
+import { checkName, isFileName, ofEach, type Range, type Store, type StoredFile } from './store.ts';
 
 export interface DirectoryOptions {
   readonly host?: Pick<Host, 'randomBytes'>;
@@ -70,6 +70,9 @@ export class DirectoryStore implements Store {
   }
 
   async put(name: string, bytes: Uint8Array): Promise<boolean> {
+    checkName(name);
+    // The link below decides. This spares the bytes that would be written, and the disk that would be waited for.
+    if (((await this.#stat(name))?.size ?? 0) > 0) return false;
     return await this.#place(name, bytes, (from, to) => this.#putName(from, to));
   }
 
@@ -82,17 +85,16 @@ export class DirectoryStore implements Store {
 
   async list(prefix: string): Promise<readonly StoredFile[]> {
     const folder = prefix.includes('/') ? dirname(`${prefix}x`) : '';
-    const found: StoredFile[] = [];
-    const folders = folder === '' ? ['', ...(await this.#subfolders())] : [folder];
-    for (const inside of folders) {
-      for (const entry of await this.#entries(inside)) {
-        const name = inside === '' ? entry : `${inside}/${entry}`;
-        if (!name.startsWith(prefix) || !isFileName(name)) continue;
-        const stats = await this.#stat(name);
-        if (stats?.isFile() === true && stats.size > 0) found.push({ name, sizeBytes: stats.size });
-      }
-    }
-    return found.sort((left, right) => (left.name < right.name ? -1 : 1));
+    const folders = folder === '' ? ['', ...(await this.#subfolders(prefix))] : [folder];
+    const entries = await ofEach(folders, async (inside) =>
+      (await this.#entries(inside)).map((entry) => (inside === '' ? entry : `${inside}/${entry}`)),
+    );
+    const names = entries.flat().filter((name) => name.startsWith(prefix) && isFileName(name));
+    const found = await ofEach(names.sort(), async (name): Promise<readonly StoredFile[]> => {
+      const stats = await this.#stat(name);
+      return stats?.isFile() === true && stats.size > 0 ? [{ name, sizeBytes: stats.size }] : [];
+    });
+    return found.flat();
   }
 
   async delete(name: string): Promise<void> {
@@ -120,8 +122,7 @@ export class DirectoryStore implements Store {
         await this.#makeFolder(dirname(path));
         await writeWhole(unfinished, bytes);
         const isGiven = await give(unfinished, path);
-        await rm(unfinished, { force: true });
-        if (isGiven) await syncFolder(dirname(path));
+        await Promise.all([rm(unfinished, { force: true }), isGiven ? syncFolder(dirname(path)) : null]);
         return isGiven;
       } catch (cause) {
         await rm(unfinished, { force: true }).catch(() => undefined);
@@ -161,12 +162,13 @@ export class DirectoryStore implements Store {
     this.#folders.add(folder);
   }
 
-  async #subfolders(): Promise<readonly string[]> {
-    const names: string[] = [];
-    for (const entry of await this.#entries('')) {
-      if ((await this.#stat(entry))?.isDirectory() === true) names.push(entry);
-    }
-    return names;
+  /** In which there may be names that begin so. */
+  async #subfolders(prefix: string): Promise<readonly string[]> {
+    const entries = (await this.#entries('')).filter((entry) => `${entry}/`.startsWith(prefix));
+    const found = await ofEach(entries, async (entry) =>
+      (await this.#stat(entry))?.isDirectory() === true ? [entry] : [],
+    );
+    return found.flat();
   }
 
   async #entries(folder: string): Promise<readonly string[]> {

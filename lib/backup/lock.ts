@@ -69,6 +69,8 @@ export class Lock {
   readonly #holder: Holder;
   readonly #nonce: string;
   #toldMs: number;
+  /** Those before it go while there is work to do: nobody looks at them any more. What stays goes with the release. */
+  #tidying: Promise<unknown> = Promise.resolve();
 
   private constructor(store: Store, host: Host, number: number, holder: Holder, nonce: string) {
     this.#store = store;
@@ -82,8 +84,8 @@ export class Lock {
   static async take(store: Store, host: Host, witness: Witness): Promise<Lock> {
     const holder = await witness.self();
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
-      const highest = await highestLock(store);
-      if (highest !== null) await refuseIfHeld(store, host, witness, highest);
+      const highest = (await lockNumbers(store)).at(-1);
+      if (highest !== undefined) await refuseIfHeld(store, host, witness, highest);
       const number = (highest ?? 0) + 1;
       const nonce = hexOf(host.randomBytes(16));
       const file = encodeLock({ holder, nonce, heardMs: host.wallClock() });
@@ -95,8 +97,9 @@ export class Lock {
         const isConditional = !(await store.put(lockPath(number), file));
         if (!isConditional) await host.sleep(SETTLE_MS);
         const lock = new Lock(store, host, number, holder, nonce);
-        if (!(await lock.#isMine())) continue;
-        await deleteBelow(store, number);
+        const numbers = await lock.#holds();
+        if (numbers === null) continue;
+        lock.#tidying = deleteBelow(store, numbers, number).catch(() => undefined);
         isTaken = true;
         return lock;
       } finally {
@@ -122,7 +125,7 @@ export class Lock {
 
   /** Throws BUSY where somebody took the lock over: a process that slept may have been given up. */
   async check(): Promise<void> {
-    if (await this.#isMine()) return;
+    if ((await this.#holds()) !== null) return;
     throw new RaidError(
       'BUSY',
       `${this.#store.name}: somebody else took the lock over while this process did not answer; nothing is lost, start again`,
@@ -131,21 +134,25 @@ export class Lock {
   }
 
   async release(): Promise<void> {
+    await this.#tidying;
     held.delete(this.#nonce);
-    if (!(await this.#isMine())) return;
+    const numbers = await this.#holds();
+    if (numbers === null) return;
     const free = encodeLock({
       holder: null,
       nonce: hexOf(this.#host.randomBytes(16)),
       heardMs: this.#host.wallClock(),
     });
     await this.#store.put(lockPath(this.#number + 1), free);
-    await deleteBelow(this.#store, this.#number + 1);
+    await deleteBelow(this.#store, numbers, this.#number + 1);
   }
 
-  async #isMine(): Promise<boolean> {
-    if ((await highestLock(this.#store)) !== this.#number) return false;
+  /** The numbers that there are, if this one is the highest; else null. */
+  async #holds(): Promise<readonly number[] | null> {
+    const numbers = await lockNumbers(this.#store);
+    if (numbers.at(-1) !== this.#number) return null;
     const file = decodeLock(await this.#store.get(lockPath(this.#number)));
-    return file?.nonce === this.#nonce;
+    return file?.nonce === this.#nonce ? numbers : null;
   }
 }
 
@@ -153,17 +160,16 @@ function lockPath(number: number): string {
   return `locks/${String(number).padStart(12, '0')}`;
 }
 
-async function highestLock(store: Store): Promise<number | null> {
-  const numbers = (await store.list('locks/'))
+/** The highest last. */
+async function lockNumbers(store: Store): Promise<readonly number[]> {
+  return (await store.list('locks/'))
     .map(({ name }) => Number(name.slice('locks/'.length)))
-    .filter((number) => Number.isSafeInteger(number));
-  return numbers.length === 0 ? null : Math.max(...numbers);
+    .filter((number) => Number.isSafeInteger(number))
+    .sort((left, right) => left - right);
 }
 
-async function deleteBelow(store: Store, number: number): Promise<void> {
-  for (const { name } of await store.list('locks/')) {
-    if (Number(name.slice('locks/'.length)) < number) await store.delete(name);
-  }
+async function deleteBelow(store: Store, numbers: readonly number[], number: number): Promise<void> {
+  for (const old of numbers) if (old < number) await store.delete(lockPath(old));
 }
 
 /** What nobody can read holds nothing: it cannot be a lock that was taken, since those are put whole. */

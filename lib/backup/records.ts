@@ -2,6 +2,7 @@
 
 import { type BackupRecord, backupPath, backupPattern, decodeBackup } from './record.ts';
 import { getOrNull, type Site } from './site.ts';
+import { ofEach } from './store.ts';
 
 export interface Records {
   /** Oldest first. */
@@ -24,6 +25,12 @@ export async function readRecords(site: Site): Promise<Records> {
     const id = match?.[1];
     if (id !== undefined) present.set(id, [...(present.get(id) ?? []), Number(match?.[2])]);
   }
+  const files = [...present].flatMap(([id, found]) => found.map((copy) => ({ id, copy })));
+  const read = await ofEach(files, async ({ id, copy }) => {
+    const bytes = await getOrNull(store, backupPath(id, copy));
+    const record = bytes === null ? null : decodeBackup(site, id, bytes, settings);
+    return { id, copy, bytes, record };
+  });
   const records: BackupRecord[] = [];
   const badCopies: string[] = [];
   const missingCopies: string[] = [];
@@ -34,17 +41,15 @@ export async function readRecords(site: Site): Promise<Records> {
       (copy) => !found.includes(copy),
     );
     missingCopies.push(...missing.map((copy) => backupPath(id, copy)));
-    for (const copy of found) {
-      const bytes = await getOrNull(store, backupPath(id, copy));
-      const record = bytes === null ? null : decodeBackup(site, id, bytes, settings);
-      if (record === null) badCopies.push(backupPath(id, copy));
-      else if (!copies.has(id)) {
-        copies.set(id, bytes!);
-        records.push(record);
-      }
-    }
-    if (!copies.has(id)) unreadable.push(id);
   }
+  for (const { id, copy, bytes, record } of read) {
+    if (record === null) badCopies.push(backupPath(id, copy));
+    else if (!copies.has(id)) {
+      copies.set(id, bytes!);
+      records.push(record);
+    }
+  }
+  for (const id of present.keys()) if (!copies.has(id)) unreadable.push(id);
   records.sort((left, right) => left.number - right.number || (left.id < right.id ? -1 : 1));
   return { records, badCopies, missingCopies, unreadable, copies };
 }

@@ -150,8 +150,8 @@ export class Repository {
   /** Null where `signal` asked to stop. */
   async createBackup(options: CreateBackupOptions): Promise<Backup | null> {
     return await this.#locked(async (lock) => {
-      const { records } = await readRecords(this.#site);
-      return await createBackup(this.#site, await this.#reader(), lock, records, options);
+      const [{ records }, reader] = await Promise.all([readRecords(this.#site), this.#reader()]);
+      return await createBackup(this.#site, reader, lock, records, options);
     });
   }
 

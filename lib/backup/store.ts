@@ -40,6 +40,30 @@ export interface Store {
   delete(name: string): Promise<void>;
 }
 
+/** Small files that are asked for at a time: what one of them takes is mostly waiting. */
+const AT_ONCE = 16;
+
+/** What `ask` says of each, in their order. None is under way any more when it fails. */
+export async function ofEach<T, R>(items: readonly T[], ask: (item: T) => Promise<R>): Promise<R[]> {
+  const answers: R[] = [];
+  let next = 0;
+  const work = async (): Promise<void> => {
+    while (next < items.length) {
+      const index = next++;
+      try {
+        answers[index] = await ask(items[index]!);
+      } catch (error) {
+        next = items.length;
+        throw error;
+      }
+    }
+  };
+  const works = Array.from({ length: Math.min(AT_ONCE, items.length) }, work);
+  const failed = (await Promise.allSettled(works)).find(({ status }) => status === 'rejected');
+  if (failed?.status === 'rejected') throw failed.reason;
+  return answers;
+}
+
 const pattern = /^(?:[a-z]+\/)?[0-9a-z]+(?:\.[0-9a-z]+)?$/;
 
 /** Names are made here and nowhere else: at most one folder deep, nothing that any file system or URL would take amiss. */
