@@ -18,8 +18,9 @@ import type { Catalog } from './catalog.ts';
 import { isZeroId } from './chunks.ts';
 import type { Lock } from './lock.ts';
 import { ID_BYTES } from './pack.ts';
+import { hashAll } from './packer.ts';
 import type { Cut } from './packer-message.ts';
-import { type ChunkReader, idAt, idOf } from './reader.ts';
+import { type ChunkReader, idAt } from './reader.ts';
 import {
   type Backup,
   type BackupRecord,
@@ -131,7 +132,7 @@ class Creation {
         return null;
       }
       if (isAllZero(ids)) continue;
-      const id = await idOf(ids);
+      const id = hashAll(ids, [{ at: 0, lengthBytes: ids.byteLength }]);
       if (!this.#writer.has(id)) await this.#writer.add(id, ids);
       pages.set(id, page * ID_BYTES);
     }
@@ -189,10 +190,10 @@ class Creation {
     const wanted: number[] = [];
     const old = base === null ? null : await this.#oldPage(page, base.record);
     for (let index = 0; index < count; index += 1) {
-      const before = old === null ? null : this.#oldId(old, index, first + index, base);
-      if (before === null) wanted.push(index);
+      if (old === null || base === null || !this.#isStill(old, index, first + index, base))
+        wanted.push(index);
       else {
-        ids.set(before, index * ID_BYTES);
+        ids.set(idAt(old, index), index * ID_BYTES);
         this.#doneBytes += bytesOfChunk(first + index, this.#size, settings);
       }
     }
@@ -225,16 +226,15 @@ class Creation {
     return page < pageCount(record, this.#site.settings) ? await this.#reader.readPage(record, page) : null;
   }
 
-  /** The id that a chunk had, where it is sure that it still has it and the repository has the chunk. */
-  #oldId(old: Uint8Array, index: number, chunk: number, base: Base | null): Uint8Array | null {
-    if (base === null || base.changed.has(chunk)) return null;
+  /** Whether it is sure that a chunk has the id that it had, and that the repository has the chunk. */
+  #isStill(old: Uint8Array, index: number, chunk: number, base: Base): boolean {
+    if (base.changed.has(chunk)) return false;
     const { settings } = this.#site;
     const lengthBytes = bytesOfChunk(chunk, this.#size, settings);
     // The last chunk of a source that has changed its size since.
     if (index * ID_BYTES >= old.byteLength || bytesOfChunk(chunk, base.record, settings) !== lengthBytes)
-      return null;
-    const id = idAt(old, index);
-    return isZeroId(id) || this.#catalog.find(id) !== null ? id : null;
+      return false;
+    return this.#catalog.has(old, index * ID_BYTES) || isZeroId(idAt(old, index));
   }
 
   /** Which of these chunks the source says are zeros, without reading them. */

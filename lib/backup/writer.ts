@@ -37,7 +37,7 @@ import { hexOf, type Redundancy } from './settings.ts';
 import { getOrNull, type Site } from './site.ts';
 
 const PACKS_UNDER_WAY = 2;
-/** What a pack is given to begin with; it grows when it needs more. */
+/** What a pack is given to begin with, if so much is to come; it grows when it needs more. */
 const ROOM_MOST = 64 * MIB;
 /** Several chunks are read, hashed and handed on together. */
 const TRAY_BYTES = MIB;
@@ -77,12 +77,13 @@ export class ChunkWriter {
     for (let count = TRAYS; count > 0; count -= 1) this.#trays.push(this.#tray());
     // The last chunk goes past the end, and the table comes behind it.
     this.#roomBytes = Math.min(packBytes, ROOM_MOST) + 2 * chunkBytes;
-    this.#rooms = new Rooms(1 + PACKS_UNDER_WAY, this.#roomBytes);
+    this.#rooms = new Rooms(1 + PACKS_UNDER_WAY, 2 * chunkBytes);
   }
 
   /** So much is to come, as far as anybody knows: more than one thread may be of use. */
   expect(lengthBytes: number): void {
-    const { threads } = this.#site;
+    const { threads, settings } = this.#site;
+    this.#rooms.makeLarger(Math.min(this.#roomBytes, lengthBytes + 2 * settings.chunkBytes));
     const count = threads.from === 'always' || lengthBytes >= THREADS_FROM_BYTES ? threads.count : 0;
     while (this.#threads.length < count) {
       this.#threads.push(
@@ -250,7 +251,7 @@ export class ChunkWriter {
 /** Memory for packs, used again: new memory costs a page fault for every 4 KiB. */
 class Rooms {
   readonly #most: number;
-  readonly #roomBytes: number;
+  #roomBytes: number;
   readonly #free: Uint8Array[] = [];
   #made = 0;
   readonly #waiting: {
@@ -264,10 +265,16 @@ class Rooms {
     this.#roomBytes = roomBytes;
   }
 
+  /** Of rooms to come. Of a backup of which little is new, a room for a whole pack would be what takes longest. */
+  makeLarger(roomBytes: number): void {
+    this.#roomBytes = Math.max(this.#roomBytes, roomBytes);
+  }
+
   take(): Promise<Uint8Array> {
     if (this.#refusal !== null) return Promise.reject(this.#refusal.error);
     const room = this.#free.pop();
-    if (room !== undefined) return Promise.resolve(room);
+    if (room !== undefined && room.byteLength >= this.#roomBytes) return Promise.resolve(room);
+    if (room !== undefined) this.#made -= 1;
     if (this.#made < this.#most) {
       this.#made += 1;
       return Promise.resolve(new Uint8Array(this.#roomBytes));
