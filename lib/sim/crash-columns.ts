@@ -128,15 +128,15 @@ function copiesColumns(layout: Extract<Layout, { kind: 'copies' }>, hasSpares: b
   };
 }
 
-/** What a place holds; null where the slot has no disk that is in sync. */
-export type SectorOf = (place: SlotSector) => Uint8Array | null;
+/** What a place holds, as words of 32 bits; null where the slot has no disk that is in sync. */
+export type SectorOf = (place: SlotSector) => Int32Array | null;
 
 /** Whether copies are alike and parity is right, as far as there is something to compare. */
 export function agrees(column: Column, sectorOf: SectorOf): boolean {
   if (column.parity === null) {
     return column.cells.every(({ copies }) => {
-      const there = copies.map(sectorOf).filter((bytes) => bytes !== null);
-      return there.every((bytes) => Buffer.compare(bytes, there[0] as Uint8Array) === 0);
+      const there = copies.map(sectorOf).filter((words) => words !== null);
+      return there.every((words) => isAlike(words, there[0] as Int32Array));
     });
   }
   const data = column.cells.map(({ copies }) => sectorOf(copies[0] as SlotSector));
@@ -144,19 +144,25 @@ export function agrees(column: Column, sectorOf: SectorOf): boolean {
   const { p, q, qOrder } = column.parity;
   const ps = sectorOf(p);
   const qs = q === null ? null : sectorOf(q);
-  for (let at = 0; at < SECTOR_BYTES; at += 1) {
+  for (let at = 0; at < SECTOR_BYTES / 4; at += 1) {
     let sum = 0;
-    for (const bytes of data) sum ^= (bytes as Uint8Array)[at] as number;
+    for (const words of data) sum ^= (words as Int32Array)[at] as number;
     if (ps !== null && ps[at] !== sum) return false;
     if (qs === null) continue;
     let weighted = 0;
-    // Horner's rule: from the highest coefficient, doubling in the field of x^8 + x^4 + x^3 + x^2 + 1.
+    // Horner's rule, four bytes at a time: from the highest coefficient, doubling in the field of x^8 + x^4 + x^3 + x^2 + 1.
     for (let power = qOrder.length - 1; power >= 0; power -= 1) {
-      weighted = (weighted << 1) ^ (weighted >= 0x80 ? 0x11d : 0);
+      const carries = (weighted >>> 7) & 0x01010101;
+      weighted = ((weighted << 1) & 0xfefefefe) ^ Math.imul(carries, 0x1d);
       const index = qOrder[power] ?? null;
-      if (index !== null) weighted ^= (data[index] as Uint8Array)[at] as number;
+      if (index !== null) weighted ^= (data[index] as Int32Array)[at] as number;
     }
     if (qs[at] !== weighted) return false;
   }
+  return true;
+}
+
+function isAlike(a: Int32Array, b: Int32Array): boolean {
+  for (let at = 0; at < a.length; at += 1) if (a[at] !== b[at]) return false;
   return true;
 }

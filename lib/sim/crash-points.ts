@@ -39,8 +39,16 @@ import type { Layout } from '../layout/layout.ts';
 import { KIB, MIB, SECTOR_BYTES } from '../units.ts';
 import { Clock, Process } from './clock.ts';
 import { agrees, type Columns, columnsOf, type SlotSector } from './crash-columns.ts';
-import { Contents, Registers } from './crash-registers.ts';
-import { applyChoice, choicesOf, type FreeWrite, type Place, Prefixes } from './crash-states.ts';
+import { Contents, KnownContents, Registers } from './crash-registers.ts';
+import {
+  applyChoice,
+  type Choice,
+  choicesOf,
+  type FreeWrite,
+  type Place,
+  Prefixes,
+  placeKey,
+} from './crash-states.ts';
 import { Trace, TracedDevice, type TraceEvent } from './crash-trace.ts';
 import {
   describe,
@@ -118,6 +126,7 @@ export interface Findings {
   readonly violations: Violation[];
 }
 
+const ZEROS = new Uint8Array(4 * KIB);
 /** Longer than anything that a script does. */
 const LIMIT_MS = 100_000;
 
@@ -366,7 +375,10 @@ class Room {
   readonly columns: readonly number[];
   /** By place: an index into `columns`, or -1 for metadata. */
   readonly columnOfPlace: readonly number[];
+  /** By place: what it held when the world was made. */
+  readonly origins: readonly number[];
   readonly #views = new Map<string, View>();
+  readonly #indexes: ReadonlyMap<number, number>;
 
   constructor(
     made: Made,
@@ -383,6 +395,8 @@ class Room {
       const column = made.columnOf(place);
       return column === null ? -1 : (indexOf.get(column) as number);
     });
+    this.origins = places.map(({ disk, sector }) => made.contentAt(disk, sector));
+    this.#indexes = new Map(places.map(({ disk, sector }, index) => [placeKey(disk, sector), index]));
   }
 
   viewOf(present: readonly boolean[]): View {
@@ -396,7 +410,7 @@ class Room {
 
   /** What a sector of a disk holds in a state. */
   bytesAt(disk: number, sector: number, versions: readonly number[]): Uint8Array {
-    const index = this.places.findIndex((place) => place.disk === disk && place.sector === sector);
+    const index = this.#indexes.get(placeKey(disk, sector)) ?? -1;
     const place = this.places[index];
     if (place !== undefined) return place.versions[versions[index] as number] as Uint8Array;
     const image = this.images[disk] as Uint8Array;
@@ -408,8 +422,7 @@ class Room {
 class View {
   readonly present: readonly boolean[];
   readonly outcomes = new Map<string, Outcome>();
-  readonly #room: Room;
-  readonly #metadataPlaces: readonly number[];
+  readonly metadataPlaces: readonly number[];
   /** By column: its places here, and what one version more is worth in its code. */
   readonly #columns: readonly { readonly places: number[]; readonly strides: number[] }[];
   /** By place and version: what it adds to the two halves of a state's hash. 0 for what was there from the beginning. */
@@ -418,11 +431,10 @@ class View {
   readonly #salt: number;
 
   constructor(room: Room, present: readonly boolean[]) {
-    this.#room = room;
     this.present = present;
-    const { places, columnOfPlace, made } = room;
+    const { places, columnOfPlace, origins } = room;
     const here = places.flatMap(({ disk }, index) => (present[disk] === true ? [index] : []));
-    this.#metadataPlaces = here.filter((index) => columnOfPlace[index] === -1);
+    this.metadataPlaces = here.filter((index) => columnOfPlace[index] === -1);
     this.#columns = room.columns.map(() => ({ places: [], strides: [] }));
     const sizes = room.columns.map(() => 1);
     for (const index of here) {
@@ -440,8 +452,8 @@ class View {
       0,
     );
     const parts = (salt: number): readonly (readonly number[])[] =>
-      places.map(({ disk, sector, contents }) => {
-        const first = made.contentAt(disk, sector);
+      places.map(({ disk, sector, contents }, index) => {
+        const first = origins[index];
         if (present[disk] !== true) return contents.map(() => 0);
         return contents.map((content) => (content === first ? 0 : mix(salt + disk, sector, content)));
       });
@@ -451,7 +463,7 @@ class View {
 
   metadataKey(versions: readonly number[]): string {
     let key = '';
-    for (const place of this.#metadataPlaces) key += `${versions[place]},`;
+    for (const place of this.metadataPlaces) key += `${versions[place]},`;
     return key;
   }
 
@@ -486,12 +498,9 @@ class View {
     return (high >>> 0) * 2 ** 21 + (low >>> 11);
   }
 
-  /** Places here for which `which` says so. */
-  placesWhere(which: (place: number, column: number) => boolean): readonly number[] {
-    const { places, columnOfPlace } = this.#room;
-    return places.flatMap(({ disk }, index) =>
-      this.present[disk] === true && which(index, columnOfPlace[index] as number) ? [index] : [],
-    );
+  /** Places here that belong to these columns. */
+  placesOf(columns: readonly number[]): readonly number[] {
+    return columns.flatMap((column) => this.#columns[column]?.places ?? []);
   }
 }
 
@@ -647,8 +656,9 @@ class Moment {
   }
 }
 
+/** Hundreds of thousands at a moment: what they hold is made of the choice when it is needed. */
 interface DataState {
-  readonly versions: readonly number[];
+  readonly choice: Choice;
   readonly codes: readonly number[];
   readonly hash: readonly [number, number];
 }
@@ -820,21 +830,18 @@ class Explorer {
     const isVarying = new Set(varying);
     const quiet = room.columns.flatMap((_, index) => (isVarying.has(index) ? [] : [index]));
     const quietCodes = quiet.map((column) => view.codeOf(column, durable));
-    const quietHash = view.hashOf(
-      view.placesWhere((_, column) => column >= 0 && !isVarying.has(column)),
-      durable,
-    );
-    const metadataPlaces = view.placesWhere((_, column) => column < 0);
-    const varyingPlaces = view.placesWhere((_, column) => isVarying.has(column));
+    const quietHash = view.hashOf(view.placesOf(quiet), durable);
+    const varyingPlaces = view.placesOf(varying);
 
     const dataStates = new Map<string, DataState>();
+    const versions = [...durable];
     for (const choice of choicesOf(data, this.#random, this.#options.dataChoices)) {
-      const versions = [...durable];
+      for (const place of varyingPlaces) versions[place] = durable[place] as number;
       applyChoice(data, choice, versions);
       const codes = varying.map((column) => view.codeOf(column, versions));
       const key = codes.join();
       if (dataStates.has(key)) continue;
-      dataStates.set(key, { versions, codes, hash: view.hashOf(varyingPlaces, versions) });
+      dataStates.set(key, { choice, codes, hash: view.hashOf(varyingPlaces, versions) });
     }
     const seen = new Set<string>();
     const { metadataChoices, metadataChoicesDegraded } = this.#options;
@@ -845,10 +852,10 @@ class Explorer {
       const key = view.metadataKey(applied);
       if (seen.has(key)) continue;
       seen.add(key);
-      const hash = view.hashOf(metadataPlaces, applied);
-      const stateOf = ({ versions }: DataState): number[] => {
-        const whole = [...versions];
-        for (const place of metadataPlaces) whole[place] = applied[place] as number;
+      const hash = view.hashOf(view.metadataPlaces, applied);
+      const stateOf = (state: DataState): number[] => {
+        const whole = [...applied];
+        applyChoice(data, state.choice, whole);
         return whole;
       };
       const isStarted = await this.#judgeStates({
@@ -1031,7 +1038,7 @@ class Life {
       });
       for (let at = 0; at < image.byteLength; at += 4 * KIB) {
         const page = image.subarray(at, at + 4 * KIB);
-        if (page.some((byte) => byte !== 0)) disk.poke(at, page);
+        if (Buffer.compare(page, ZEROS.subarray(0, page.byteLength)) !== 0) disk.poke(at, page);
       }
       return disk;
     });
@@ -1161,11 +1168,16 @@ class Stage {
   readonly #disks: readonly Buffer[];
   readonly #before: Uint8Array;
   readonly #after: Uint8Array;
+  readonly #contentsBefore: KnownContents;
+  /** What is on the disks, again. */
+  readonly #words: readonly Int32Array[];
   #room: Room | null = null;
-  /** What a recovery may change: restored before the next one. */
-  readonly #zones: readonly { readonly from: number; readonly to: number }[];
-  #plainRanges: readonly { readonly from: number; readonly to: number }[] = [];
-  #unwatched: readonly { readonly from: number; readonly to: number }[] = [];
+  /** What a recovery may change besides places: restored before the next one. */
+  readonly #zones: readonly Range[];
+  /** Zones and places, as a room has them. */
+  #restored: readonly { readonly disk: number; readonly at: number; readonly bytes: Uint8Array }[] = [];
+  #plainRanges: readonly Range[] = [];
+  #unwatched: readonly Range[] = [];
 
   constructor(made: Made) {
     this.#made = made;
@@ -1174,6 +1186,8 @@ class Stage {
     this.#disks = this.#memories.map((memory) => Buffer.from(memory));
     this.#before = new Uint8Array(made.plain.byteLength);
     this.#after = new Uint8Array(made.plain.byteLength);
+    this.#contentsBefore = new KnownContents(made.contents, new Int32Array(this.#before.buffer));
+    this.#words = this.#memories.map((memory) => new Int32Array(memory));
     const dataStart = made.dataSector * SECTOR_BYTES;
     const dataEnd = dataStart + Math.max(...made.layout.memberBytes);
     const size = made.images[0]?.byteLength ?? 0;
@@ -1183,6 +1197,15 @@ class Stage {
   enter(room: Room): void {
     this.#room = room;
     for (const [disk, image] of room.images.entries()) this.#disks[disk]?.set(image);
+    this.#restored = room.images.flatMap((image, disk) => {
+      const places = room.places.filter((place) => place.disk === disk);
+      const ranges = places.map(({ sector }) => ({
+        from: sector * SECTOR_BYTES,
+        to: (sector + 1) * SECTOR_BYTES,
+      }));
+      const joined = joinedOf([...this.#zones, ...ranges]);
+      return joined.map(({ from, to }) => ({ disk, at: from, bytes: image.subarray(from, to) }));
+    });
     const { made } = room;
     const watched = new Set(
       room.columns.flatMap((column) =>
@@ -1204,7 +1227,7 @@ class Stage {
   /** Nothing outside of the zones has changed: else states were not what they were said to be. */
   leave(): void {
     const room = this.#room as Room;
-    this.#restore(room);
+    this.#restore();
     for (const [disk, image] of room.images.entries()) {
       const isSame = Buffer.compare(this.#disks[disk] as Buffer, image) === 0;
       assert(isSame, 'a recovery changes what is restored after it, and nothing else');
@@ -1218,9 +1241,14 @@ class Stage {
     known: Outcome | null,
   ): Promise<Outcome> {
     const room = this.#room as Room;
-    this.#restore(room);
-    for (const [index, { disk, sector, versions: bytes }] of room.places.entries())
-      this.#disks[disk]?.set(bytes[versions[index] as number] as Uint8Array, sector * SECTOR_BYTES);
+    this.#restore();
+    for (let index = 0; index < room.places.length; index += 1) {
+      const version = versions[index] as number;
+      // The first is what the image holds.
+      if (version === 0) continue;
+      const { disk, sector, versions: bytes } = room.places[index] as Place;
+      this.#disks[disk]?.set(bytes[version] as Uint8Array, sector * SECTOR_BYTES);
+    }
     const columns = known?.columns ?? room.columns.map(() => new Map<number, ColumnOutcome>());
     const sources = sourcesOver(this.#memories).filter((_, disk) => view.present[disk]);
     const { windowBytes } = this.#made.world;
@@ -1270,23 +1298,22 @@ class Stage {
   ): void {
     const { made } = room;
     const diskOfSlot = new Map(inSync.flatMap((slot, disk) => (slot < 0 ? [] : [[slot, disk] as const])));
-    const sectorAt = ({ slot, sector }: SlotSector): Uint8Array | null => {
+    const sectorAt = ({ slot, sector }: SlotSector): Int32Array | null => {
       const disk = diskOfSlot.get(slot);
       if (disk === undefined) return null;
-      const at = (made.dataSector + sector) * SECTOR_BYTES;
-      return (this.#disks[disk] as Buffer).subarray(at, at + SECTOR_BYTES);
+      const at = ((made.dataSector + sector) * SECTOR_BYTES) / 4;
+      return (this.#words[disk] as Int32Array).subarray(at, at + SECTOR_BYTES / 4);
     };
+    const isKept = Buffer.compare(this.#before, this.#after) === 0;
     for (const [index, number] of room.columns.entries()) {
       const code = view.codeOf(index, versions);
       if (columns[index]?.has(code) === true) continue;
       const column = made.columns.columns[number];
       if (column === undefined) continue;
-      const values = column.cells.map(({ arraySector }) =>
-        made.contents.idOf(this.#before, arraySector * SECTOR_BYTES),
-      );
-      const after = column.cells.map(({ arraySector }) =>
-        made.contents.idOf(this.#after, arraySector * SECTOR_BYTES),
-      );
+      const values = column.cells.map(({ arraySector }) => this.#contentsBefore.idAt(arraySector));
+      const after = isKept
+        ? values
+        : column.cells.map(({ arraySector }) => made.contents.idOf(this.#after, arraySector * SECTOR_BYTES));
       const flaw = values.some((value, at) => value !== after[at])
         ? `the recovery changed what is read: ${values} before, ${after} after`
         : agrees(column, sectorAt)
@@ -1356,16 +1383,8 @@ class Stage {
     return null;
   }
 
-  #restore(room: Room): void {
-    for (const [disk, image] of room.images.entries()) {
-      for (const { from, to } of this.#zones) {
-        if (to > from) this.#disks[disk]?.set(image.subarray(from, to), from);
-      }
-    }
-    for (const { disk, sector } of room.places) {
-      const at = sector * SECTOR_BYTES;
-      this.#disks[disk]?.set((room.images[disk] as Uint8Array).subarray(at, at + SECTOR_BYTES), at);
-    }
+  #restore(): void {
+    for (const { disk, at, bytes } of this.#restored) this.#disks[disk]?.set(bytes, at);
   }
 }
 
@@ -1377,7 +1396,23 @@ const CLEAN = 0xffff_ffff_ffff_ffffn;
 /** So much at both ends of an area that is not data. */
 const END_BYTES = 32 * KIB;
 
-function endsOf(from: number, to: number): { from: number; to: number }[] {
+interface Range {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** As few as they can be. */
+function joinedOf(ranges: readonly Range[]): readonly Range[] {
+  const joined: { from: number; to: number }[] = [];
+  for (const { from, to } of ranges.toSorted((a, b) => a.from - b.from)) {
+    const last = joined.at(-1);
+    if (last !== undefined && from <= last.to) last.to = Math.max(last.to, to);
+    else if (to > from) joined.push({ from, to });
+  }
+  return joined;
+}
+
+function endsOf(from: number, to: number): Range[] {
   if (to - from <= 2 * END_BYTES) return [{ from, to }];
   return [
     { from, to: from + END_BYTES },
@@ -1386,10 +1421,7 @@ function endsOf(from: number, to: number): { from: number; to: number }[] {
 }
 
 /** Runs of numbers below `end` that are not in the set. */
-function gapsOf(
-  set: ReadonlySet<number>,
-  end: number,
-): readonly { readonly from: number; readonly to: number }[] {
+function gapsOf(set: ReadonlySet<number>, end: number): readonly Range[] {
   const gaps: { from: number; to: number }[] = [];
   for (let number = 0; number < end; number += 1) {
     if (set.has(number)) continue;

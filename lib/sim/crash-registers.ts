@@ -26,6 +26,38 @@ export class Contents {
   }
 }
 
+/** The same for places that hold one of few things, looked at again and again: none of them becomes a text twice. */
+export class KnownContents {
+  readonly #contents: Contents;
+  readonly #words: Int32Array;
+  readonly #known = new Map<number, { readonly id: number; readonly words: Int32Array }[]>();
+
+  /** Of this array's bytes. */
+  constructor(contents: Contents, words: Int32Array) {
+    this.#contents = contents;
+    this.#words = words;
+  }
+
+  idAt(arraySector: number): number {
+    const words = this.#words;
+    const start = (arraySector * SECTOR_BYTES) / 4;
+    let known = this.#known.get(arraySector);
+    if (known === undefined) {
+      known = [];
+      this.#known.set(arraySector, known);
+    }
+    for (const { id, words: before } of known) {
+      let at = 0;
+      while (at < before.length && before[at] === words[start + at]) at += 1;
+      if (at === before.length) return id;
+    }
+    const bytes = new Uint8Array(words.buffer, words.byteOffset + start * 4, SECTOR_BYTES);
+    const id = this.#contents.idOf(bytes);
+    known.push({ id, words: words.slice(start, start + SECTOR_BYTES / 4) });
+    return id;
+  }
+}
+
 interface Write {
   readonly asked: number;
   readonly isFua: boolean;

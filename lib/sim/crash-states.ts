@@ -48,6 +48,11 @@ const SUBSETS_OF_AT_MOST = 8;
 /** Torn in so many pieces at most. */
 const GROUPS = 30;
 
+/** As a key of maps. */
+export function placeKey(disk: number, sector: number): number {
+  return sector * 64 + disk;
+}
+
 export class Prefixes {
   readonly places: Place[] = [];
   /** What is on the disks for certain, by place: a version. */
@@ -69,7 +74,7 @@ export class Prefixes {
   ) {
     this.#events = events;
     const add = (disk: number, sector: number): number => {
-      const key = sector * 64 + disk;
+      const key = placeKey(disk, sector);
       const known = this.#indexes.get(key);
       if (known !== undefined) return known;
       const image = images[disk] as Uint8Array;
