@@ -102,8 +102,14 @@ export class Gatherer {
     if (part !== null && part.offsetBytes + part.to - part.from !== offsetBytes) this.#submit();
     const isNext = offsetBytes === this.#lastEnd;
     this.#write = {
-      ...{ fua, done, openParts: 0, isComplete: false, error: null },
-      ...{ at: offsetBytes, end: offsetBytes + lengthBytes, isNext },
+      fua,
+      done,
+      openParts: 0,
+      isComplete: false,
+      error: null,
+      at: offsetBytes,
+      end: offsetBytes + lengthBytes,
+      isNext,
     };
   }
 
@@ -136,9 +142,17 @@ export class Gatherer {
     else if (write.isComplete) this.#holdBriefly(part);
   }
 
-  /** What is being received ends in the middle: of it nothing more is written, and it is not answered. */
-  abandonWrite(): void {
+  /**
+   * What is being received ends in the middle: of it nothing more is written, and it is not answered. The room that was given last stays
+   * as it is until the function is called that is returned: somebody may still be told to read into it.
+   */
+  abandonWrite(): () => void {
+    const part = this.#part;
+    if (part !== null) part.memory.userCount += 1;
     if (this.#forgetWrite()) this.#submit();
+    return () => {
+      if (part !== null) this.#letGo(part);
+    };
   }
 
   /** Nothing that the device has not been given is written any more. */

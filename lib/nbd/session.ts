@@ -15,11 +15,13 @@
  *
  * Memory. A session takes the next request only while it has fewer than 128 under way and less than 64 MiB, and the
  * server less than 512 MiB; a request counts until the last byte of its answer has gone out. So a client that asks and
- * never reads comes to stand: nothing more is read from its socket, and after half a minute it is cut off.
+ * never reads comes to stand: nothing more is read from its socket, and after half a minute it is cut off. What is not counted is
+ * what a write is received into before it is whole: one of the device's units, 8 MiB at most.
  *
- * Copies. Payload of a write is not copied here: the pieces in which it came from the socket (inbox.ts) are the buffers that
- * the device is given. Where they are too small and too many they are put together first. A read is done into the buffer that goes to
- * the socket, behind the room for its head. What is answered in one turn of the event loop goes out in one system call.
+ * Copies. Payload is not copied here. From 64 KiB on it is received into, and read into, memory that the device lends (gather.ts).
+ * Of smaller writes the pieces in which they came from the socket (inbox.ts) are the buffers that the device is given; where they are
+ * too small and too many they are put together first. A smaller read is done into the buffer that goes to the socket, behind
+ * the room for its head. What is answered in one turn of the event loop goes out in one system call.
  */
 import type { Duplex } from 'node:stream';
 import { nbdErrorOf, RaidError } from '../errors.ts';
@@ -150,6 +152,8 @@ export class Session {
   /** What the device has begun and may still do, answers aside. */
   #changes = 0;
   #heldBytes = 0;
+  /** Of a write that was given up: the socket goes on reading into its room until it is given another. */
+  #leaveRoom: (() => void) | null = null;
   #isPaused = false;
   #isCorked = false;
   #hasSaidGoodbye = false;
@@ -219,6 +223,8 @@ export class Session {
     this.#gatherer?.abandon(new RaidError('CLOSED', 'the connection has ended'));
     this.#abandonWriting();
     this.#stream.pause();
+    // Nothing is read into it any more.
+    this.#leftRoom();
     if (this.#changes === 0) this.#stream.destroy();
     this.#home.ended(this, because);
   }
@@ -237,7 +243,13 @@ export class Session {
     if (stream === this.#stream) this.cut(null);
   }
 
+  #leftRoom(): void {
+    this.#leaveRoom?.();
+    this.#leaveRoom = null;
+  }
+
   #room(): Uint8Array {
+    this.#leftRoom();
     this.#inbox ??= new Inbox(HANDSHAKE_BYTES);
     const gatherer = this.#writing?.gatherer ?? null;
     this.#isDirect = gatherer !== null && this.#messages.awaitedBytes > 0 && this.#phase === 'requests';
@@ -622,7 +634,7 @@ export class Session {
   #abandonWriting(): void {
     if (this.#writing !== null && this.#writing.refusal === null) {
       this.#letGo(this.#writing.chunks);
-      this.#writing.gatherer?.abandonWrite();
+      this.#leaveRoom = this.#writing.gatherer?.abandonWrite() ?? null;
       this.#done(this.#writing.request.lengthBytes);
     }
     this.#writing = null;

@@ -5,7 +5,7 @@
  * stream of large writes that costs more than the copy out of the kernel. `onread` of net.Socket takes memory from the
  * reader instead, but only when the socket is made, and a server's sockets are made by the server. So another socket is made
  * over the handle of the first. That the handle can be passed on is no part of Node's documented interface; where it is not
- * as expected the stream's own events are used, and everything works as before, slower.
+ * as expected the stream's own events are used, and everything works, slower.
  */
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
