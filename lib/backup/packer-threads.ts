@@ -51,7 +51,8 @@ export class PackerThread {
   /** Of everybody who waits: called with what the thread died of. */
   readonly #failing = new Set<(error: Error) => void>();
   #isReady = false;
-  #isEnded = false;
+  /** Why nothing that is asked is answered any more. */
+  #end: Error | null = null;
 
   constructor(options: PackerThreadOptions) {
     this.#options = options;
@@ -95,7 +96,7 @@ export class PackerThread {
   }
 
   async end(): Promise<void> {
-    this.#isEnded = true;
+    this.#over(new Error('the thread that packs chunks was ended'));
     await this.#worker.terminate();
   }
 
@@ -121,6 +122,8 @@ export class PackerThread {
   }
 
   #ask<T>(start: (resolve: (answer: T) => void) => void): Promise<T> {
+    // Whoever was reading into a tray when it died asks only now.
+    if (this.#end !== null) return Promise.reject(this.#end);
     return new Promise((resolve, reject) => {
       this.#failing.add(reject);
       start((answer) => {
@@ -169,20 +172,24 @@ export class PackerThread {
   }
 
   #supply(): void {
-    const room = this.#needsRoom && !this.#isEnded ? this.#freeRooms.pop() : undefined;
+    const room = this.#needsRoom && this.#end === null ? this.#freeRooms.pop() : undefined;
     if (room === undefined) return;
     this.#needsRoom = false;
     this.#giveRoom(room);
   }
 
   #died(error: Error): void {
-    if (this.#isEnded) return;
-    this.#isEnded = true;
+    if (this.#end !== null) return;
     const told = new Error(`${error.message}; nothing is lost, and what was stored is not stored again`, {
       cause: error,
     });
     this.#options.onDeath(told);
-    for (const fail of this.#failing) fail(told);
+    this.#over(told);
+  }
+
+  #over(why: Error): void {
+    this.#end ??= why;
+    for (const fail of this.#failing) fail(why);
     this.#failing.clear();
   }
 }

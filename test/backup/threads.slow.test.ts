@@ -44,6 +44,74 @@ test('prune moves chunks and pages by threads too', async () => {
   expect(await repository.verify({ readPercent: 100 })).toMatchObject({ damaged: [], lost: [] });
 });
 
+test('one that dies while somebody reads into its memory is an error too', async () => {
+  const repository = await newRepository(new MemoryStore(), { ...shape, threads: 1 });
+  const image = imageOf(seededRandom(3), 2_000_000);
+  const source = deviceOf(image);
+  const read = source.read.bind(source);
+  const terminated: Promise<unknown>[] = [];
+  const { postMessage } = Worker.prototype;
+  let packer: Worker | null = null;
+  const post = vi.spyOn(Worker.prototype, 'postMessage').mockImplementation(function (this: Worker, order) {
+    packer = this;
+    postMessage.call(this, order);
+  });
+  let reads = 0;
+  source.read = async (offsetBytes, target) => {
+    reads += 1;
+    if (packer !== null && reads > 6) {
+      // Whoever waits has been told by then; this read has not ended.
+      terminated.push(packer.terminate());
+      await terminated.at(-1);
+    }
+    return await read(offsetBytes, target);
+  };
+  try {
+    await expect(repository.createBackup({ source, array: 'demo' })).rejects.toThrow(
+      'has ended; nothing is lost',
+    );
+    expect(terminated.length).toBeGreaterThan(0);
+  } finally {
+    post.mockRestore();
+  }
+});
+
+/** Takes its time, and reads what it is given only when that is over, as a disk and a network do. */
+class LateStore extends MemoryStore {
+  readonly underWay = new Set<string>();
+  /** What was written over while it was under way. */
+  readonly changed: string[] = [];
+  /** What was under way when something that refers to packs was begun. */
+  readonly early: string[] = [];
+
+  override async put(name: string, bytes: Uint8Array): Promise<boolean> {
+    if (!isData(name)) this.early.push(...[...this.underWay].map((each) => `${name} before ${each}`));
+    const given = bytes.slice();
+    this.underWay.add(name);
+    for (let turn = 0; turn < 2000; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+    this.underWay.delete(name);
+    if (Buffer.compare(bytes, given) !== 0) this.changed.push(name);
+    return await super.put(name, bytes);
+  }
+}
+
+function isData(name: string): boolean {
+  return name.startsWith('packs/') || name.startsWith('parity/');
+}
+
+test.each([0, 1, 2])(
+  'nothing is listed before what it needs is durable, and nothing is written over that is under way (%i threads)',
+  async (threads) => {
+    const store = new LateStore();
+    const repository = await newRepository(store, { ...shape, threads, redundancy: 2 });
+    const image = imageOf(seededRandom(4), 3_000_000);
+    const backup = (await repository.createBackup({ source: deviceOf(image), array: 'demo' }))!;
+    expect([...store.files.keys()].filter(isData).length).toBeGreaterThan(10);
+    expect([store.changed, store.early]).toEqual([[], []]);
+    expectSame(await restored(repository, backup), image, 'what was backed up');
+  },
+);
+
 test('one that dies is an error; what was listed stays whole, nothing waits for ever, and the next backup goes on', async () => {
   const store = new MemoryStore();
   const first = imageOf(seededRandom(1), 1_000_000);
