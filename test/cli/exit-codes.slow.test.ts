@@ -1,10 +1,11 @@
 /** The exit codes of interface.md, frozen: each as a user comes by it, and the whole table from error to code. */
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { open, rm, truncate } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { failure } from '../../cli/failure.ts';
 import { type ErrorCode, errorCodes, RaidError } from '../../lib/index.ts';
-import { Scratch, startRaidsim } from './raidsim.ts';
+import { program, Scratch, startRaidsim } from './raidsim.ts';
 
 const table: Readonly<Record<ErrorCode, number>> = {
   OUT_OF_RANGE: 2,
@@ -62,6 +63,16 @@ test('what nobody has foreseen ends with 1, and asks to be reported', async () =
     code: null,
     exitCode: 1,
   });
+});
+
+test('what waits for something that never comes ends with 1 too, and not without a word', () => {
+  const never =
+    "import fs from 'node:fs/promises'; import { syncBuiltinESMExports } from 'node:module'; fs.stat = () => new Promise(() => {}); syncBuiltinESMExports();";
+  const patch = `data:text/javascript,${encodeURIComponent(never)}`;
+  const { status, stderr } = spawnSync(process.execPath, ['--import', patch, program, 'status', 'demo'], {
+    encoding: 'utf8',
+  });
+  expect([status, stderr]).toEqual([1, expect.stringContaining('ended before it was done')]);
 });
 
 test('what the system refuses is told in words', async () => {

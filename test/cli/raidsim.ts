@@ -18,7 +18,7 @@ export interface Where {
   readonly input?: Uint8Array | string;
 }
 
-const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+export const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const typist = fileURLToPath(new URL('../../dist/test/cli/typist.js', import.meta.url));
 
 export function raidsim(
