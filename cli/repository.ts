@@ -73,6 +73,16 @@ function withNextStep(
   );
 }
 
+/** Who has no room is told how to get back what the attempt took. */
+export function withRoom(error: unknown, choice: RepositoryChoice): unknown {
+  if (!(error instanceof RaidError) || error.code !== 'NO_SPACE') return error;
+  return new RaidError(
+    error.code,
+    `${error.message}; there is no backup, and the next one goes on from what was stored, or that is given back by:${commandLine('backup', 'prune', '--repo', locationOf(choice))}`,
+    { cause: error },
+  );
+}
+
 export interface Opened {
   readonly repository: RepositoryType;
   readonly isNew: boolean;

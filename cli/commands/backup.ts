@@ -142,7 +142,7 @@ async function run(action: Action, what: string | undefined, options: Options): 
 async function create(what: string, options: Options): Promise<void> {
   const { formatSize, parseSize } = await import('../../lib/index.ts');
   const { Interrupt, INTERRUPTED, printJson, Progress } = await import('../progress.ts');
-  const { openOrCreateRepository } = await import('../repository.ts');
+  const { openOrCreateRepository, withRoom } = await import('../repository.ts');
   const { duration } = await import('../render.ts');
   const { openInstant } = await import('../image.ts');
 
@@ -174,6 +174,9 @@ async function create(what: string, options: Options): Promise<void> {
           readBytes = step.readBytes;
           progress.show({ action: 'backup', doneBytes, totalBytes }, {}, `${formatSize(addedBytes)} new`);
         },
+      })
+      .catch((error: unknown) => {
+        throw withRoom(error, options);
       })
       .finally(() => progress.clear());
     if (backup === null) {

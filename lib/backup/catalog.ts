@@ -41,6 +41,8 @@ export class Catalog {
   readonly byName = new Map<string, Pack>();
   readonly groups: Group[] = [];
   readonly indexes: StoredFile[] = [];
+  /** By the name of an index that can be read: the packs that stand in it. */
+  readonly indexed = new Map<string, readonly string[]>();
   readonly bad: BadFile[] = [];
   /** Packs that stand in no index. */
   readonly unindexed: Pack[] = [];
@@ -133,6 +135,10 @@ export class Catalog {
         this.bad.push({ name: index, why: 'this index cannot be read' });
         continue;
       }
+      this.indexed.set(
+        index,
+        rows.map(({ name }) => name),
+      );
       for (const { name, sizeBytes, table } of rows) {
         if (this.byName.has(name)) continue;
         const found = listed.get(name);

@@ -3,9 +3,11 @@
  *
  *   1  the records that are to go, all copies: from here on there is only more in the repository than needed
  *   2  which chunks the remaining backups need. One page of one of them that cannot be read, and nothing more is done
- *   3  packs of which nothing is needed go; packs of which too little is needed are written anew, with what is
- *   4  new packs, parity for them and for those whose group loses a pack, one new index: durable before anything goes
- *   5  then the old indexes, the groups that lose a pack, the packs
+ *   3  packs of which nothing is needed go at once where nothing has to be written for that: such as those that a backup left that
+ *      filled the disk. First the indexes and groups that know of no other packs, then these packs
+ *   4  packs of which too little is needed are written anew, with what is
+ *   5  new packs, parity for them and for those whose group loses a pack, one new index: durable before anything goes
+ *   6  then the old indexes, the groups that lose a pack, the packs
  *
  * Killed anywhere, every backup that is listed is whole: a pack goes when nothing refers to it any more, and after the
  * parity that was computed over it, so that no group ever lacks a pack that it needs. What is left over goes the next time.
@@ -80,7 +82,8 @@ export async function pruneRepository(
   }
   await lock.check();
   for (const id of [...going.map(({ id: gone }) => gone), ...unreadable]) await deleteRecord(site, id);
-  const movedBytes = await rewrite(site, lock, catalog, plan, options);
+  const left = await clear(site, lock, catalog, plan);
+  const movedBytes = await rewrite(site, lock, catalog, left, options);
   return { ...report, freedBytes: Math.max(0, oldBytes - movedBytes) };
 }
 
@@ -173,12 +176,44 @@ function bytesOf(packs: readonly Pack[]): number {
   return packs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
-/** Steps 3 to 5; how many bytes were written anew. */
+/** What is left of the plan, and of the groups. */
+interface Left extends PackPlan {
+  readonly groups: readonly Group[];
+}
+
+/** Step 3: room is made before any is taken. */
+async function clear(site: Site, lock: Lock, catalog: Catalog, plan: PackPlan): Promise<Left> {
+  const { store } = site;
+  for (const { name } of await store.list('tmp/')) await store.delete(name);
+  const dead = new Set(plan.dead.map(({ name }) => name));
+  const isOfNoUse = (name: string): boolean => dead.has(name) || plan.unneeded.has(name);
+  const held = new Set<string>();
+  for (const [index, packs] of catalog.indexed) {
+    if (packs.every(isOfNoUse)) await store.delete(index);
+    else for (const name of packs) held.add(name);
+  }
+  const groups: Group[] = [];
+  for (const group of catalog.groups) {
+    await lock.touch();
+    if (group.members.every(({ name }) => isOfNoUse(name))) await deleteGroup(store, group);
+    else {
+      groups.push(group);
+      for (const { name } of group.members) held.add(name);
+    }
+  }
+  for (const { name } of plan.dead) {
+    await lock.touch();
+    if (!held.has(name)) await store.delete(packPath(name));
+  }
+  return { ...plan, dead: plan.dead.filter(({ name }) => held.has(name)), groups };
+}
+
+/** Steps 4 to 6; how many bytes were written anew. */
 async function rewrite(
   site: Site,
   lock: Lock,
   catalog: Catalog,
-  plan: PackPlan,
+  plan: Left,
   { progress }: PruneOptions,
 ): Promise<number> {
   const { store } = site;
@@ -202,8 +237,8 @@ async function rewrite(
     await writer.abandon();
     throw error;
   }
-  const broken = catalog.groups.filter(({ members }) => members.some(({ name }) => going.has(name)));
-  const whole = catalog.groups.filter((group) => !broken.includes(group));
+  const broken = plan.groups.filter(({ members }) => members.some(({ name }) => going.has(name)));
+  const whole = plan.groups.filter((group) => !broken.includes(group));
   const safe = new Set(whole.flatMap(({ members }) => members.map(({ name }) => name)));
   for (const group of broken) await regroup(site, group, going, safe, moved);
   await moved.finish();
@@ -216,7 +251,6 @@ async function rewrite(
     await lock.touch();
     await store.delete(packPath(name));
   }
-  for (const { name } of await store.list('tmp/')) await store.delete(name);
   return writer.storedBytes;
 }
 

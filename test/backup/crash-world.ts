@@ -4,6 +4,7 @@
  */
 import { expect } from 'vitest';
 import { Repository } from '../../lib/backup/repository.ts';
+import { RaidError } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
 import {
   deviceOf,
@@ -50,6 +51,25 @@ async function history(
   return images;
 }
 
+/** What a backup leaves of which there was room for the packs, and for their parity, and for nothing more. */
+async function leaveUnfinished(
+  store: MemoryStore,
+  { passphrase }: { readonly passphrase?: string },
+): Promise<void> {
+  const full = new MemoryStore();
+  Object.assign(full, { files: store.files });
+  full.put = (name, bytes) =>
+    /^(?:index|backups)\//.test(name)
+      ? Promise.reject(new RaidError('NO_SPACE', 'full'))
+      : store.put(name, bytes);
+  const repository = await Repository.open(full, passphrase === undefined ? {} : { passphrase });
+  const backup = repository.createBackup({
+    source: deviceOf(imageOf(seededRandom(9), 12_000)),
+    array: 'large',
+  });
+  await expect(backup).rejects.toMatchObject({ code: 'NO_SPACE' });
+}
+
 export function casesFor(redundancy: 0 | 1 | 2, passphrase?: string): readonly Case[] {
   const options = passphrase === undefined ? { redundancy } : { redundancy, passphrase };
   const where = `redundancy ${redundancy}${passphrase === undefined ? '' : ', encrypted'}`;
@@ -70,6 +90,17 @@ export function casesFor(redundancy: 0 | 1 | 2, passphrase?: string): readonly C
       },
       after: (before) => new Map([...before].filter(([array]) => array !== 'a1')),
       forgets: ['a1'],
+    },
+    {
+      ...common,
+      title: `prune of what a backup left, ${where}`,
+      prepare: async (store: MemoryStore) => {
+        const images = await history(store, options);
+        await leaveUnfinished(store, options);
+        return images;
+      },
+      work: (repository) => repository.prune(),
+      after: (before) => before,
     },
     ...(redundancy === 0
       ? []

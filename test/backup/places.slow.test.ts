@@ -1,6 +1,6 @@
 /** Folders that cannot take a repository, or not all of it: a clear error, and nothing is lost that was there. */
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, stat, statfs, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, type TestContext, test } from 'vitest';
@@ -128,6 +128,51 @@ test.for([0, 1, 2] as const)(
       await check();
     }),
 );
+
+test.for([0, 1, 2] as const)(
+  'what a backup has left that filled the disk goes with a few KiB to spare, and makes the room that prune needs, with redundancy %i',
+  (redundancy, context) =>
+    onMount(context, `left${redundancy}`, 'size=8m', async (folder) => {
+      const random = seededRandom(13 + redundancy);
+      const repository = await Repository.create(new DirectoryStore(folder), { ...shape, redundancy });
+      const image = randomBytes(random, MIB);
+      const going = (await repository.createBackup({ source: deviceOf(image), array: 'demo' }))!;
+      // Every other chunk: all packs of the first are to be written anew.
+      for (let at = 0; at < MIB; at += 32 * KIB) image.set(randomBytes(random, 16 * KIB), at);
+      const kept = (await repository.createBackup({ source: deviceOf(image), array: 'demo' }))!;
+      const failed = repository.createBackup({
+        source: deviceOf(randomBytes(random, 8 * MIB)),
+        array: 'large',
+      });
+      expect(await failureOf(failed)).toMatchObject({ code: 'NO_SPACE' });
+      await fill(folder);
+      const filler = join(folder, 'filler');
+      await truncate(filler, (await stat(filler)).size - 32 * KIB);
+      const before = await freeBytes(folder);
+      const { packsDeleted, packsRewritten } = await repository.prune({ remove: [going.id] });
+      expect(packsDeleted).toBeGreaterThan(8);
+      expect(packsRewritten).toBeGreaterThan(3);
+      expect((await freeBytes(folder)) - before).toBeGreaterThan(2 * MIB);
+      expectSame(await restored(repository, kept), image, 'what was kept');
+      const report = await repository.verify({ readPercent: 100 });
+      expect(report).toMatchObject({ damaged: [], lost: [], unprotected: [] });
+    }),
+);
+
+test('who has no room for a backup is told how to get back what it took', (context) =>
+  onMount(context, 'typed', 'size=2m', async (folder) => {
+    await using typed = await Scratch.make();
+    await writeFile(typed.path('disk.img'), randomBytes(seededRandom(1), 40 * MIB));
+    const outcome = await typed.type(`backup create disk.img --repo ${folder}`);
+    expect(outcome).toMatchObject({ code: 4, stderr: expect.stringContaining('NO_SPACE') });
+    expect(outcome.stderr).toContain(`raidsim backup prune --repo ${folder}`);
+    expect(await typed.type(`backup prune --repo ${folder}`)).toMatchObject({ code: 0 });
+  }));
+
+async function freeBytes(folder: string): Promise<number> {
+  const { bavail, bsize } = await statfs(folder);
+  return bavail * bsize;
+}
 
 async function fill(folder: string): Promise<void> {
   await writeFile(join(folder, 'filler'), new Uint8Array(8 * MIB)).catch((error: NodeJS.ErrnoException) => {
