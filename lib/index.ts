@@ -63,7 +63,12 @@ export type { PruneOptions, PruneReport } from './backup/prune.ts';
 export type { Backing } from './backup/qcow2.ts';
 export type { Backup } from './backup/record.ts';
 export type { RepairReport } from './backup/repair.ts';
-export { type CreateRepositoryOptions, type OpenRepositoryOptions, Repository } from './backup/repository.ts';
+export {
+  type CreateRepositoryOptions,
+  type OpenBackupOptions,
+  type OpenRepositoryOptions,
+  Repository,
+} from './backup/repository.ts';
 export type { RestoreOptions, RestoreProgress } from './backup/restore.ts';
 export type { KeepRules } from './backup/retain.ts';
 export type { Redundancy } from './backup/settings.ts';

@@ -103,7 +103,7 @@ may be written to meanwhile. What changes afterwards is remembered, and the next
 not known (the snapshot store was dropped, or something wrote past it), all of the array is read.
 
 mount serves a backup over NBD, read-only, without restoring it, until Ctrl-C. What is read comes out of the packs then, checked; what is
-lost is an error of exactly that place. Nothing is locked: backups are made meanwhile.
+lost is an error of exactly that place. Nothing is locked: backups are made meanwhile. prune lets a mounted backup stay, and says who has it.
 
 verify ends with 12 if repair can mend what it found, and with 5 if data is lost, and names it.`,
   );
@@ -258,14 +258,21 @@ async function restore(id: string, options: Options): Promise<void> {
 /** Until a signal comes. */
 async function mount(id: string, options: Options): Promise<void> {
   const { resolve } = await import('node:path');
-  const { serveNbd } = await import('../../lib/index.ts');
+  const { RaidError, serveNbd } = await import('../../lib/index.ts');
   const { printJsonLine } = await import('../progress.ts');
   const { openRepository } = await import('../repository.ts');
   const { stopAsked } = await import('../signals.ts');
   const stop = stopAsked();
   const repository = await openRepository(options);
   const { id: whole, array, sizeBytes } = await repository.find(id);
-  await using device = await repository.openBackup(whole);
+  await using device = await repository.openBackup(whole, { hold: true }).catch(async (error: unknown) => {
+    if (!(error instanceof RaidError) || (error.code !== 'READ_ONLY' && error.code !== 'NO_SPACE'))
+      throw error;
+    process.stderr.write(
+      `nothing can be written in ${repository.name}, so a prune elsewhere will not know that ${whole} is mounted\n`,
+    );
+    return await repository.openBackup(whole);
+  });
   // A socket is for its owner only.
   process.umask(0o077);
   const { listen } = options;

@@ -48,12 +48,13 @@ export interface Witness {
   isAlive(holder: Holder): Promise<boolean | 'unknown'>;
 }
 
-const HEARTBEAT_MS = 60_000;
+export const HEARTBEAT_MS = 60_000;
 export const STALE_MS = 30 * 60_000;
 const SETTLE_MS = 3000;
 const ATTEMPTS = 5;
 
-interface LockFile {
+/** What is in the file of a lock, or of a backup that is held (hold.ts). */
+export interface Claim {
   readonly holder: Holder | null;
   readonly nonce: string;
   readonly heardMs: number;
@@ -88,7 +89,7 @@ export class Lock {
       if (highest !== undefined) await refuseIfHeld(store, host, witness, highest);
       const number = (highest ?? 0) + 1;
       const nonce = hexOf(host.randomBytes(16));
-      const file = encodeLock({ holder, nonce, heardMs: host.wallClock() });
+      const file = encodeClaim({ holder, nonce, heardMs: host.wallClock() });
       // Before anybody can read it: this process would be told that nobody here holds it.
       held.add(nonce);
       let isTaken = false;
@@ -119,7 +120,7 @@ export class Lock {
     await this.check();
     await this.#store.replace(
       lockPath(this.#number),
-      encodeLock({ holder: this.#holder, nonce: this.#nonce, heardMs: now }),
+      encodeClaim({ holder: this.#holder, nonce: this.#nonce, heardMs: now }),
     );
   }
 
@@ -138,7 +139,7 @@ export class Lock {
     held.delete(this.#nonce);
     const numbers = await this.#holds();
     if (numbers === null) return;
-    const free = encodeLock({
+    const free = encodeClaim({
       holder: null,
       nonce: hexOf(this.#host.randomBytes(16)),
       heardMs: this.#host.wallClock(),
@@ -151,7 +152,7 @@ export class Lock {
   async #holds(): Promise<readonly number[] | null> {
     const numbers = await lockNumbers(this.#store);
     if (numbers.at(-1) !== this.#number) return null;
-    const file = decodeLock(await this.#store.get(lockPath(this.#number)));
+    const file = decodeClaim(await this.#store.get(lockPath(this.#number)));
     return file?.nonce === this.#nonce ? numbers : null;
   }
 }
@@ -174,28 +175,45 @@ async function deleteBelow(store: Store, numbers: readonly number[], number: num
 
 /** What nobody can read holds nothing: it cannot be a lock that was taken, since those are put whole. */
 async function refuseIfHeld(store: Store, host: Host, witness: Witness, number: number): Promise<void> {
-  const file = decodeLock(await store.get(lockPath(number)));
+  const file = decodeClaim(await store.get(lockPath(number)));
   if (file === null || file.holder === null) return;
-  const { holder, nonce, heardMs } = file;
+  const { holder, nonce } = file;
   const self = await witness.self();
   const isOurs =
     holder.pid === self.pid && holder.startTime === self.startTime && holder.bootId === self.bootId;
-  const verdict = isOurs && holder.host === self.host ? held.has(nonce) : await witness.isAlive(holder);
-  const silentMs = host.wallClock() - heardMs;
-  if (verdict === false || (verdict === 'unknown' && silentMs > STALE_MS)) return;
-  const who = `process ${holder.pid} on ${JSON.stringify(holder.host)}`;
+  const verdict =
+    isOurs && holder.host === self.host ? held.has(nonce) : await verdictOn(file, host, witness);
+  if (verdict === false) return;
+  const silentMs = host.wallClock() - file.heardMs;
   const advice =
     verdict === 'unknown'
       ? `it was heard of ${Math.max(0, Math.round(silentMs / 1000))} s ago; if it is gone, its lock ends ${STALE_MS / 60_000} minutes after that`
       : 'wait until it is done, or end it and try again';
-  throw new RaidError('BUSY', `${store.name} is being written by ${who}; ${advice}`, { device: store.name });
+  throw new RaidError('BUSY', `${store.name} is being written by ${nameOf(holder)}; ${advice}`, {
+    device: store.name,
+  });
 }
 
-function encodeLock(file: LockFile): Uint8Array {
+/** Whether whoever said this is still there; `unknown` only where it was heard of not long ago. */
+export async function verdictOn(
+  { holder, heardMs }: Claim,
+  host: Host,
+  witness: Witness,
+): Promise<boolean | 'unknown'> {
+  if (holder === null) return false;
+  const verdict = await witness.isAlive(holder);
+  return verdict === 'unknown' && host.wallClock() - heardMs > STALE_MS ? false : verdict;
+}
+
+export function nameOf({ pid, host }: Holder): string {
+  return `process ${pid} on ${JSON.stringify(host)}`;
+}
+
+export function encodeClaim(file: Claim): Uint8Array {
   return Buffer.from(`${JSON.stringify(file)}\n`);
 }
 
-function decodeLock(bytes: Uint8Array | null): LockFile | null {
+export function decodeClaim(bytes: Uint8Array | null): Claim | null {
   if (bytes === null) return null;
   let found: unknown;
   try {

@@ -20,9 +20,15 @@ export class BackupDevice extends Device {
   readonly #inFlight = new InFlight();
   readonly #chunks = new Map<string, Promise<Uint8Array | null>>();
   readonly #pages = new Map<number, Promise<Uint8Array | null>>();
+  readonly #letGo: () => Promise<void>;
 
-  constructor(record: BackupRecord, reader: ChunkReader) {
+  constructor(
+    record: BackupRecord,
+    reader: ChunkReader,
+    letGo: () => Promise<void> = () => Promise.resolve(),
+  ) {
     super();
+    this.#letGo = letGo;
     this.name = `backup ${record.id}`;
     this.limits = {
       sizeBytes: record.sizeBytes,
@@ -93,8 +99,9 @@ export class BackupDevice extends Device {
     return Promise.resolve();
   }
 
-  protected override doClose(): Promise<void> {
-    return this.#inFlight.whenIdle();
+  protected override async doClose(): Promise<void> {
+    await this.#inFlight.whenIdle();
+    await this.#letGo();
   }
 
   async #fill(offsetBytes: number, target: Uint8Array): Promise<void> {

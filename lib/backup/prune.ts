@@ -1,7 +1,8 @@
 /**
  * Forgets backups, and gives back the space that only they needed.
  *
- *   1  the records that are to go, all copies: from here on there is only more in the repository than needed
+ *   1  the records that are to go, all copies: from here on there is only more in the repository than needed. What somebody has mounted
+ *      stays (hold.ts)
  *   2  which chunks the remaining backups need. One page of one of them that cannot be read, and nothing more is done
  *   3  packs of which nothing is needed go at once where nothing has to be written for that: such as those that a backup left that
  *      filled the disk. First the indexes and groups that know of no other packs, then these packs
@@ -15,8 +16,10 @@
 import { RaidError } from '../errors.ts';
 import { Catalog, type Pack, writeIndex } from './catalog.ts';
 import { isZeroId } from './chunks.ts';
+import { putBackup } from './create.ts';
 import { type Group, readGroup, recoverGroup } from './group.ts';
-import type { Lock } from './lock.ts';
+import { holdersOf, refuseIfHeld } from './hold.ts';
+import type { Lock, Witness } from './lock.ts';
 import { ENTRY_BYTES, packPath } from './pack.ts';
 import { isMemberFile } from './parity.ts';
 import { ChunkReader, idAt, pageId } from './reader.ts';
@@ -52,11 +55,15 @@ const WASTE = 0.25;
 export async function pruneRepository(
   site: Site,
   lock: Lock | null,
+  witness: Witness,
   options: PruneOptions,
 ): Promise<PruneReport> {
   const { records, unreadable } = await readRecords(site);
   const rules = retained(records, options.keep ?? {});
-  const leaves = (id: string): boolean => options.remove?.includes(id) === true || !rules.has(id);
+  const holders = await holdersOf(site, witness, options.dryRun !== true);
+  for (const id of options.remove ?? []) refuseIfHeld(site.store.name, id, holders);
+  const leaves = (id: string): boolean =>
+    options.remove?.includes(id) === true || !(rules.has(id) || holders.has(id));
   const unread = unreadable.filter((id) => options.remove?.includes(id) !== true);
   if (unread.length > 0) {
     throw new RaidError(
@@ -69,9 +76,11 @@ export async function pruneRepository(
   const staying = records.filter(({ id }) => !leaves(id));
   const catalog = await Catalog.load(site);
   const plan = planPacks(catalog, await neededEntries(site, catalog, staying));
+  const becauseOf = (id: string): readonly string[] =>
+    rules.get(id) ?? (holders.get(id) ?? []).map((who) => `mounted by ${who}`);
   const report = {
     removed: going.map(withoutPages),
-    kept: staying.map((record) => ({ ...withoutPages(record), because: rules.get(record.id) ?? [] })),
+    kept: staying.map((record) => ({ ...withoutPages(record), because: becauseOf(record.id) })),
     packsDeleted: plan.dead.length,
     packsRewritten: plan.wasteful.length,
   };
@@ -82,6 +91,13 @@ export async function pruneRepository(
   }
   await lock.check();
   for (const id of [...going.map(({ id: gone }) => gone), ...unreadable]) await deleteRecord(site, id);
+  const late = await holdersOf(site, witness, true);
+  const [back, gone] = [going.filter(({ id }) => late.has(id)), going.filter(({ id }) => !late.has(id))];
+  for (const record of back) await putBackup(site, record);
+  if (back.length > 0) {
+    const again = await pruneRepository(site, lock, witness, options);
+    return { ...again, removed: [...gone.map(withoutPages), ...again.removed] };
+  }
   const left = await clear(site, lock, catalog, plan);
   const movedBytes = await rewrite(site, lock, catalog, left, options);
   return { ...report, freedBytes: Math.max(0, oldBytes - movedBytes) };

@@ -8,10 +8,11 @@
  *   index/           copies of the packs' tables                                        catalog.ts
  *   backups/         a record for each backup, in redundancy + 1 copies                 record.ts
  *   locks/           who is writing                                                     lock.ts
+ *   mounts/          who reads a backup for long                                        hold.ts
  *   tmp/             files that are not finished, in a folder only                      directory.ts
  *
  * A file is written once and never changed; only repair puts one in the place of another, and then what was there before.
- * Reading needs no lock, and one that only reads never writes.
+ * Reading needs no lock, and one that only reads never writes, but for a file that says what is mounted.
  */
 import { availableParallelism } from 'node:os';
 import type { Device } from '../device/device.ts';
@@ -19,6 +20,7 @@ import { RaidError } from '../errors.ts';
 import { type Host, realHost } from '../host.ts';
 import { Catalog } from './catalog.ts';
 import { type CreateBackupOptions, createBackup } from './create.ts';
+import { Hold } from './hold.ts';
 import { Lock, processWitness, type Witness } from './lock.ts';
 import { BackupDevice, changedBetween } from './mount.ts';
 import { type PruneOptions, type PruneReport, pruneRepository } from './prune.ts';
@@ -53,6 +55,11 @@ export interface OpenRepositoryOptions {
    * enough to do. 0: the caller's.
    */
   readonly threads?: number;
+}
+
+export interface OpenBackupOptions {
+  /** Until it is closed, `prune` lets it stay, whoever calls that, wherever. Writes a small file into the repository. */
+  readonly hold?: boolean;
 }
 
 export interface CreateRepositoryOptions extends OpenRepositoryOptions {
@@ -156,8 +163,16 @@ export class Repository {
   }
 
   /** The backup as a device that can be read. */
-  async openBackup(text: string): Promise<BackupDevice> {
-    return new BackupDevice(await this.#record(text), await this.#reader());
+  async openBackup(text: string, { hold = false }: OpenBackupOptions = {}): Promise<BackupDevice> {
+    const record = await this.#record(text);
+    if (!hold) return new BackupDevice(record, await this.#reader());
+    const held = await Hold.take(this.#site, this.#witness, record.id);
+    try {
+      return new BackupDevice(await this.#record(record.id), await this.#reader(), () => held.release());
+    } catch (error) {
+      await held.release().catch(() => undefined);
+      throw error;
+    }
   }
 
   /** Where the newer one differs, in whole chunks. */
@@ -182,8 +197,8 @@ export class Repository {
   }
 
   async prune(options: PruneOptions = {}): Promise<PruneReport> {
-    if (options.dryRun === true) return await pruneRepository(this.#site, null, options);
-    return await this.#locked((lock) => pruneRepository(this.#site, lock, options));
+    if (options.dryRun === true) return await pruneRepository(this.#site, null, this.#witness, options);
+    return await this.#locked((lock) => pruneRepository(this.#site, lock, this.#witness, options));
   }
 
   async #reader(): Promise<ChunkReader> {

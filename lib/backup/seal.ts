@@ -16,7 +16,8 @@
  * The name of the file is authenticated with each piece: a piece is good in its file and at its place, and nowhere else.
  *
  * Hidden: names and sizes of what is backed up, the sizes of its pieces, and which of them are shared. Visible to whoever
- * sees the store: how many backups there are, how much is stored (padded), when it was written, and who holds the lock.
+ * sees the store: how many backups there are, how much is stored (padded), when it was written, who holds the lock,
+ * and who has which backup mounted.
  */
 import { createCipheriv, createDecipheriv, hkdfSync, scrypt } from 'node:crypto';
 import { promisify } from 'node:util';

@@ -140,7 +140,11 @@ test('a backup is mounted: nbdcopy and qemu-img read what was backed up, nobody 
   );
   const ended = once(mount, 'exit');
   const [line] = (await once(mount.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
-  const { uris, sizeBytes } = JSON.parse(line.toString()) as { uris: string[]; sizeBytes: number };
+  const { id, uris, sizeBytes } = JSON.parse(line.toString()) as {
+    id: string;
+    uris: string[];
+    sizeBytes: number;
+  };
   expect(sizeBytes).toBe(8 * 2 ** 20);
   const [uri = ''] = uris;
   await run('nbdcopy', [uri, scratch.path('copied')]);
@@ -149,9 +153,13 @@ test('a backup is mounted: nbdcopy and qemu-img read what was backed up, nobody 
   await expect(run('nbdcopy', [scratch.path('later'), uri])).rejects.toThrow();
   // Backups are made meanwhile.
   await scratch.done('backup create later --repo repo -q');
+  const remove = `backup prune --repo repo --remove ${id}`;
+  const busy = await scratch.type(remove);
+  expect(busy.stderr).toMatch(new RegExp(`^error BUSY: .*is mounted by process ${mount.pid} on`));
   mount.kill('SIGTERM');
   expect((await ended)[0]).toBe(0);
   expect(await readdir(scratch.folder)).not.toContain('b.sock');
+  expect(await scratch.done(remove)).toContain(`removed: ${id}`);
   // Off this machine a backup is as secret as an array, and offers as much.
   const open = 'backup mount latest --repo repo --listen 0.0.0.0:0';
   const refused = await scratch.type(open);

@@ -1,5 +1,6 @@
 /** Folders that cannot take a repository, or not all of it: a clear error, and nothing is lost that was there. */
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir, mkdtemp, rm, stat, statfs, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,7 +11,7 @@ import { Repository } from '../../lib/backup/repository.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { KIB, MIB } from '../../lib/units.ts';
-import { Scratch } from '../cli/raidsim.ts';
+import { Scratch, startRaidsim } from '../cli/raidsim.ts';
 import { randomBytes } from '../conformance/seed.ts';
 import { needPeer } from '../peer.ts';
 import { deviceOf, expectSame, restored } from './world.ts';
@@ -84,6 +85,18 @@ test('a repository that has become read-only is read and verified; who would wri
     for (const work of works) expect(await failureOf(work())).toMatchObject({ code: 'READ_ONLY' });
     expectSame(await restored(repository, backup), image, 'what was there');
     expect(await repository.verify({ readPercent: 100 })).toMatchObject({ damaged: [], lost: [] });
+    // It can be mounted, though nobody can be told so.
+    await using typed = await Scratch.make();
+    const mount = startRaidsim(['backup', 'mount', 'latest', '--repo', folder], typed.folder);
+    const ended = once(mount, 'exit');
+    let said = '';
+    mount.stderr?.on('data', (text: Buffer) => {
+      said += text.toString();
+    });
+    await once(mount.stdout as NodeJS.ReadableStream, 'data');
+    mount.kill('SIGTERM');
+    expect(await ended).toEqual([0, null]);
+    expect(said).toContain(`will not know that ${backup.id} is mounted`);
   }));
 
 test.for([0, 1, 2] as const)(

@@ -1,8 +1,19 @@
 /** Prune takes what nobody needs, and leaves everything else as safe as it was. */
 import { describe, expect, test } from 'vitest';
+import { type Holder, STALE_MS, type Witness } from '../../lib/backup/lock.ts';
 import { Repository } from '../../lib/backup/repository.ts';
+import { seededRandom } from '../../lib/host.ts';
 import { runSeed, withSeed } from '../conformance/seed.ts';
-import { deviceOf, expectSame, imageOf, MemoryStore, newRepository, restored } from './world.ts';
+import {
+  contentOf,
+  deviceOf,
+  expectSame,
+  imageOf,
+  MemoryStore,
+  newRepository,
+  restored,
+  TestHost,
+} from './world.ts';
 
 const sizeOf = (store: MemoryStore, folder: string): number =>
   [...store.files].reduce((sum, [name, bytes]) => sum + (name.startsWith(folder) ? bytes.byteLength : 0), 0);
@@ -91,5 +102,110 @@ test('a backup whose map cannot be read stops it before anything goes, unless th
       damaged: [],
       lost: [],
     });
+  });
+});
+
+describe('what is mounted', () => {
+  const images = [1, 2].map((seed) => imageOf(seededRandom(seed), 12_000));
+  const witness = (pid: number, isAlive: (holder: Holder) => boolean | 'unknown'): Witness => ({
+    self: () => Promise.resolve({ host: 'far', pid, startTime: '1', bootId: 'b', pidNamespace: 'n' }),
+    isAlive: (holder) => Promise.resolve(isAlive(holder)),
+  });
+
+  async function twoBackups(store: MemoryStore): Promise<string> {
+    const repository = await newRepository(store);
+    for (const image of images) await repository.createBackup({ source: deviceOf(image), array: 'demo' });
+    return (await repository.list())[0]!.id;
+  }
+
+  test('stays, with the reason, until it is closed; and is not let go of by name', async () => {
+    const store = new MemoryStore();
+    const id = await twoBackups(store);
+    const repository = await Repository.open(store, { witness: witness(7, () => true) });
+    const device = await repository.openBackup(id, { hold: true });
+    const { kept, removed } = await repository.prune({ keep: { last: 1 } });
+    expect(removed).toEqual([]);
+    expect(kept.map(({ because }) => because)).toEqual([['mounted by process 7 on "far"'], ['last']]);
+    await expect(repository.prune({ remove: [id] })).rejects.toMatchObject({
+      code: 'BUSY',
+      message: expect.stringContaining(`backup ${id} in memory is mounted by process 7 on "far"`),
+    });
+    expectSame(await contentOf(device), images[0]!, 'what is mounted');
+    await device.close();
+    expect((await repository.prune({ keep: { last: 1 } })).removed).toMatchObject([{ id }]);
+    expect([...store.files.keys()].filter((name) => name.startsWith('mounts/'))).toEqual([]);
+  });
+
+  test('goes where whoever had it is gone, or was not heard of for half an hour', async () => {
+    for (const [verdict, silentMs, wanted] of [
+      [false, 0, 1],
+      ['unknown', STALE_MS - 1000, 0],
+      ['unknown', STALE_MS + 1000, 1],
+    ] as const) {
+      const store = new MemoryStore();
+      const id = await twoBackups(store);
+      const clock = new TestHost(1);
+      clock.sleep = () => new Promise(() => undefined);
+      const reader = await Repository.open(store, { host: clock, witness: witness(7, () => verdict) });
+      await reader.openBackup(id, { hold: true });
+      clock.ms += silentMs;
+      const other = await Repository.open(store, { host: clock, witness: witness(8, () => verdict) });
+      const { removed } = await other.prune({ keep: { last: 1 } });
+      expect(removed, String([verdict, silentMs])).toHaveLength(wanted);
+      const left = [...store.files.keys()].filter((name) => name.startsWith('mounts/'));
+      expect(left).toHaveLength(1 - wanted);
+    }
+  });
+
+  test('is told as long as it is mounted', async () => {
+    const store = new MemoryStore();
+    const id = await twoBackups(store);
+    const clock = new TestHost(1);
+    let wake = (): void => undefined;
+    clock.sleep = (ms: number, signal?: AbortSignal) =>
+      new Promise<void>((resolve) => {
+        signal?.addEventListener('abort', () => resolve(), { once: true });
+        wake = () => {
+          clock.ms += ms;
+          resolve();
+        };
+      });
+    const reader = await Repository.open(store, { host: clock, witness: witness(7, () => 'unknown') });
+    const device = await reader.openBackup(id, { hold: true });
+    for (let minutes = 0; minutes < 40; minutes += 1) {
+      wake();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect((await reader.prune({ keep: { last: 1 } })).removed).toEqual([]);
+    await device.close();
+    expect((await reader.prune({ keep: { last: 1 } })).removed).toHaveLength(1);
+  });
+
+  test('while prune is about to let go of it comes back, or is not mounted', async () => {
+    for (const when of ['before', 'after'] as const) {
+      const store = new MemoryStore();
+      const id = await twoBackups(store);
+      const repository = await Repository.open(store, { witness: witness(7, () => true) });
+      const deleting = store.delete.bind(store);
+      let mounting: Promise<unknown> = Promise.resolve();
+      store.delete = async (name) => {
+        if (!name.startsWith('backups/')) return await deleting(name);
+        store.delete = deleting;
+        if (when === 'after') await deleting(name);
+        mounting = repository.openBackup(id, { hold: true }).then(
+          async (device) => expectSame(await contentOf(device), images[0]!, 'what is mounted'),
+          (error: unknown) => error,
+        );
+        if (when === 'before') await mounting;
+        await deleting(name);
+        await mounting;
+      };
+      const { removed } = await repository.prune({ keep: { last: 1 } });
+      if (when === 'before') expect(await mounting).toBeUndefined();
+      else expect(await mounting).toMatchObject({ code: 'NO_SUCH_BACKUP' });
+      expect(removed).toHaveLength(when === 'before' ? 0 : 1);
+      expect(await repository.list()).toHaveLength(when === 'before' ? 2 : 1);
+      expect(await repository.verify({ readPercent: 100 })).toMatchObject({ damaged: [], lost: [] });
+    }
   });
 });
