@@ -7,9 +7,11 @@ import {
   defaultPlan,
   describeDiagnostic,
   type FabricPlan,
+  hasPaths,
   type LintLun,
   lintConf,
   lintManifest,
+  lintSources,
   MANIFEST_NAME,
   memberNames,
   RaidError,
@@ -36,23 +38,40 @@ export async function lintPaths(
       ? join(target, '..')
       : null;
   const asked = (): FabricPlan => defaultPlan(hbas ?? 2, controllers ?? 2);
-  if (folder === null) return await lintFile(target, asked(), ['any disk']);
+  if (folder === null) {
+    const { diagnostics, luns } = lintConf(await textOf(target), asked(), ['any disk']);
+    return { diagnostics: inFile(target, diagnostics), luns };
+  }
   if (hbas !== undefined || controllers !== undefined)
     throw new RaidError('BAD_ARGUMENT', `${target} says itself which HBAs and controllers there are`);
   const path = join(folder, MANIFEST_NAME);
-  const { plan, members, diagnostics } = lintManifest(await readFile(path, 'utf8'), memberNames);
+  const { plan, members, sources, diagnostics } = lintManifest(await readFile(path, 'utf8'), memberNames);
   const found = inFile(path, diagnostics);
   if (diagnostics.some(({ kind }) => kind === 'error')) return { diagnostics: found, luns: [] };
-  if (plan === null) throw new RaidError('BAD_ARGUMENT', `${folder} has no fabric`);
-  const report = await lintFile(join(folder, CONF_NAME), plan, members);
-  return { ...report, diagnostics: [...found, ...report.diagnostics] };
+  const remote = members.flatMap((name, index) => {
+    const source = sources[index];
+    return source !== undefined && hasPaths(source) ? [{ name, source }] : [];
+  });
+  if (plan === null && remote.length === 0)
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      `${folder} has no fabric, and no member that several NBD URIs lead to`,
+    );
+  const conf = join(folder, CONF_NAME);
+  const text = await textOf(conf);
+  const reports = [
+    ...(plan === null ? [] : [lintConf(text, plan, members)]),
+    ...(remote.length === 0 ? [] : [lintSources(text, remote)]),
+  ];
+  return {
+    diagnostics: [...found, ...inFile(conf, reports[0]?.diagnostics ?? [])],
+    luns: reports.flatMap(({ luns }) => luns),
+  };
 }
 
 /** One that is not there means what its absence does. */
-async function lintFile(path: string, plan: FabricPlan, members: readonly string[]): Promise<PathLint> {
-  const text = (await statOf(path)) === null ? '' : await readFile(path, 'utf8');
-  const { diagnostics, luns } = lintConf(text, plan, members);
-  return { diagnostics: inFile(path, diagnostics), luns };
+async function textOf(path: string): Promise<string> {
+  return (await statOf(path)) === null ? '' : await readFile(path, 'utf8');
 }
 
 function inFile(file: string, diagnostics: readonly Diagnostic[]): PathLint['diagnostics'] {

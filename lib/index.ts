@@ -32,7 +32,7 @@ export {
   sparedFailures,
 } from './array/inspect.ts';
 export type { ErrorCounts, Member, MemberState } from './array/members.ts';
-export { hasPaths, openPaths, pathsOf } from './array/paths.ts';
+export { hasPaths, lintSources, openPaths, pathsOf } from './array/paths.ts';
 export { CONF_NAME, pathsStatus, readMultipathConf, sanOf, throughSan } from './array/san.ts';
 export { whatIsOn } from './array/signatures.ts';
 export { ArraySnapshots, SNAPSHOT_STORE } from './array/snapshots.ts';

@@ -73,7 +73,7 @@ export function define(command: Command): void {
 it is restored; restore without a name restores everything. A served array notices at once.
 
 A file multipath.conf in the folder of the array says how its paths are used. lint says what that means in time: stalls,
-failures survived, single points of failure; it ends with 3 where a file has errors.
+failures survived, single points of failure, also of members that several NBD URIs lead to; it ends with 3 where a file has errors.
 
 TIME: 20ms, 1.5s. ${SIZES}`,
   );

@@ -23,8 +23,9 @@
 import type { Device } from '../device/device.ts';
 import { RaidError } from '../errors.ts';
 import { type Host, realHost } from '../host.ts';
-import { type Conf, parseConf, settingsFor } from '../multipath/conf.ts';
+import { type Conf, parseConf, readConf, type Settings, settingsFor } from '../multipath/conf.ts';
 import { MultipathDevice, type Path, type PathConnection } from '../multipath/device.ts';
+import { type LintReport, lintRemote, type RemoteLun } from '../multipath/lint.ts';
 import type { SanLun } from '../multipath/san.ts';
 import { CONNECT_MS, NbdDevice, type NbdOptions } from '../nbd/client.ts';
 import { ClientMemory } from '../nbd/client-memory.ts';
@@ -111,18 +112,18 @@ export function pathsOf(device: Device, name: string): SanLun | null {
   };
 }
 
+function settingsOfPaths(source: string, conf: Conf): Settings {
+  const [first = ''] = urisOf(source);
+  return settingsFor(conf, { wwid: parseNbdUri(first).shortName, vendor: 'NBD', product: 'export' });
+}
+
 /** BAD_ARGUMENT where the paths lead to different data, or a server cannot be one of several; MEMBER_GONE where none answers. */
 export async function openPaths(source: string, options: PathsOptions = {}): Promise<MultipathDevice> {
   const uris = urisOf(source);
   const { conf = parseConf(''), timeoutMs, ...remote } = options;
   const host = realHost;
   const ways = new Ways(source, remote);
-  const [first = ''] = uris;
-  const settings = settingsFor(conf, {
-    wwid: parseNbdUri(first).shortName,
-    vendor: 'NBD',
-    product: 'export',
-  });
+  const settings = settingsOfPaths(source, conf);
   const paths = uris.map((uri): Path => ({ name: uri, connect: (unwanted) => ways.connect(uri, unwanted) }));
   const opened = await MultipathDevice.open(paths, {
     host,
@@ -139,6 +140,24 @@ export async function openPaths(source: string, options: PathsOptions = {}): Pro
   ways.opened(opened.identity);
   connectionsOf.set(opened, () => ways.alive);
   return opened;
+}
+
+/** What a multipath.conf means for members that several URIs lead to. Two ports of one host are not two hosts. */
+export function lintSources(
+  text: string,
+  members: readonly { readonly name: string; readonly source: string }[],
+): LintReport {
+  const { conf, diagnostics } = readConf(text);
+  if (diagnostics.some(({ kind }) => kind === 'error')) return { diagnostics, luns: [] };
+  const remote = members.map(({ name, source }): RemoteLun => {
+    const paths = urisOf(source).map((uri) => {
+      const { address } = parseNbdUri(uri);
+      if (address.kind === 'unix') return { components: [address.path] };
+      return { components: [`host ${address.host}`, `${address.host}:${address.port}`] };
+    });
+    return { name, settings: settingsOfPaths(source, conf), paths };
+  });
+  return { diagnostics, luns: lintRemote(remote) };
 }
 
 /** For whoever has just named them: a path that does not work is a slip, and not a failure. Closes the device then. */

@@ -59,15 +59,41 @@ export function lintConf(
   for (const lun of topology.luns) {
     const settings = settingsOf(conf, lun);
     const paths = pathsTo(topology, lun.identity);
-    const report = reportOn(settings, paths, lun.secondary === 'standby', timing);
-    const same = luns.findIndex(
-      ({ names: _names, ...other }) => JSON.stringify(other) === JSON.stringify(report),
-    );
-    const before = luns[same];
-    if (before === undefined) luns.push({ names: [lun.identity], ...report });
-    else luns[same] = { ...before, names: [...before.names, lun.identity] };
+    add(luns, lun.identity, reportOn(settings, paths, lun.secondary === 'standby', timing));
   }
   return { diagnostics, luns };
+}
+
+/** A disk with paths that are connections to servers: each is all that must work for it. */
+export interface RemoteLun {
+  readonly name: string;
+  readonly settings: Settings;
+  readonly paths: readonly { readonly components: readonly string[] }[];
+}
+
+/** No transport tells of a server that is gone: its connections end with it, which is noticed at once. */
+export function lintRemote(remote: readonly RemoteLun[], timing: LintTiming = {}): readonly LintLun[] {
+  const luns: LintLun[] = [];
+  for (const { name, settings, paths } of remote) {
+    const atOnce = { ...settings, fastIoFailMs: 0, devLossMs: Number.POSITIVE_INFINITY };
+    const report = reportOn(atOnce, paths, false, timing);
+    const [, , ...others] = report.meaning;
+    const first = [
+      'a server ends: its requests go on by another path at once',
+      `a server falls silent: after ${seconds(report.silentFailOverMs)}; with a change unanswered nobody knows what becomes of it: the member has failed`,
+    ];
+    add(luns, name, { ...report, meaning: [...first, ...others] });
+  }
+  return luns;
+}
+
+function add(luns: LintLun[], name: string, report: Omit<LintLun, 'names'>): void {
+  const same = luns.findIndex(
+    ({ names: _names, ...other }) => JSON.stringify(other) === JSON.stringify(report),
+  );
+  const before = luns[same];
+  if (before === undefined) luns.push({ names: [name], ...report });
+  else luns[same] = { ...before, names: [...before.names, name] };
 }
 
 /** Of the `fabric` in a raidsim.json: null where there is none, or none that can be used. */
@@ -77,11 +103,14 @@ export function lintManifest(
 ): {
   readonly plan: FabricPlan | null;
   readonly members: readonly string[];
+  /** What these are: files, or URIs. */
+  readonly sources: readonly string[];
   readonly diagnostics: readonly Diagnostic[];
 } {
   const refuse = (offset: number, message: string) => ({
     plan: null,
     members: [],
+    sources: [],
     diagnostics: [{ kind: 'error' as const, ...placeOf(text, offset), message }],
   });
   let value: unknown;
@@ -100,7 +129,7 @@ export function lintManifest(
   if (!Array.isArray(sources) || !sources.every((each) => typeof each === 'string'))
     return refuse(offsetOf(text, ['members']), 'a manifest has members, a list of names');
   const members = namesOf(sources);
-  if (fabric === undefined) return { plan: null, members, diagnostics: [] };
+  if (fabric === undefined) return { plan: null, members, sources, diagnostics: [] };
   const complaint = complaintAboutPlan(fabric, members);
   if (complaint !== null) return refuse(offsetOf(text, ['fabric', ...complaint.at]), complaint.text);
   const plan = fabric as FabricPlan;
@@ -111,12 +140,12 @@ export function lintManifest(
     ...placeOf(text, offsetOf(text, ['fabric', 'conditions', name])),
     message: `there is no component or path "${name}"; its condition is left out`,
   }));
-  return { plan, members, diagnostics };
+  return { plan, members, sources, diagnostics };
 }
 
 function reportOn(
   settings: Settings,
-  paths: ReturnType<typeof pathsTo>,
+  paths: RemoteLun['paths'],
   isStandby: boolean,
   { ioTimeoutMs = 30_000, tickMs = 1000 }: LintTiming,
 ): Omit<LintLun, 'names'> {

@@ -166,7 +166,7 @@ function pathAlong(walk: readonly string[], controller: string): FabricPath {
 }
 
 /** Components without any of which there is no path, by name. */
-export function singlePointsOfFailure(paths: readonly FabricPath[]): readonly string[] {
+export function singlePointsOfFailure(paths: readonly Pick<FabricPath, 'components'>[]): readonly string[] {
   const [first, ...others] = paths;
   if (first === undefined) return [];
   return first.components
@@ -178,8 +178,8 @@ export function singlePointsOfFailure(paths: readonly FabricPath[]): readonly st
  * So many components may fail, whichever they are, and a path remains. By search: a component of the first path that is
  * left must be among those that fail, so the tree is as deep as the answer and as wide as a path is long.
  */
-export function failuresSurvived(paths: readonly FabricPath[]): number {
-  const canCut = (left: readonly FabricPath[], failures: number): boolean => {
+export function failuresSurvived(paths: readonly Pick<FabricPath, 'components'>[]): number {
+  const canCut = (left: typeof paths, failures: number): boolean => {
     const [first] = left;
     if (first === undefined) return true;
     if (failures === 0) return false;

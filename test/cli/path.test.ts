@@ -1,5 +1,5 @@
 /** `path` where nobody has the array open: what is kept in the manifest, how it is shown, and what lint says. */
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { Scratch } from './raidsim.ts';
 
@@ -71,7 +71,7 @@ test('what cannot be is refused, with what was probably meant', async () => {
     'path delay demo hba0 20': '"20" is no time',
     'path switch demo ctl0': 'demo is not served',
     'path list plain': 'plain has no fabric',
-    'path lint plain': 'plain has no fabric',
+    'path lint plain': 'plain has no fabric, and no member that several NBD URIs lead to',
     'path lint nowhere.conf': 'there is no array, raidsim.json or multipath.conf nowhere.conf',
     'path lint demo --hbas 3': 'says itself',
   };
@@ -90,6 +90,27 @@ test('lint says what a configuration means, and where it is wrong', async () => 
     'unknown demo/multipath.conf:3:3: "colour" is no keyword of multipath.conf; it is left out',
     'disk0, disk1: 2 paths, survives no failure; single points of failure: hba0, hba0-sw0, sw0',
     '  longest stall of a request: 154 s',
+  ]);
+  await scratch.done('create remote -l 1 -n 2 -z 8M -q');
+  const manifest = JSON.parse(await readFile(scratch.path('remote/raidsim.json'), 'utf8'));
+  manifest.members = [
+    'nbd://10.0.0.1:10809/a|nbd://10.0.0.2:10809/a',
+    'nbd://10.0.0.1:10809/b|nbd://10.0.0.1:10810/b|nbd+unix:///b?socket=/run/b.sock',
+    'nbd://10.0.0.1:10809/c|nbd://10.0.0.1:10810/c',
+    'disk3.img',
+  ];
+  await writeFile(scratch.path('remote/raidsim.json'), JSON.stringify(manifest));
+  await writeFile(scratch.path('remote/multipath.conf'), 'defaults {\n  no_path_retry fail\n}\n');
+  const words = (await scratch.done('path lint remote')).split('\n');
+  expect(words.filter((line) => !line.startsWith(' ') && line !== '')).toEqual([
+    expect.stringMatching(/: 2 paths, survives any 1$/),
+    expect.stringMatching(/: 3 paths, survives any 1$/),
+    expect.stringMatching(/: 2 paths, survives no failure; single points of failure: host 10\.0\.0\.1$/),
+  ]);
+  expect(words.slice(1, 4)).toEqual([
+    '  longest stall of a request: 62 s',
+    '  a server ends: its requests go on by another path at once',
+    '  a server falls silent: after 31 s; with a change unanswered nobody knows what becomes of it: the member has failed',
   ]);
   await writeFile(scratch.path('wrong.conf'), 'defaults {\n  no_path_retry maybe\n}\n');
   const { code, stdout } = await scratch.type('path lint wrong.conf');

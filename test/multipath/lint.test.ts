@@ -86,6 +86,7 @@ describe('raidsim.json', () => {
     expect(lintManifest(manifest(undefined), namesOf)).toEqual({
       plan: null,
       members: ['disk0', 'disk1'],
+      sources: ['disk0.img', 'disk1.img'],
       diagnostics: [],
     });
     expect(lintManifest(manifest(twice), namesOf).plan).toEqual(twice);
