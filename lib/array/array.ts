@@ -18,6 +18,7 @@
  */
 import { Device, type Extent, type Lender, type Limits, type ZeroOptions } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
+import type { Crew } from '../engine/crew.ts';
 import { type CheckResult, canReach, type DriverKind, Engine, unreachableBy } from '../engine/engine.ts';
 import type { Death } from '../engine/message.ts';
 import type { Correction, Exclusion, Mismatch } from '../engine/run.ts';
@@ -58,6 +59,8 @@ export interface EngineChoice {
   /** Default: lanes for members that threads can reach by themselves and more than one core; see engine.ts. */
   readonly driver?: DriverKind | undefined;
   readonly lanes?: number | undefined;
+  /** Who lanes are; default: threads. */
+  readonly crew?: Crew | undefined;
   readonly cores?: number | undefined;
   readonly heapBytes?: number | undefined;
   /** Of each member, that a sync or a scrub does in one step; default 4 MiB. */
@@ -183,6 +186,7 @@ export class RaidArray extends Device {
       host: this.#host,
       driver,
       lanes: options.lanes,
+      crew: options.crew,
       cores: options.cores ?? 1,
       heapBytes: options.heapBytes,
       kernel: options.kernel,

@@ -60,7 +60,16 @@ export interface Extent {
  */
 export type DirectAccess =
   | { readonly kind: 'file'; readonly fd: number; readonly offsetBytes: number }
-  | { readonly kind: 'memory'; readonly memory: SharedArrayBuffer; readonly offsetBytes: number };
+  | { readonly kind: 'memory'; readonly memory: SharedArrayBuffer; readonly offsetBytes: number }
+  /** By this thread only. */
+  | { readonly kind: 'calls'; readonly calls: BlockingCalls; readonly offsetBytes: number };
+
+/** Done when they return, all of it; who fails throws a `RaidError`. */
+export interface BlockingCalls {
+  read(offsetBytes: number, target: Uint8Array): void;
+  write(offsetBytes: number, source: Uint8Array): void;
+  flush(): void;
+}
 
 /**
  * Memory that a device reads into and writes from without a copy, given to it as the one buffer of a request; where the request

@@ -153,6 +153,10 @@ export class SynchronousIo {
       const transfer = wholeMember(member);
       try {
         if (access === null || access === undefined) throw gone(member);
+        if (access.kind === 'calls') {
+          access.calls.flush();
+          continue;
+        }
         fdatasyncSync(access.fd);
       } catch (cause) {
         const error = cause instanceof RaidError ? cause : errorFromErrno(cause, 'flush', { member });
@@ -164,8 +168,7 @@ export class SynchronousIo {
 
   #together(batch: Batch, run: Run): boolean {
     const access = this.#members[run.member];
-    if (access === null || access === undefined || access.kind === 'memory' || run.transfers.length === 1)
-      return false;
+    if (access?.kind !== 'file' || run.transfers.length === 1) return false;
     const views = viewsOf(this.#memory, batch, run);
     let expected = 0;
     for (const view of views) expected += view.byteLength;
@@ -191,6 +194,11 @@ export class SynchronousIo {
       return this.#copy(batch.direction, access.memory, position, address, transfer);
     let done = 0;
     try {
+      if (access.kind === 'calls') {
+        const bytes = this.#bytes.subarray(address, address + transfer.lengthBytes);
+        access.calls[batch.direction](position, bytes);
+        return null;
+      }
       while (done < transfer.lengthBytes) {
         const count =
           batch.direction === 'read'
@@ -207,6 +215,7 @@ export class SynchronousIo {
       }
       return null;
     } catch (cause) {
+      if (cause instanceof RaidError) return cause;
       return errorFromErrno(cause, batch.direction, transferPlace(transfer));
     }
   }

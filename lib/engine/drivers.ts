@@ -10,6 +10,7 @@ import type { Kernels } from '../parity/kernels.ts';
 import type { Health } from '../plan/plan.ts';
 import { KIB, roundDown } from '../units.ts';
 import { AsynchronousIo, type Failure, type Request, SynchronousIo } from './batch.ts';
+import type { Crew } from './crew.ts';
 import { Gate } from './gate.ts';
 import { broken, Lanes } from './lanes.ts';
 import { type LogShape, logOf, PartialParityLog } from './log.ts';
@@ -34,6 +35,7 @@ export interface DriverOptions {
   readonly kernels: Kernels;
   readonly kernel?: string | undefined;
   readonly laneCount: number;
+  readonly crew?: Crew | undefined;
   /** Array bytes that are dealt to a lane together: whole stripes. */
   readonly territoryBytes: number;
   readonly readOnly: boolean;
@@ -140,6 +142,7 @@ export class DirectDriver implements Driver {
         ? null
         : new Lanes({
             host: options.host,
+            crew: options.crew,
             map: options.map,
             layout: options.layout,
             health: options.health,

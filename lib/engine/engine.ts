@@ -26,6 +26,7 @@ import type { Layout } from '../layout/layout.ts';
 import { selectKernels } from '../parity/select.ts';
 import { type ErasedRange, type Health, replacementOf } from '../plan/plan.ts';
 import { GIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
+import type { Crew } from './crew.ts';
 import { DirectDriver, type Driver, EVENT_LOOP_WIDTH, EventLoopDriver, type SyncOp } from './drivers.ts';
 import type { LogShape } from './log.ts';
 import { Arena, createMemory, memoryBytesFor, PAGE_BYTES } from './memory.ts';
@@ -60,6 +61,8 @@ export interface EngineOptions {
   /** Default: lanes where all members can be reached directly and there is more than one core. */
   readonly driver?: DriverKind | undefined;
   readonly lanes?: number | undefined;
+  /** Who lanes are; default: threads. */
+  readonly crew?: Crew | undefined;
   readonly cores: number;
   readonly heapBytes?: number | undefined;
   /** Overrides RAIDSIM_KERNEL. */

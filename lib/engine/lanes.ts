@@ -9,12 +9,10 @@
  * Death. A worker that exits on its own account (terminated, out of memory) is replaced. First what it was committing is
  * committed again from the record (ring.ts says why), then its jobs are submitted anew, in their order. Members on which
  * it, or that commit, has met a failure that it has not told of are excluded by the successor from the start: a job that
- * ran again and trusted them would take old data for new, and carry that into the parity. A job that was being
- * worked on when two workers died is given up: its outcome is unknown, and it may well be the cause. A worker that dies
+ * ran again and trusted them would take old data for new, and carry that into the parity. A job that two workers had in
+ * hand when they died, and not one that only waited first in the ring, is given up: its outcome is unknown, and it may well be the cause. A worker that dies
  * of an exception is a programming error: every lane refuses what comes after it.
  */
-import { createRequire } from 'node:module';
-import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads';
 import type { DirectAccess } from '../device/device.ts';
 import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
@@ -22,9 +20,10 @@ import type { Layout } from '../layout/layout.ts';
 import type { Health } from '../plan/plan.ts';
 import { KIB } from '../units.ts';
 import { SynchronousIo } from './batch.ts';
+import type { Crew, Hand } from './crew.ts';
 import { type LogShape, logOf } from './log.ts';
 import type { MemoryMap } from './memory.ts';
-import { type ControlMessage, type LaneBirth, type ReportMessage, reportOf } from './message.ts';
+import { type ControlMessage, type ReportMessage, reportOf } from './message.ts';
 import { DONE, JOBS_PER_LANE, type Job, LaneControl } from './ring.ts';
 import {
   type Exclusion,
@@ -34,6 +33,7 @@ import {
   type SharedHealth,
   without,
 } from './run.ts';
+import { threads } from './thread.ts';
 
 export interface Ticket {
   readonly job: Job;
@@ -64,6 +64,8 @@ const controlJob: Job = { op: 'control', offsetBytes: 0, lengthBytes: 0, address
 
 export interface LanesOptions {
   readonly host: Host;
+  /** Default: threads. */
+  readonly crew?: Crew | undefined;
   readonly map: MemoryMap;
   readonly layout: Layout;
   readonly health: Health;
@@ -87,9 +89,11 @@ export class Lanes {
   /** The next look at the rings that is arranged; null when there is none. One that is dropped comes, and is not heeded. */
   #polling: Polling | null = null;
   readonly #host: Host;
+  readonly #crew: Crew;
 
   constructor(options: LanesOptions) {
     this.#host = options.host;
+    this.#crew = options.crew ?? threads;
     for (let index = 0; index < options.map.laneCount; index += 1) {
       const broke = (error: Error): void => this.refuse(error);
       this.#lanes.push(new Lane(index, options, () => this.#heard(), broke));
@@ -171,7 +175,7 @@ export class Lanes {
     };
     this.#polling = polling;
     if (isSlow) void this.#host.sleep(WALK_POLL_MS).then(look);
-    else setImmediate(look);
+    else this.#crew.soon(look);
   }
 
   #look(): void {
@@ -204,8 +208,7 @@ class Lane {
   readonly #control: LaneControl;
   readonly #heard: () => void;
   readonly #broke: (error: Error) => void;
-  #worker: Worker;
-  #port: MessagePort;
+  #hand: Hand;
   /** By job id, which is the ticket's slot. */
   readonly #tickets: (Ticket | undefined)[] = new Array(JOBS_PER_LANE).fill(undefined);
   readonly #freeIds: number[] = [];
@@ -240,7 +243,7 @@ class Lane {
     this.#health = options.health;
     this.#members = [...options.members];
     for (let id = JOBS_PER_LANE - 1; id >= 0; id -= 1) this.#freeIds.push(id);
-    [this.#worker, this.#port] = this.#start();
+    this.#hand = this.#hire();
   }
 
   get isRefusing(): boolean {
@@ -297,7 +300,7 @@ class Lane {
     return new Promise((resolve) => {
       this.#stopped = resolve;
       // Whoever awaits the end must get it: a worker that is not waited for would let Node end before.
-      this.#worker.ref();
+      this.#hand.ref();
       this.#sendStop();
       poll();
     });
@@ -309,7 +312,7 @@ class Lane {
   }
 
   async kill(): Promise<void> {
-    await this.#worker.terminate();
+    await this.#hand.kill();
   }
 
   /** Ends every job that the lane has finished. Returns how many. */
@@ -329,8 +332,8 @@ class Lane {
   arm(): boolean {
     if (this.inFlight === 0) return false;
     this.#control.arm();
-    this.#port.ref();
-    this.#worker.ref();
+    this.#hand.refPosts();
+    this.#hand.ref();
     if (!this.#control.hasCompletions()) return false;
     this.#control.disarm();
     return true;
@@ -338,13 +341,13 @@ class Lane {
 
   /** Nothing under way: Node may end. */
   rest(): void {
-    this.#port.unref();
-    if (this.#stopped === null) this.#worker.unref();
+    this.#hand.unrefPosts();
+    if (this.#stopped === null) this.#hand.unref();
   }
 
   #sendStop(): void {
     // Not unreferenced, as an idle worker is: Node must not end before it has.
-    this.#worker.ref();
+    this.#hand.ref();
     this.control({ kind: 'stop' }, () => undefined);
   }
 
@@ -353,11 +356,11 @@ class Lane {
     if (id === undefined) return false;
     // The message is on the port before the job that says so is in the ring.
     const message = this.#messages.get(ticket);
-    if (message !== undefined) this.#port.postMessage(message);
+    if (message !== undefined) this.#hand.post(message);
     assert(this.#control.trySubmit(id, ticket.job), 'there are fewer ids than the ring has slots');
     this.#tickets[id] = ticket;
     this.#order.add(id);
-    this.#control.wake();
+    this.#hand.wake();
     return true;
   }
 
@@ -370,9 +373,9 @@ class Lane {
     for (;;) {
       const known = this.#reports.get(id);
       if (known !== undefined) return known;
-      const received = receiveMessageOnPort(this.#port) as { message: ReportMessage | null } | undefined;
-      assert(received !== undefined, 'a completion with a report has its report on the port');
-      this.#take(received.message);
+      const message = this.#hand.receive();
+      assert(message !== undefined, 'a completion with a report has its report on the port');
+      this.#take(message);
     }
   }
 
@@ -397,48 +400,40 @@ class Lane {
     ticket.done(report);
   }
 
-  #start(): [Worker, MessagePort] {
-    const { port1, port2 } = new MessageChannel();
-    const birth: LaneBirth = {
-      map: this.#options.map,
-      lane: this.#index,
-      port: port2,
-      geometry: this.#options.layout.geometry,
-      health: this.#health,
-      members: this.#members,
-      kernel: this.#options.kernel,
-      readOnly: this.#options.readOnly,
-      log: this.#options.log,
-    };
-    const worker = new Worker(createRequire(import.meta.url).resolve('#lane'), {
-      name: `raidsim lane ${this.#index}`,
-      workerData: birth,
-      transferList: [port2],
-      // None of the program's own: with `node --input-type=module -e` a worker does not even start.
-      execArgv: [],
-    });
-    worker.unref();
-    port1.on('message', (message: ReportMessage | null) => {
-      this.#take(message);
-      this.#heard();
-    });
-    port1.unref();
-    worker.on('error', (error: Error & { code?: string }) => {
-      if (error.code !== 'ERR_WORKER_OUT_OF_MEMORY') this.#broke(error);
-    });
-    worker.on('exit', () => this.#died(worker));
-    return [worker, port1];
+  #hire(): Hand {
+    const { crew = threads, map, layout, kernel, readOnly, log } = this.#options;
+    const hand = crew.hire(
+      {
+        map,
+        lane: this.#index,
+        geometry: layout.geometry,
+        health: this.#health,
+        members: this.#members,
+        kernel,
+        readOnly,
+        log,
+      },
+      {
+        posted: (message) => {
+          this.#take(message);
+          this.#heard();
+        },
+        broke: (error) => this.#broke(error),
+        died: () => this.#died(hand),
+      },
+    );
+    return hand;
   }
 
-  #died(worker: Worker): void {
-    if (worker !== this.#worker) return;
+  #died(hand: Hand): void {
+    if (hand !== this.#hand) return;
     this.drain();
     if (this.#stopped !== null && this.inFlight === 0) {
       this.#retire();
       return;
     }
     this.deaths += 1;
-    this.#port.close();
+    this.#hand.leave();
     const pending = [...this.#order].map((id) => this.#tickets[id]).filter((ticket) => ticket !== undefined);
     const all = [...pending, ...this.#overflow];
     this.#overflow = [];
@@ -455,12 +450,14 @@ class Lane {
         this.#finish(ticket, ticket.job.op === 'control' ? nothingToReport : broken(ticket.job, cause));
       return;
     }
+    const { hasTaken } = this.#control;
     const exclusions = this.#inherit();
     // The successor is born with what the control messages said; sent again, an older one would undo a newer.
     for (const ticket of all) if (ticket.job.op === 'control') this.#finish(ticket, nothingToReport);
     const waiting = all.filter((ticket) => ticket.job.op !== 'control');
 
-    const [victim] = waiting;
+    // What it had in hand. Behind a control message everything else was still to be begun.
+    const victim = hasTaken && all[0] === waiting[0] ? waiting[0] : undefined;
     this.#lives = victim !== undefined && victim === this.#lastVictim ? this.#lives + 1 : 1;
     this.#lastVictim = victim ?? null;
     if (victim !== undefined && this.#lives >= LIVES_OF_A_JOB) {
@@ -472,7 +469,7 @@ class Lane {
       this.#retire();
       return;
     }
-    [this.#worker, this.#port] = this.#start();
+    this.#hand = this.#hire();
     for (const ticket of waiting) {
       if (!this.#place(ticket)) this.#overflow.push(ticket);
     }

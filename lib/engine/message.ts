@@ -8,17 +8,21 @@ import type { LogShape } from './log.ts';
 import type { MemoryMap } from './memory.ts';
 import type { Correction, Mismatch, Report } from './run.ts';
 
-/** What a lane is born with. */
-export interface LaneBirth {
+/** What a lane is to work on. */
+export interface LaneTask {
   readonly map: MemoryMap;
   readonly lane: number;
-  readonly port: MessagePort;
   readonly geometry: Geometry;
   readonly health: Health;
   readonly members: readonly (DirectAccess | null)[];
   readonly kernel: string | undefined;
   readonly readOnly: boolean;
   readonly log: LogShape | null;
+}
+
+/** What a thread is born with. */
+export interface LaneBirth extends LaneTask {
+  readonly port: MessagePort;
 }
 
 export type ControlMessage =

@@ -23,7 +23,15 @@
  * The log of the clock gets every request when it happens, and every fault.
  */
 import { gather } from '../device/buffers.ts';
-import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from '../device/device.ts';
+import {
+  type BlockingCalls,
+  Device,
+  type DirectAccess,
+  type Extent,
+  type Limits,
+  totalBytes,
+  type ZeroOptions,
+} from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { type ErrorCode, RaidError } from '../errors.ts';
 import { KIB, SECTOR_BYTES } from '../units.ts';
@@ -231,8 +239,9 @@ export class Disk {
     return copy;
   }
 
-  open(process: Process): DiskDevice {
-    return new DiskDevice(this, process);
+  /** `isDirect`: for lanes, and whoever else does not go by the device's own requests. */
+  open(process: Process, isDirect = false): DiskDevice {
+    return new DiskDevice(this, process, isDirect);
   }
 
   // Content, past all requests and faults.
@@ -368,6 +377,11 @@ export class Disk {
 
   begin(flight: Flight): void {
     this.#flights.add(flight);
+  }
+
+  /** It does not happen. */
+  forget(flight: Flight): void {
+    this.#flights.delete(flight);
   }
 
   write(flight: Flight, fua: boolean): void {
@@ -519,15 +533,16 @@ export class Disk {
 export class DiskDevice extends Device {
   override readonly name: string;
   override readonly limits: Limits;
-  override readonly direct = null;
   readonly disk: Disk;
+  readonly #calls: DiskCalls | null;
   readonly #process: Process;
   readonly #inFlight = new InFlight();
   #flushFailure: RaidError | null = null;
 
-  constructor(disk: Disk, process: Process) {
+  constructor(disk: Disk, process: Process, isDirect: boolean) {
     super();
     this.disk = disk;
+    this.#calls = isDirect ? new DiskCalls(this) : null;
     this.name = disk.name;
     this.#process = process;
     this.limits = {
@@ -536,6 +551,11 @@ export class DiskDevice extends Device {
       preferredBytes: PAGE_BYTES,
       readOnly: false,
     };
+  }
+
+  override get direct(): DirectAccess | null {
+    const calls = this.isClosed ? null : this.#calls;
+    return calls === null ? null : { kind: 'calls', calls, offsetBytes: 0 };
   }
 
   /** Something that happens a while after the request it came with was answered; closing waits for it. */
@@ -561,15 +581,17 @@ export class DiskDevice extends Device {
   }
 
   protected override doFlush(): Promise<void> {
-    return this.#in(this.disk.latencyOf('flush'), () => {
-      if (this.#flushFailure !== null) throw this.#flushFailure;
-      try {
-        this.disk.flush();
-      } catch (error) {
-        if (error instanceof RaidError) this.#flushFailure = error;
-        throw error;
-      }
-    });
+    return this.#in(this.disk.latencyOf('flush'), () => this.flushNow());
+  }
+
+  flushNow(): void {
+    if (this.#flushFailure !== null) throw this.#flushFailure;
+    try {
+      this.disk.flush();
+    } catch (error) {
+      if (error instanceof RaidError) this.#flushFailure = error;
+      throw error;
+    }
   }
 
   protected override doDiscard(offsetBytes: number, lengthBytes: number): Promise<void> {
@@ -615,5 +637,44 @@ export class DiskDevice extends Device {
         this.#process,
       );
     });
+  }
+}
+
+/** The same, in no time; or in time that the caller takes, between `begin` and the call. */
+export class DiskCalls implements BlockingCalls {
+  readonly #device: DiskDevice;
+
+  constructor(device: DiskDevice) {
+    this.#device = device;
+  }
+
+  read(offsetBytes: number, target: Uint8Array): void {
+    this.#device.disk.read(offsetBytes, [target], target.byteLength);
+  }
+
+  write(offsetBytes: number, source: Uint8Array): void {
+    this.#device.disk.write(this.#flightOf(offsetBytes, source), false);
+  }
+
+  flush(): void {
+    this.#device.flushNow();
+  }
+
+  /** How long it takes, and what tells the disk that it is under way no more. */
+  begin(
+    direction: 'read' | 'write',
+    offsetBytes: number,
+    bytes: Uint8Array,
+  ): { ms: number; end: () => void } {
+    const { disk } = this.#device;
+    const ms = disk.latencyOf(direction);
+    if (direction === 'read') return { ms, end: () => undefined };
+    const flight = this.#flightOf(offsetBytes, bytes);
+    disk.begin(flight);
+    return { ms, end: () => disk.forget(flight) };
+  }
+
+  #flightOf(offsetBytes: number, source: Uint8Array): Flight {
+    return { device: this.#device, offsetBytes, sources: [source], lengthBytes: source.byteLength };
   }
 }

@@ -144,6 +144,7 @@ export class Registers {
     const now = this.now();
     for (const write of this.#underWay) write.end = now;
     this.#underWay.clear();
+    this.#reading.clear();
   }
 
   /** The power is gone, and all caches with it. */

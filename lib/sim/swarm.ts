@@ -13,6 +13,7 @@
  *   beyond   damage knows no bounds: what is lost must be refused with an error, and never be wrong
  */
 import { shapeArray } from '../array/form.ts';
+import type { Death } from '../engine/message.ts';
 import { RaidError } from '../errors.ts';
 import { realHost, seededRandom } from '../host.ts';
 import type { Level } from '../layout/geometry.ts';
@@ -56,6 +57,8 @@ export interface Config {
   readonly assumeClean: boolean;
   /** Of each member, that a sync or a scrub does in one step; absent: what arrays do by themselves, more than there is. */
   readonly windowBytes?: number | undefined;
+  /** Absent: the driver is the event loop's. */
+  readonly lanes?: number | undefined;
   /** Requests under way at once. */
   readonly depth: number;
   readonly readMs: number;
@@ -88,6 +91,8 @@ export type Step =
       readonly sectors: number;
       readonly kind: number;
     }
+  /** A lane dies: now, or at the next commit; and its successor perhaps too, soon. */
+  | { readonly do: 'kill-lane'; readonly which: number; readonly when: Death; readonly isTwice: boolean }
   /** Closed, and assembled again; a member may be absent. */
   | { readonly do: 'stop'; readonly absent: number | null }
   /** The process is killed, or the power goes, in so many milliseconds, whatever is going on; and perhaps once more. */
@@ -142,9 +147,23 @@ export function pickCase(seed: number, wishes: Wishes = {}): Case {
     const config = pickConfig(random, level);
     const sectorCount = arraySectorsOf(config);
     if (sectorCount === null) continue;
-    const steps = pickSteps(random, config, mode, sectorCount);
-    return { seed, mode, config, steps: steps.slice(0, wishes.steps) };
+    const one = withLanes({ seed, mode, config, steps: pickSteps(random, config, mode, sectorCount) });
+    return { ...one, steps: one.steps.slice(0, wishes.steps) };
   }
+}
+
+/** By a chance of its own: a case without lanes is the same whether others have them or not. */
+function withLanes(one: Case): Case {
+  const random = seededRandom(one.seed ^ 0x1a7e5);
+  for (let count = 0; count < 4; count += 1) random(2);
+  if (random(4) !== 0) return one;
+  const inThousand = pick(random, [4, 15, 50]);
+  const steps = one.steps.flatMap((step): readonly Step[] => {
+    if (random(1000) >= inThousand) return [step];
+    const when = pick(random, ['now', 'now', 'before-commit', 'in-commit', 'after-commit'] as const);
+    return [{ do: 'kill-lane', which: random(16), when, isTwice: random(6) === 0 }, step];
+  });
+  return { ...one, config: { ...one.config, lanes: pick(random, [1, 2, 2, 3]) }, steps };
 }
 
 function pickConfig(random: Random, level: Level): Config {

@@ -1,7 +1,6 @@
 /**
  * A case comes true: the shipping array, engine, planner and md code, on simulated disks, in virtual time. Replaced are
- * devices, clock, chance and scheduling; the driver is the event loop's, since lanes are real threads, which no seed can
- * order (what their deaths do is tested with real threads, in test/array).
+ * devices, clock, chance and scheduling; the driver is the event loop's, or lanes that are no threads (lanes.ts).
  *
  *   safety     the steps. Requests run side by side, up to the depth; one change of members at a time, beside them.
  *              A crash comes when its time comes, in the middle of whatever goes on, assembly included
@@ -18,6 +17,7 @@
  */
 import type { RaidArray } from '../array/array.ts';
 import { type AssemblyReport, assembleDevices, formArray, type Source } from '../array/form.ts';
+import type { Death } from '../engine/message.ts';
 import type { Mismatch } from '../engine/run.ts';
 import { InvariantViolation, RaidError } from '../errors.ts';
 import {
@@ -31,6 +31,7 @@ import { KIB, MIB, SECTOR_BYTES } from '../units.ts';
 import { columnOf, type Damage, mayLose, maySpoil, pageOf, rowOf, sectorsOn } from './atlas.ts';
 import { Clock, Process, Stuck } from './clock.ts';
 import { type Applied, Disk, type DiskDevice, type DiskFault, type Keep, type Zone } from './disk.ts';
+import { SimulatedCrew } from './lanes.ts';
 import { disagreement } from './redundancy.ts';
 import { Registers, type Write } from './registers.ts';
 import { type Case, type FaultName, type Step, shapeOptionsOf, silentFaults } from './swarm.ts';
@@ -55,7 +56,7 @@ export interface Failure {
 export interface Tally {
   operations: Record<string, number>;
   faults: Partial<Record<FaultName, number>>;
-  crashes: { kill: number; power: number };
+  crashes: { kill: number; power: number; lane: number };
   /** Assemblies, recoveries and resyncs that were completed. */
   recoveries: {
     assembled: number;
@@ -64,6 +65,8 @@ export interface Tally {
     corrected: number;
     /** Assemblies that had to be told whom to leave out. */
     forksInDoubt: number;
+    /** Requests that two lanes died with, one after the other: their outcome is not known. */
+    abandoned: number;
   };
   /** Allowed losses that were met, by their number: reads of sectors that held what they should not; L1: refusals. */
   losses: { L1: number; L3: number; L7: number };
@@ -81,8 +84,8 @@ export function emptyTally(): Tally {
   return {
     operations: {},
     faults: {},
-    crashes: { kill: 0, power: 0 },
-    recoveries: { assembled: 0, recovered: 0, resynced: 0, corrected: 0, forksInDoubt: 0 },
+    crashes: { kill: 0, power: 0, lane: 0 },
+    recoveries: { assembled: 0, recovered: 0, resynced: 0, corrected: 0, forksInDoubt: 0, abandoned: 0 },
     losses: { L1: 0, L3: 0, L7: 0 },
     events: 0,
   };
@@ -103,6 +106,8 @@ interface Unit {
   isTroubled: boolean;
   /** A member in sync when the array was last seen. */
   isCurrent: boolean;
+  /** Lanes have been told that it is in sync, and have no job left from before. */
+  isTrusted: boolean;
   /** Until then no read fails once more: one that fails twice is no transient error. */
   readsUntilMs: number;
 }
@@ -145,6 +150,7 @@ class World {
   readonly #targets: Uint8Array[] = [];
   #registers = new Registers(1);
   #process: Process;
+  #crew: SimulatedCrew;
   #array: RaidArray | null = null;
   #next = 0;
   #failure: Failure | null = null;
@@ -178,6 +184,7 @@ class World {
     this.#case = one;
     this.#clock = new Clock(one.seed);
     this.#process = new Process(this.#clock);
+    this.#crew = new SimulatedCrew(this.#process);
   }
 
   async run(): Promise<Outcome> {
@@ -189,6 +196,7 @@ class World {
       this.#failure = this.#failureOf(error);
     }
     this.#process.kill();
+    this.#tally.crashes.lane += this.#crew.deaths;
     this.#tally.events = this.#clock.eventCount;
     this.#tally.losses.L3 = this.#registers.lostSeen + this.#declaredSeen;
     return { failure: this.#failure, hash: this.#clock.digest(), tally: this.#tally };
@@ -234,6 +242,7 @@ class World {
       isAbsent: false,
       isTroubled: false,
       isCurrent: false,
+      isTrusted: false,
       readsUntilMs: 0,
     };
     this.#units.push(unit);
@@ -241,7 +250,7 @@ class World {
   }
 
   #open(unit: Unit): DiskDevice {
-    unit.device = unit.disk.open(this.#process);
+    unit.device = unit.disk.open(this.#process, this.#case.config.lanes !== undefined);
     return unit.device;
   }
 
@@ -258,6 +267,7 @@ class World {
       { ...shapeOptionsOf(config), ...this.#engineOptions() },
     );
     this.#registers = new Registers(this.#array.limits.sizeBytes / SECTOR_BYTES);
+    this.#noteTrust(true);
     this.#observe();
   }
 
@@ -282,6 +292,7 @@ class World {
       throw new Wrong('violation', `events went back from ${this.#eventsSeen} to ${count} (I12)`);
     }
     this.#eventsAssembled = count;
+    this.#noteTrust(true);
     this.#observe();
     this.#exposeRisks();
   }
@@ -344,10 +355,12 @@ class World {
   }
 
   #engineOptions() {
+    const { lanes } = this.#case.config;
     return {
       host: this.#process,
       heapBytes: HEAP_BYTES,
       windowBytes: this.#case.config.windowBytes,
+      ...(lanes === undefined ? {} : { driver: 'lanes' as const, lanes, crew: this.#crew }),
     };
   }
 
@@ -438,6 +451,7 @@ class World {
   }
 
   async #perform(step: Step): Promise<void> {
+    if (this.#case.config.lanes !== undefined) this.#noteTrust(this.#underWay === 0);
     switch (step.do) {
       case 'write':
       case 'zero':
@@ -453,6 +467,8 @@ class World {
         await this.#settled();
         await this.#process.sleep(step.ms);
         return this.#observe();
+      case 'kill-lane':
+        return this.#killLane(step);
       case 'stop':
         return await this.#stop(step.absent);
       case 'crash':
@@ -537,7 +553,10 @@ class World {
   #read(firstSector: number, count: number): void {
     const array = this.#live();
     const { sector, sectors } = this.#place(firstSector, count);
-    const inv = this.#registers.now();
+    const registers = this.#registers;
+    // A part of it may wait for a lane that died while others write what its other parts have read.
+    const isLong = this.#case.config.lanes !== undefined;
+    const inv = isLong ? registers.beginRead() : registers.now();
     this.#clock.note(events.read, sector, sectors);
     this.#count('read');
     this.#underWay += 1;
@@ -548,10 +567,14 @@ class World {
     array.read(sector * SECTOR_BYTES, target).then(
       () => {
         this.#judge(sector, target, inv);
+        if (isLong) registers.endRead(inv);
         this.#targets.push(buffer);
         this.#end();
       },
-      (error: unknown) => this.#requestFailed('read', error, null),
+      (error: unknown) => {
+        if (isLong) registers.endRead(inv);
+        this.#requestFailed('read', error, null);
+      },
     );
   }
 
@@ -610,12 +633,55 @@ class World {
 
   #requestFailed(what: string, error: unknown, write: Write | null): void {
     if (write !== null) this.#registers.failed(write);
+    if (this.#isGivenUp(error)) {
+      // Disks that cannot be missed may have refused what the dead lane's successor wrote again.
+      if (write !== null && this.#isBeyond) this.#noteTorn(write);
+      this.#end();
+      return;
+    }
     if (isLoss(error) && this.#isBeyond) {
       this.#tally.losses.L1 += 1;
-      const layout = this.#layout;
-      if (write !== null && layout !== null) for (const row of rowsOf(layout, write)) this.#torn.add(row);
+      if (write !== null) this.#noteTorn(write);
     } else if (!(error instanceof RaidError) || error.code !== 'CLOSED') this.#fail(contextual(what, error));
     this.#end();
+  }
+
+  #noteTorn(write: Write): void {
+    const layout = this.#layout;
+    if (layout !== null) for (const row of rowsOf(layout, write)) this.#torn.add(row);
+  }
+
+  /** Two lanes died with it, one after the other. */
+  #isGivenUp(error: unknown): boolean {
+    const isUnknown =
+      error instanceof RaidError && (error.code === 'WRITE_MAYBE_APPLIED' || error.code === 'READ_ABANDONED');
+    const isExcused = isUnknown && this.#crew.excuses(error);
+    if (isExcused) this.#tally.recoveries.abandoned += 1;
+    return isExcused;
+  }
+
+  #killLane({ which, when, isTwice }: Extract<Step, { do: 'kill-lane' }>): void {
+    const array = this.#live();
+    const { lanes } = array.engine;
+    if (lanes === 0) return;
+    const lane = which % lanes;
+    const kill = (how: Death): void => {
+      array.killLane(lane, how).catch((error: unknown) => this.#fail(error));
+    };
+    kill(when);
+    if (!isTwice) return;
+    const { deaths } = this.#crew;
+    // When the first is dead, about when its successor begins. One that never comes to a commit is not waited for.
+    const soon = (run: () => void): void =>
+      this.#clock.after(0.5 + this.#clock.random(2000) / 1000, run, this.#process);
+    let looks = 0;
+    const again = (): void => {
+      looks += 1;
+      if (this.#array !== array || looks > 50) return;
+      if (this.#crew.deaths === deaths) soon(again);
+      else soon(() => this.#array === array && kill('now'));
+    };
+    soon(again);
   }
 
   // Changes of members.
@@ -776,7 +842,7 @@ class World {
         throw new Wrong('mismatch', `a scrub found ${JSON.stringify(mismatch)} (I9)`);
       }
     } catch (error) {
-      if (isClosed(error) || (this.#isBeyond && isLoss(error))) return;
+      if (isClosed(error) || this.#isGivenUp(error) || (this.#isBeyond && isLoss(error))) return;
       throw error;
     }
   }
@@ -796,7 +862,7 @@ class World {
     try {
       for await (const _ of array.rebuild()) this.#clock.renew(PATIENCE_MS);
     } catch (error) {
-      if (isClosed(error) || (this.#isBeyond && isLoss(error))) return;
+      if (isClosed(error) || this.#isGivenUp(error) || (this.#isBeyond && isLoss(error))) return;
       // The disk that was being recovered has failed, which is its right.
       if (error instanceof RaidError && error.reaction === 'fail-member') return;
       throw error;
@@ -885,10 +951,27 @@ class World {
     return { impaired, latent };
   }
 
+  #noteTrust(isIdle: boolean): void {
+    for (const unit of this.#units)
+      unit.isTrusted = this.#slotOf(unit) !== null && (isIdle || unit.isTrusted);
+  }
+
+  /** What there is for new damage to come on top of: to jobs that lanes were given before, a member just in sync is not. */
+  #damageSoFar(): Damage {
+    const damage = this.#damage();
+    if (this.#case.config.lanes === undefined) return damage;
+    const impaired = new Set(damage.impaired);
+    for (const unit of this.#units) {
+      const slot = this.#slotOf(unit);
+      if (slot !== null && !unit.isTrusted) impaired.add(slot);
+    }
+    return { ...damage, impaired };
+  }
+
   /** Whether the damage budget has room for the loss of this member. Beyond it, everything goes, and is noted. */
   #spend(slot: number): boolean {
     const { layout } = this.#live();
-    if (mayLose(layout, this.#damage(), slot)) return true;
+    if (mayLose(layout, this.#damageSoFar(), slot)) return true;
     if (this.#case.mode !== 'beyond') return false;
     this.#isBeyond = true;
     return true;
@@ -987,7 +1070,9 @@ class World {
       case 'write-error': {
         // One that lands late does so on a disk that is out; beyond redundancy it might have to stay.
         const ways: readonly Applied[] = ['none', 'prefix', 'all', 'late'];
-        const applied = ways[kind % (this.#case.mode === 'beyond' ? 3 : 4)] ?? 'none';
+        // Nor does one of a thread's, which has ended when it is told of.
+        const isNever = this.#case.mode === 'beyond' || this.#case.config.lanes !== undefined;
+        const applied = ways[kind % (isNever ? 3 : 4)] ?? 'none';
         arm({ on: 'write', kind: 'error', code: 'WRITE_FAILED', applied });
         return;
       }
@@ -1032,7 +1117,7 @@ class World {
   }
 
   #spendPages(slot: number, pages: readonly number[]): boolean {
-    if (maySpoil(this.#live().layout, this.#damage(), slot, pages)) return true;
+    if (maySpoil(this.#live().layout, this.#damageSoFar(), slot, pages)) return true;
     if (this.#case.mode !== 'beyond') return false;
     this.#isBeyond = true;
     return true;
@@ -1149,7 +1234,9 @@ class World {
     else this.#registers.killed();
     if (array !== null) this.#tally.recoveries.corrected += correctionsOf(array);
     this.#array = null;
+    this.#tally.crashes.lane += this.#crew.deaths;
     this.#process = new Process(this.#clock);
+    this.#crew = new SimulatedCrew(this.#process);
     this.#underWay = 0;
     this.#freed = [];
     this.#control = null;

@@ -1,11 +1,13 @@
 /**
- * Hunts a mutant, or the engine as it is: explores the crash points named, or the random fabrics, one after the other, until
+ * Hunts a mutant, or the engine as it is: explores the crash points named, or random fabrics or lanes, one after the other, until
  * something is violated. Run from the dist of the mutant; the hunts are its only argument. Prints the first violation, if any, and exits
  * with 10 then: 1 is that of a program that does not even load.
  */
+import { parseLevel } from '../../lib/layout/levels.ts';
 import { explore, thorough } from '../../lib/sim/crash-points.ts';
 import { worlds } from '../../lib/sim/crash-worlds.ts';
-import { simulate } from '../../lib/sim/simulate.ts';
+import { runAlone, simulate } from '../../lib/sim/simulate.ts';
+import { pickCase } from '../../lib/sim/swarm.ts';
 import type { Hunt } from './mutants.ts';
 
 Error.stackTraceLimit = 5;
@@ -20,9 +22,22 @@ async function brokenFabric({ seed, runs }: { readonly seed: number; readonly ru
   return null;
 }
 
+/** What is wrong in the first array in which something is, of those that have lanes. */
+async function brokenLanes(of: { readonly level: string; readonly seed: number; readonly runs: number }) {
+  const level = parseLevel(of.level);
+  for (let seed = of.seed; seed < of.seed + of.runs; seed += 1) {
+    const one = pickCase(seed, { level, mode: 'safe' });
+    if (one.config.lanes === undefined) continue;
+    const { failure } = await runAlone(one);
+    if (failure !== null)
+      return `lanes of a ${of.level}, seed ${seed}: ${failure.kind}: ${failure.message.split('\n')[0]}`;
+  }
+  return null;
+}
+
 for (const hunt of JSON.parse(process.argv[2] ?? '') as readonly Hunt[]) {
-  if ('paths' in hunt) {
-    const what = await brokenFabric(hunt.paths);
+  if ('paths' in hunt || 'lanes' in hunt) {
+    const what = 'paths' in hunt ? await brokenFabric(hunt.paths) : await brokenLanes(hunt.lanes);
     if (what === null) continue;
     process.stdout.write(`${what}\n`);
     process.exitCode = 10;

@@ -7,10 +7,14 @@
  */
 import type { ExploreOptions } from '../../lib/sim/crash-points.ts';
 
-/** Crash points of one script of one world (lib/sim/crash-worlds.ts), or random fabrics (lib/sim/paths.ts). */
+/**
+ * Crash points of one script of one world (lib/sim/crash-worlds.ts), random fabrics (lib/sim/paths.ts), or random arrays whose
+ * lanes die (lib/sim/swarm.ts).
+ */
 export type Hunt =
   | { readonly world: string; readonly script: number; readonly options?: Partial<ExploreOptions> }
-  | { readonly paths: { readonly seed: number; readonly runs: number } };
+  | { readonly paths: { readonly seed: number; readonly runs: number } }
+  | { readonly lanes: { readonly level: string; readonly seed: number; readonly runs: number } };
 
 export interface Mutant {
   readonly name: string;
@@ -36,6 +40,9 @@ const raid5Bitmap = (...scripts: readonly number[]): readonly Hunt[] => on('raid
 const raid5Log = (...scripts: readonly number[]): readonly Hunt[] => on('raid5 of 3, ppl', ...scripts);
 
 const paths = (seed: number, runs: number): readonly Hunt[] => [{ paths: { seed, runs } }];
+const lanes = (level: string, seed: number, runs: number): readonly Hunt[] => [
+  { lanes: { level, seed, runs } },
+];
 
 const array = 'lib/array/array.ts';
 const sync = 'lib/array/sync.ts';
@@ -50,6 +57,8 @@ const bitmap = 'lib/md/bitmap.ts';
 const superblock = 'lib/md/superblock1.ts';
 const engine = 'lib/engine/engine.ts';
 const run = 'lib/engine/run.ts';
+const lanesFile = 'lib/engine/lanes.ts';
+const work = 'lib/engine/work.ts';
 const parity = 'lib/plan/parity.ts';
 const copies = 'lib/plan/copies.ts';
 const ppl = 'lib/md/ppl.ts';
@@ -715,5 +724,39 @@ export const mutants: readonly Mutant[] = [
     replace: '    throw this.#noPathError();',
     breaks: 'no_path_retry queue',
     hunts: paths(1, 100),
+  },
+
+  // Deaths of lanes.
+  {
+    name: 'a successor does not finish the commit',
+    file: lanesFile,
+    find: 'const entries = this.#control.unfinishedCommit();',
+    replace: 'const entries = this.#control.unfinishedCommit().slice(0, 0);',
+    breaks: 'I9',
+    hunts: lanes('raid5', 1, 200),
+  },
+  {
+    name: 'the note of a commit goes before its writes are done',
+    file: work,
+    find: '        failures = yield asked;\n        // Noted',
+    replace: '        this.control.endCommit();\n        failures = yield asked;\n        // Noted',
+    breaks: 'I9',
+    hunts: lanes('raid5', 280, 20),
+  },
+  {
+    name: 'jobs of a lane that died are forgotten',
+    file: lanesFile,
+    find: "const waiting = all.filter((ticket) => ticket.job.op !== 'control');",
+    replace: "const waiting = all.filter((ticket) => ticket.job.op !== 'control').slice(0, 1);",
+    breaks: 'I16',
+    hunts: lanes('raid5', 1, 60),
+  },
+  {
+    name: 'a job is given up with the first lane that dies',
+    file: lanesFile,
+    find: 'this.#lives >= LIVES_OF_A_JOB',
+    replace: 'this.#lives >= 1',
+    breaks: 'I2',
+    hunts: lanes('raid5', 1, 60),
   },
 ];

@@ -56,6 +56,7 @@ describe('nothing is lost that may not be', () => {
       `${operations} operations (${perMinute.toFixed(2)} M a minute)`,
       `${all} faults`,
       `${crashes.kill + crashes.power} crashes`,
+      `${crashes.lane} dead lanes`,
       `${recoveries.recovered} members recovered`,
       `losses allowed ${JSON.stringify(losses)}`,
     ].join(', ');

@@ -1,0 +1,262 @@
+/**
+ * Lanes that are no threads: the shipping rings, commit record, work and inheritance (engine/lanes.ts, work.ts), and instead
+ * of a thread an actor on the clock. Its I/O takes the time that disks take, one transfer after the other, and so any lane
+ * can die between any two of them: with jobs that it has not begun, has half written, or has done and told nobody of.
+ *
+ * What a lane does when it is killed in a system call is what a thread does: the call ends, and nothing follows. By lot
+ * it had not begun. The main thread's own I/O, inline and for a dead lane's commit, takes no time.
+ */
+import type { DirectAccess } from '../device/device.ts';
+import { addressIn, type Batch, type Failure, type Flush, runsOf, SynchronousIo } from '../engine/batch.ts';
+import type { Crew, Hand, Hears } from '../engine/crew.ts';
+import type { ControlMessage, LaneTask, ReportMessage } from '../engine/message.ts';
+import type { Job } from '../engine/ring.ts';
+import { driveAsynchronously, nothingToReport } from '../engine/run.ts';
+import { LaneWork } from '../engine/work.ts';
+import { assert, type RaidError } from '../errors.ts';
+import type { Transfer } from '../plan/plan.ts';
+import type { Clock, Process } from './clock.ts';
+import { DiskCalls } from './disk.ts';
+
+/** On average: until rings are looked at, a message is heard, somebody wakes, is born or is seen to be dead. */
+const LOOK_MS = 0.05;
+const POST_MS = 0.02;
+const WAKE_MS = 0.01;
+const BIRTH_MS = 0.5;
+const DEATH_MS = 0.2;
+
+/** Thrown by whoever is dead. */
+const gone: unique symbol = Symbol('gone');
+
+export class SimulatedCrew implements Crew {
+  readonly #process: Process;
+  /** By lane: what it had in hand when it died last. */
+  readonly #victims = new Map<number, Job>();
+  /** Jobs that two of them died with, one after the other. */
+  readonly #givenUp: Job[] = [];
+  deaths = 0;
+
+  constructor(process: Process) {
+    this.#process = process;
+  }
+
+  hire(task: LaneTask, hears: Hears): Hand {
+    return new Actor(this.#process, task, hears, (job) => this.#mourn(task.lane, job));
+  }
+
+  soon(look: () => void): void {
+    laterBy(this.#process.clock, LOOK_MS, look, this.#process);
+  }
+
+  /** Whether a request may be told that nobody knows what has become of it: once for each job that two lanes died with. */
+  excuses({ place }: RaidError): boolean {
+    const { offsetBytes = 0, lengthBytes = 0 } = place;
+    const index = this.#givenUp.findIndex(
+      (job) => job.offsetBytes === offsetBytes && job.lengthBytes === lengthBytes,
+    );
+    if (index < 0) return false;
+    this.#givenUp.splice(index, 1);
+    return true;
+  }
+
+  #mourn(lane: number, job: Job | null): void {
+    this.deaths += 1;
+    const before = this.#victims.get(lane);
+    if (job !== null && before !== undefined && isSame(before, job)) {
+      this.#givenUp.push(job);
+      this.#victims.delete(lane);
+    } else if (job === null) this.#victims.delete(lane);
+    else this.#victims.set(lane, job);
+  }
+}
+
+function isSame(a: Job, b: Job): boolean {
+  return (
+    a.op === b.op &&
+    a.offsetBytes === b.offsetBytes &&
+    a.lengthBytes === b.lengthBytes &&
+    a.address === b.address
+  );
+}
+
+function laterBy(clock: Clock, meanMs: number, run: () => void, process: Process): void {
+  clock.after(meanMs * (0.5 + clock.random(1024) / 1024), run, process);
+}
+
+class Actor implements Hand {
+  readonly #process: Process;
+  readonly #clock: Clock;
+  readonly #hears: Hears;
+  readonly #mourn: (job: Job | null) => void;
+  readonly #io: SynchronousIo;
+  readonly #bytes: Uint8Array;
+  readonly #members: (DirectAccess | null)[];
+  readonly #work: LaneWork;
+  readonly #inbox: ControlMessage[] = [];
+  #outbox: (ReportMessage | null)[] = [];
+  #isGone = false;
+  #isLeft = false;
+  #job: Job | null = null;
+  #wakes: (() => void) | null = null;
+  /** What becomes of the system call that it is in. */
+  #calls: ((isDone: boolean) => void) | null = null;
+
+  constructor(process: Process, task: LaneTask, hears: Hears, mourn: (job: Job | null) => void) {
+    this.#process = process;
+    this.#clock = process.clock;
+    this.#hears = hears;
+    this.#mourn = mourn;
+    this.#io = new SynchronousIo(task.map.memory, task.members);
+    this.#bytes = new Uint8Array(task.map.memory.buffer);
+    this.#members = [...task.members];
+    this.#work = new LaneWork(task, {
+      io: { setMember: (member, access) => this.#setMember(member, access) },
+      post: (message) => this.#post(message),
+      exit: () => {
+        this.#die();
+        throw gone;
+      },
+    });
+    this.#later(BIRTH_MS, () => void this.#live());
+  }
+
+  post(message: ControlMessage): void {
+    this.#inbox.push(message);
+  }
+
+  receive(): ReportMessage | null | undefined {
+    return this.#outbox.shift();
+  }
+
+  wake(): void {
+    const wakes = this.#wakes;
+    if (wakes === null) return;
+    this.#wakes = null;
+    this.#later(WAKE_MS, wakes);
+  }
+
+  kill(): Promise<void> {
+    if (!this.#isGone) {
+      this.#die();
+      this.#calls?.(this.#clock.random(2) === 0);
+    }
+    return Promise.resolve();
+  }
+
+  leave(): void {
+    this.#isLeft = true;
+    this.#outbox = [];
+  }
+
+  // Time passes whether anybody waits for it or not.
+  ref(): void {}
+  unref(): void {}
+  refPosts(): void {}
+  unrefPosts(): void {}
+
+  async #live(): Promise<void> {
+    const { control } = this.#work;
+    try {
+      for (let running = true; running; ) {
+        while (!control.hasSubmissions()) {
+          await new Promise<void>((resolve) => {
+            this.#wakes = resolve;
+          });
+        }
+        const { id, job } = control.take();
+        this.#job = job;
+        let report = nothingToReport;
+        if (job.op === 'control') {
+          const message = this.#inbox.shift();
+          assert(message !== undefined, 'a control job has its message on the port');
+          running = this.#work.obey(message);
+        } else report = await driveAsynchronously(this.#work.run(job), (asked) => this.#perform(asked));
+        // Done, and nobody has been told.
+        await new Promise<void>((resolve) => this.#later(WAKE_MS, resolve));
+        this.#work.finish(id, report);
+        this.#job = null;
+      }
+      this.#isGone = true;
+      this.#sinks();
+    } catch (error) {
+      if (error === gone) return;
+      this.#hears.broke(error as Error);
+      this.#isGone = true;
+      this.#sinks();
+    }
+  }
+
+  #die(): void {
+    this.#isGone = true;
+    this.#mourn(this.#job?.op === 'control' ? null : this.#job);
+    this.#sinks();
+  }
+
+  #sinks(): void {
+    laterBy(this.#clock, DEATH_MS, () => this.#hears.died(), this.#process);
+  }
+
+  #post(message: ReportMessage | null): void {
+    this.#outbox.push(message);
+    laterBy(
+      this.#clock,
+      POST_MS,
+      () => {
+        const next = this.#isLeft ? undefined : this.#outbox.shift();
+        if (next !== undefined) this.#hears.posted(next);
+      },
+      this.#process,
+    );
+  }
+
+  /** Unless it is gone by then. */
+  #later(meanMs: number, run: () => void): void {
+    const unlessGone = (): void => {
+      if (!this.#isGone) run();
+    };
+    laterBy(this.#clock, meanMs, unlessGone, this.#process);
+  }
+
+  #setMember(member: number, access: DirectAccess | null): void {
+    this.#io.setMember(member, access);
+    this.#members[member] = access;
+  }
+
+  async #perform(asked: Batch | Flush): Promise<readonly Failure[] | null> {
+    if (asked.direction === 'flush') return this.#io.perform(asked);
+    const failures: Failure[] = [];
+    for (const { transfers } of runsOf(asked.transfers))
+      for (const transfer of transfers) failures.push(...((await this.#one(asked, transfer)) ?? []));
+    return failures.length === 0 ? null : failures;
+  }
+
+  #one(batch: Batch, transfer: Transfer): Promise<readonly Failure[] | null> {
+    const alone: Batch = { ...batch, transfers: [transfer] };
+    const access = this.#members[transfer.member];
+    const calls = access?.kind === 'calls' && access.calls instanceof DiskCalls ? access.calls : null;
+    if (access === undefined || access === null || calls === null)
+      return Promise.resolve(this.#io.perform(alone));
+    const address = addressIn(batch, transfer.address);
+    const under = calls.begin(
+      batch.direction,
+      access.offsetBytes + transfer.offsetBytes,
+      this.#bytes.subarray(address, address + transfer.lengthBytes),
+    );
+    return new Promise((resolve) => {
+      const end = (isDone: boolean): void => {
+        this.#calls = null;
+        under.end();
+        const failures = isDone ? this.#io.perform(alone) : null;
+        if (!this.#isGone) resolve(failures);
+      };
+      this.#calls = end;
+      this.#clock.after(
+        under.ms,
+        () => {
+          if (!this.#isGone) end(true);
+        },
+        this.#process,
+      );
+    });
+  }
+}
