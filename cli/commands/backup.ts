@@ -40,7 +40,17 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
 
 export function define(command: Command): void {
   command
-    .addArgument(actionArgument('backup', actions, { ls: 'list', delete: 'prune', rm: 'prune' }))
+    .addArgument(
+      actionArgument('backup', actions, {
+        ls: 'list',
+        snapshots: 'list',
+        delete: 'prune',
+        rm: 'prune',
+        forget: 'prune',
+        check: 'verify',
+        extract: 'restore',
+      }),
+    )
     .argument('[what]', 'create: folder of the array, or a file; restore, mount: id of the backup, or latest')
     .option('--repo <dir>', 'folder of the repository, or s3:https://HOST/BUCKET/PREFIX (or RAIDSIM_REPO)')
     .option('--passphrase-file <file>', 'the passphrase of an encrypted repository (or RAIDSIM_PASSPHRASE)')
@@ -134,7 +144,14 @@ async function run(action: Action, what: string | undefined, options: Options): 
     }
     return await { create, restore, mount }[action](what, options);
   }
-  if (what !== undefined) throw new RaidError('BAD_ARGUMENT', `backup ${action} takes no "${what}"`);
+  if (what !== undefined) {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      action === 'prune'
+        ? `backup prune takes no "${what}"; what is to go by name: --remove ${what}`
+        : `backup ${action} takes no "${what}": it is about all of the repository, --repo DIR`,
+    );
+  }
   const works = { list, verify, prune, repair } as const;
   return await works[action](options);
 }

@@ -40,6 +40,7 @@ export function define(command: Command): void {
         take: 'create',
         restore: 'rollback',
         revert: 'rollback',
+        merge: 'rollback',
       }),
     )
     .argument('<array>', 'folder of the array')

@@ -1,4 +1,5 @@
 /** Where a repository is, as people write it: a folder, or `s3:https://host/bucket/prefix`. */
+import { RaidError } from '../errors.ts';
 import { DirectoryStore } from './directory.ts';
 import type { Store } from './store.ts';
 
@@ -15,7 +16,16 @@ export function isObjectStore(location: string): boolean {
 
 /** The client of object stores is loaded only for one. */
 export async function openStore(location: string, credentials?: StoreCredentials): Promise<Store> {
-  if (!isObjectStore(location)) return new DirectoryStore(location);
+  if (!isObjectStore(location)) {
+    // Or there would be a folder of that name.
+    if (/^[a-z][a-z\d+.-]+:\/\//i.test(location)) {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `${location} is an address: a repository is a folder, or a bucket, s3:https://HOST/BUCKET/PREFIX`,
+      );
+    }
+    return new DirectoryStore(location);
+  }
   const { S3Store } = await import('./s3.ts');
   return await S3Store.open({
     url: location.slice('s3:'.length),

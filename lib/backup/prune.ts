@@ -59,6 +59,13 @@ export async function pruneRepository(
   options: PruneOptions,
 ): Promise<PruneReport> {
   const { records, unreadable } = await readRecords(site);
+  const counts = Object.values(options.keep ?? {});
+  if (counts.length > 0 && counts.every((count) => count === 0)) {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      'to keep 0 backups would let all of them go: name those that are to go',
+    );
+  }
   const rules = retained(records, options.keep ?? {});
   const holders = await holdersOf(site, witness, options.dryRun !== true);
   for (const id of options.remove ?? []) refuseIfHeld(site.store.name, id, holders);

@@ -4,6 +4,11 @@ import { once } from 'node:events';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
+import { DirectoryStore } from '../../lib/backup/directory.ts';
+import { Lock, processWitness } from '../../lib/backup/lock.ts';
+import { loadSum } from '../../lib/backup/seal.ts';
+import { hexSum } from '../../lib/backup/settings.ts';
+import { realHost } from '../../lib/host.ts';
 import { raidsim, Scratch, sampleBytes, startRaidsim } from '../cli/raidsim.ts';
 import { expectSame } from './world.ts';
 
@@ -177,3 +182,67 @@ test('a backup is mounted: nbdcopy and qemu-img read what was backed up, nobody 
   secret.kill('SIGTERM');
   expect((await over)[0]).toBe(0);
 });
+
+test('prune that would keep nothing by its rules lets nothing go', async () => {
+  await using scratch = await Scratch.make();
+  await writeFile(scratch.path('disk.img'), sampleBytes(1000));
+  await scratch.done('backup create disk.img --repo repo -q');
+  for (const rules of ['--keep-last 0', '--keep-daily 0 --keep-weekly 0']) {
+    const outcome = await scratch.type(`backup prune --repo repo ${rules}`);
+    expect(outcome).toMatchObject({ code: 2, stderr: expect.stringContaining('would let all of them go') });
+  }
+  expect(await scratch.done('backup list --repo repo')).toContain('disk.img');
+  expect(await scratch.done('backup prune --repo repo --keep-last 0 --keep-daily 1')).toContain('(daily)');
+});
+
+test('who finds another process writing is told which, and loses nothing', async () => {
+  await using scratch = await Scratch.make();
+  await writeFile(scratch.path('disk.img'), sampleBytes(200_000));
+  await scratch.done('backup create disk.img --repo repo -q');
+  const lock = await Lock.take(new DirectoryStore(scratch.path('repo')), realHost, processWitness);
+  for (const line of ['create disk.img', 'prune --keep-last 1', 'repair']) {
+    const { code, stderr } = await scratch.type(`backup ${line} --repo repo`);
+    expect([line, code, stderr]).toEqual([
+      line,
+      4,
+      expect.stringMatching(`is being written by process ${process.pid} `),
+    ]);
+  }
+  // Who only reads waits for nobody.
+  await scratch.done('backup verify --repo repo --read-data');
+  await lock.release();
+  await scratch.done('backup create disk.img --repo repo -q');
+  expect(JSON.parse(await scratch.done('backup list --repo repo --json'))).toMatchObject({
+    backups: [{ number: 1 }, { number: 2 }],
+  });
+});
+
+test('a repository of a newer raidsim is left alone', async () => {
+  await using scratch = await Scratch.make();
+  await writeFile(scratch.path('disk.img'), sampleBytes(1000));
+  await scratch.done('backup create disk.img --repo repo -q');
+  const sum = await loadSum();
+  for (const copy of [0, 1, 2]) {
+    const path = scratch.path('repo', `settings.${copy}`);
+    const text = (await readFile(path, 'utf8')).slice(0, -17).replace('"version": 1', '"version": 2');
+    await writeFile(path, `${text}${hexSum(sum(Buffer.from(text)))}\n`);
+  }
+  const before = await filesOf(scratch.path('repo'));
+  for (const line of [
+    'create disk.img',
+    'list',
+    'restore latest --to out.img',
+    'verify',
+    'prune',
+    'repair',
+  ]) {
+    const { code, stderr } = await scratch.type(`backup ${line} --repo repo`);
+    expect([line, code, stderr]).toEqual([line, 3, expect.stringContaining('use a newer raidsim')]);
+  }
+  expect(await filesOf(scratch.path('repo'))).toEqual(before);
+  expect(await readdir(scratch.folder)).toEqual(['disk.img', 'repo']);
+});
+
+async function filesOf(folder: string): Promise<readonly string[]> {
+  return (await readdir(folder, { recursive: true })).sort();
+}

@@ -164,8 +164,10 @@ describe('what is mounted', () => {
     let wake = (): void => undefined;
     clock.sleep = (ms: number, signal?: AbortSignal) =>
       new Promise<void>((resolve) => {
-        signal?.addEventListener('abort', () => resolve(), { once: true });
+        const end = (): void => resolve();
+        signal?.addEventListener('abort', end);
         wake = () => {
+          signal?.removeEventListener('abort', end);
           clock.ms += ms;
           resolve();
         };
