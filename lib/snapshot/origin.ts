@@ -867,12 +867,15 @@ export class SnapshotOrigin extends Device {
 
   /** Returns the checksums of what was copied. */
   async #copy(chunks: readonly Uint8Array[], slots: readonly number[]): Promise<number[]> {
+    const writing = this.#store.writeSlots(slots, chunks);
+    // While they are on their way.
+    const sums = chunks.map((bytes) => crc32(bytes));
     try {
-      await this.#store.writeSlots(slots, chunks);
+      await writing;
     } catch (cause) {
       throw new SlotsRefused('WRITE_FAILED', `${this.#store.name} took no copy for a snapshot`, { cause });
     }
-    return chunks.map((bytes) => crc32(bytes));
+    return sums;
   }
 
   /** The chunks rise; neighbours are read together, and where that fails one by one. */
