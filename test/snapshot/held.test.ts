@@ -106,3 +106,30 @@ test('a buffer that is used again changes nothing for who read what was in it', 
   expect(next?.bytes[0]).toBe(2);
   expect(seen[0]?.bytes).toEqual(new Uint8Array(CHUNK).fill(1));
 });
+
+test('bytes that are tried again never land on what has been written over them meanwhile', async () => {
+  const below = Buffer.alloc(CHUNK);
+  const tries: (() => Promise<void>)[] = [() => Promise.reject(new Error('not now'))];
+  const again = gate();
+  const held = new HeldWrites({
+    chunkBytes: CHUNK,
+    save: () => Promise.resolve(),
+    write: async (_, sources) => {
+      await (tries.shift()?.() ?? again.opened);
+      below.set(Buffer.concat(sources));
+    },
+  });
+  held.hold(null, { chunk: 0, at: 0, bytes: new Uint8Array(CHUNK).fill(1) });
+  await held.untilGone();
+  expect(held.isStuckWithin(0, CHUNK)).toBe(true);
+  const flushed = held.empty();
+  await turns();
+  const written = held.past(4, 8, async () => {
+    below.fill(2, 4, 12);
+  });
+  await turns();
+  again.open();
+  await Promise.all([flushed, written]);
+  expectSame('below', below, Buffer.alloc(CHUNK, 1).fill(2, 4, 12));
+  expect(held.size).toBe(0);
+});

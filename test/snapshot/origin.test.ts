@@ -899,6 +899,37 @@ describe('rollback', () => {
     expectSame('origin', await contentOf(origin), start);
     await origin.close();
   });
+
+  test('during which the store fails keeps the copies that it is made of, and is finished when it is opened again', async () => {
+    const { origin, below, store, again } = await make();
+    await origin.take('one');
+    for (const chunk of [0, 9]) await origin.write(chunk * CHUNK, filled(1, 201));
+    await origin.take('two');
+    const two = await contentOf(origin);
+    await origin.close();
+    const side = new FaultDevice(new MemoryDevice({ sizeBytes: 2 * MIB, memory: store.memory }));
+    let lost = 0;
+    const half = await SnapshotOrigin.open(
+      new MemoryDevice({ sizeBytes: SIZE, memory: below.memory, blockBytes: 512 }),
+      side,
+      host,
+      {
+        ...ID,
+        onLost: async () => {
+          lost += 1;
+        },
+      },
+    );
+    const fail = (): void =>
+      void side.add({ on: 'flush', fault: { kind: 'error', code: 'FLUSH_FAILED' } });
+    // What `two` needs is saved before it is overwritten: the first of two places is back when this cannot be done any more.
+    expect(await codeOf(() => half.rollback('one', fail))).toBe('WRITE_FAILED');
+    expect(lost).toBe(0);
+    expect(await codeOf(() => half.read(0, new Uint8Array(512)))).toBe('BUSY');
+    await using reopened = await again();
+    expectSame('origin', await contentOf(reopened), start);
+    expectSame('two', (await imageOf(reopened, 'two')) as Buffer, two);
+  });
 });
 
 describe('files', () => {
