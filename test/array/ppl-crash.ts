@@ -43,6 +43,8 @@ export async function run(work: Workload): Promise<{
   readonly formed: number;
   readonly moments: readonly Moment[];
   readonly layout: ParityLayout;
+  readonly array: RaidArray;
+  readonly disks: readonly CrashDisk[];
 }> {
   const events: Event[] = [];
   const disks = Array.from({ length: work.disks }, (_, index) => new CrashDisk(index, DISK_BYTES, events));
@@ -71,7 +73,7 @@ export async function run(work: Workload): Promise<{
     moments.push({ events: events.length, values: [...values] });
   }
   await array.flush();
-  return { events, formed, moments, layout: array.layout };
+  return { events, formed, moments, layout: array.layout, array, disks };
 }
 
 /** Which value sets hold when the power goes after so many events: those of the last step begun by then. */
@@ -221,6 +223,44 @@ export async function crashEverywhere(
             });
           }
         }
+      }
+    }
+  }
+  return tally;
+}
+
+/** The power goes when a close has reached some members, and again at every moment of the first write of the life after that. */
+export async function crashInTheNextLife(
+  work: Workload,
+  reached: readonly number[],
+  next: { readonly sector: number; readonly count: number },
+  options: { readonly subsets: number; readonly stride?: number },
+): Promise<Tally> {
+  const { moments, layout, array, disks } = await run(work);
+  const written = moments.at(-1)!.values.map((some) => some.at(-1) ?? 0);
+  const before = disks.map(({ sectors }) => new Map(sectors));
+  await array.close();
+  const base = disks.map(({ sectors }, slot) => (reached.includes(slot) ? sectors : before[slot]!));
+  const events: Event[] = [];
+  const left = base.map((sectors, index) => new CrashDisk(index, DISK_BYTES, events, sectors));
+  const again = await startAgain(left);
+  await again.write(next.sector * SECTOR_BYTES, bytesOf(255, next.count));
+  const values = written.map((value, sector) =>
+    sector >= next.sector && sector < next.sector + next.count ? [value, 255] : [value],
+  );
+  const slots = Array.from({ length: work.disks }, (_, slot) => slot);
+  const tally: Tally = { states: 0, refused: 0 };
+  for (const { at, durable, pending } of cuts(events, 0, base)) {
+    if (at % (options.stride ?? 1) !== 0) continue;
+    for (const kept of survivors(pending, options.subsets, at)) {
+      const images = durable.map((sectors) => new Map(sectors));
+      for (const { disk, offsetBytes, bytes } of kept) put(images[disk]!, offsetBytes, bytes);
+      for (const missing of [null, ...slots]) {
+        tally.states += 1;
+        await judge(images, missing, values, layout).catch((error: unknown) => {
+          const where = `event ${at} of the next life, ${kept.length} of ${pending.length} writes kept, disk ${missing} missing`;
+          throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
+        });
       }
     }
   }

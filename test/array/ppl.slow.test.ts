@@ -1,6 +1,6 @@
 /** As ppl.test.ts, over more shapes and moments, and with a second power cut at every step of the recovery. */
 import { describe, expect, test } from 'vitest';
-import { crashEverywhere, type Step } from './ppl-crash.ts';
+import { crashEverywhere, crashInTheNextLife, type Step } from './ppl-crash.ts';
 
 const write = (sector: number, count: number): Step => ({ op: 'write', sector, count });
 const together = (...writes: readonly [number, number][]): Step => ({
@@ -26,3 +26,13 @@ describe('after a power cut at any moment, with anything kept of what was not fl
     console.log(`${tally.states} states`);
   });
 });
+
+test.each([[[]], [[0]], [[1]], [[2]], [[0, 1]], [[1, 2]]])(
+  'a close that reached %j of three members, and a power cut at any moment of the next first write',
+  async (reached) => {
+    const steps = [write(6, 4), write(1, 2)];
+    const next = { sector: 7, count: 2 };
+    const tally = await crashInTheNextLife({ disks: 3, steps }, reached, next, { subsets: 6 });
+    expect(tally.states).toBeGreaterThan(100);
+  },
+);
