@@ -123,7 +123,7 @@ async function realPathsFound(
   folder: string,
   { name, source }: { readonly name: string; readonly source: string },
 ): Promise<SanLun> {
-  const gone = { sizeBytes: 0, readOnly: true, isGone: true, alua: {}, queued: 0, groups: [] };
+  const gone = { sizeBytes: 0, readOnly: false, isGone: true, alua: {}, queued: 0, groups: [] };
   try {
     const device = await openPaths(source, { readOnly: true, conf: await readMultipathConf(folder) });
     await using _device = device;

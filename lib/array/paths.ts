@@ -91,20 +91,27 @@ const connectionsOf = new WeakMap<Device, () => readonly NbdDevice[]>();
  * have no parts that are known.
  */
 export function pathsOf(device: Device, name: string): SanLun | null {
-  if (!(device instanceof MultipathDevice) || !connectionsOf.has(device)) return null;
+  const connections = connectionsOf.get(device);
+  if (!(device instanceof MultipathDevice) || connections === undefined) return null;
   const { groups, ...status } = device.status();
   const total = groups.flatMap((group) => group.paths).reduce((sum, { requests }) => sum + requests, 0);
   return {
     ...status,
     name,
-    ...{ sizeBytes: device.limits.sizeBytes, readOnly: device.limits.readOnly },
-    ...{ isGone: false, alua: {} },
+    sizeBytes: device.limits.sizeBytes,
+    // The disk's own, however it was opened.
+    readOnly: connections().some(({ isWriteProtected }) => isWriteProtected),
+    isGone: false,
+    alua: {},
     groups: groups.map(({ isActive, paths }) => ({
       isActive,
       prio: Math.max(0, ...paths.map(({ prio }) => prio)),
       paths: paths.map((path) => ({
         ...path,
-        ...{ hbtl: '', hba: '', controller: '', port: '' },
+        hbtl: '',
+        hba: '',
+        controller: '',
+        port: '',
         link: path.state === 'down' ? 'offline' : 'running',
         share: total === 0 ? 0 : path.requests / total,
       })),

@@ -206,6 +206,11 @@ export class NbdDevice extends Device {
     return this.#link.state === 'failed' ? this.#link.error : null;
   }
 
+  /** Whether the server says that nobody may write; `limits.readOnly` is also that it was opened so. */
+  get isWriteProtected(): boolean {
+    return this.#can('READ_ONLY');
+  }
+
   /** Whether the server says that what one connection has written all others read, and that a flush covers all of it. */
   get sharesCache(): boolean {
     return this.limits.readOnly || this.#can('CAN_MULTI_CONN');

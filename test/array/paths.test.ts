@@ -2,7 +2,8 @@
 import { writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { createArray, openArray, openMember, readManifest } from '../../lib/array/folder.ts';
-import { openPaths, urisOf } from '../../lib/array/paths.ts';
+import { openPaths, pathsOf, urisOf } from '../../lib/array/paths.ts';
+import { MemoryDevice } from '../../lib/device/memory.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { MIB } from '../../lib/units.ts';
 import { randomBytes, runSeed } from '../conformance/seed.ts';
@@ -126,4 +127,16 @@ test('the same path twice, a file among URIs, and a path in two members are refu
   }
   const twice = createArray(doors.path('array'), { level: 1, members: [`${a}|${b}`, b] });
   await expect(twice).rejects.toMatchObject({ code: 'DUPLICATE_MEMBER' });
+});
+
+test('whether a disk may be written is told as its servers say it, and not as it was opened', async () => {
+  await using doors = await Doors.make();
+  const memory = disk().memory;
+  for (const readOnly of [false, true]) {
+    const each = new MemoryDevice({ sizeBytes: memory.byteLength, memory, readOnly });
+    const source = `${await doors.begin(`a${readOnly}`, each)}|${await doors.begin(`b${readOnly}`, each)}`;
+    await using device = await openPaths(source, { readOnly: true });
+    expect(device.limits.readOnly).toBe(true);
+    expect(pathsOf(device, 'disk0')?.readOnly).toBe(readOnly);
+  }
 });

@@ -83,6 +83,8 @@ test('path list: the servers of a member of several, of an array at rest and in 
   const atRest = await list();
   for (const uri of [a, b]) expect(atRest).toContain(`${uri} active ready running`);
   expect(atRest).toContain("policy='service-time 0'");
+  // Nobody has it open, and who lists it does not write; the disk may be written all the same.
+  expect(atRest).toContain('wp=rw');
 
   const serving = startRaidsim(['serve', array], lab.folder);
   const ended = once(serving, 'exit');
