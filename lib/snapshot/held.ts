@@ -252,11 +252,9 @@ export class HeldWrites {
     });
   }
 
-  /** Where bytes are stuck, rising: for when nobody is to have them any more. */
-  dropStuck(): readonly number[] {
-    const stuck = [...this.#chunks.values()].filter(isStuck);
-    for (const held of stuck) this.#forget(held);
-    return stuck.map(({ chunk }) => chunk).sort((one, other) => one - other);
+  /** What is stuck is not to reach anybody any more. */
+  dropStuck(): void {
+    for (const held of [...this.#chunks.values()].filter(isStuck)) this.#forget(held);
   }
 
   #start(): void {
