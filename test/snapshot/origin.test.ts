@@ -920,8 +920,7 @@ describe('rollback', () => {
         },
       },
     );
-    const fail = (): void =>
-      void side.add({ on: 'flush', fault: { kind: 'error', code: 'FLUSH_FAILED' } });
+    const fail = (): void => void side.add({ on: 'flush', fault: { kind: 'error', code: 'FLUSH_FAILED' } });
     // What `two` needs is saved before it is overwritten: the first of two places is back when this cannot be done any more.
     expect(await codeOf(() => half.rollback('one', fail))).toBe('WRITE_FAILED');
     expect(lost).toBe(0);
