@@ -209,7 +209,16 @@ test('what ends in the middle is not answered; what is complete is written, unle
     if (isOver) {
       world.expected.fill(0, 64 * KIB);
       world.gatherer.abandon(new Error('over'));
-    } else world.gatherer.abandonWrite();
+    } else {
+      const leaveRoom = world.gatherer.abandonWrite();
+      while (world.asked.length > 0) {
+        for (const { settle } of world.asked.splice(0)) settle();
+        await turn();
+      }
+      // Whoever was told to receive into it may still do so.
+      expect(world.lentCount).toBe(1);
+      leaveRoom();
+    }
     await world.settleAll();
     expect(world.answers.map(([number, error]) => [number, error === null])).toEqual(
       isOver
