@@ -59,12 +59,18 @@ export class Catalog {
       store.list('index/'),
       store.list('parity/'),
     ]);
-    const listed = new Map<string, number>();
-    for (const { name, sizeBytes } of packs) {
-      const short = name.slice('packs/'.length);
-      if (/^[0-9a-f]{32}$/.test(short)) listed.set(short, sizeBytes);
+    const listed = new Map(packs.flatMap(packOf));
+    const [rows] = await Promise.all([
+      catalog.#readIndexes(site, indexes),
+      catalog.#loadGroups(site, parity),
+    ]);
+    const told = [...namesOf(rows), ...catalog.groups.flatMap(({ members }) => namesOf(members))];
+    // It is lost; or a backup was being made, and it was not there yet when packs were listed.
+    if (told.some((name) => !listed.has(name))) {
+      for (const [name, sizeBytes] of (await store.list('packs/')).flatMap(packOf))
+        listed.set(name, sizeBytes);
     }
-    await Promise.all([catalog.#loadIndexes(site, indexes, listed), catalog.#loadGroups(site, parity)]);
+    catalog.#takeRows(rows, listed);
     const others = [...listed].filter(([name]) => !catalog.byName.has(name));
     const tables = await ofEach(others, ([name, sizeBytes]) =>
       readTable(site, name, sizeBytes, (range) => getOrNull(store, packPath(name), range)),
@@ -120,31 +126,26 @@ export class Catalog {
     return numbered;
   }
 
-  async #loadIndexes(
-    site: Site,
-    indexes: readonly StoredFile[],
-    listed: ReadonlyMap<string, number>,
-  ): Promise<void> {
+  /** The rows of all indexes that can be read. */
+  async #readIndexes(site: Site, indexes: readonly StoredFile[]): Promise<readonly IndexRow[]> {
     this.indexes.push(...indexes);
     const read = await ofEach(indexes, async ({ name }) => {
       const bytes = await getOrNull(site.store, name);
       return { index: name, rows: bytes === null ? null : decodeIndex(site, name, bytes) };
     });
-    for (const { index, rows } of read) {
-      if (rows === null) {
-        this.bad.push({ name: index, why: 'this index cannot be read' });
-        continue;
-      }
-      this.indexed.set(
-        index,
-        rows.map(({ name }) => name),
-      );
-      for (const { name, sizeBytes, table } of rows) {
-        if (this.byName.has(name)) continue;
-        const found = listed.get(name);
-        const state = found === undefined ? 'missing' : found === sizeBytes ? 'there' : 'damaged';
-        this.#put({ name, sizeBytes, table, state });
-      }
+    return read.flatMap(({ index, rows }) => {
+      if (rows === null) this.bad.push({ name: index, why: 'this index cannot be read' });
+      else this.indexed.set(index, namesOf(rows));
+      return rows ?? [];
+    });
+  }
+
+  #takeRows(rows: readonly IndexRow[], listed: ReadonlyMap<string, number>): void {
+    for (const { name, sizeBytes, table } of rows) {
+      if (this.byName.has(name)) continue;
+      const found = listed.get(name);
+      const state = found === undefined ? 'missing' : found === sizeBytes ? 'there' : 'damaged';
+      this.#put({ name, sizeBytes, table, state });
     }
   }
 
@@ -197,6 +198,15 @@ export class Catalog {
     }
     for (const [name, group] of found) this.groups.push({ name, ...group });
   }
+}
+
+function namesOf(packs: readonly { readonly name: string }[]): readonly string[] {
+  return packs.map(({ name }) => name);
+}
+
+function packOf({ name, sizeBytes }: StoredFile): readonly (readonly [string, number])[] {
+  const short = name.slice('packs/'.length);
+  return /^[0-9a-f]{32}$/.test(short) ? [[short, sizeBytes]] : [];
 }
 
 interface IndexRow {

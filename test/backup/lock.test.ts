@@ -245,3 +245,27 @@ class Sleepy extends MemoryDevice {
     await super.doRead(offsetBytes, targets);
   }
 }
+
+test('who reads while a backup is made misses nothing, whichever list is late', async () => {
+  for (const redundancy of [0, 2] as const) {
+    for (const late of ['index/', 'parity/']) {
+      const store = new MemoryStore();
+      await newRepository(store, { redundancy });
+      const writer = await Repository.open(store);
+      const slow = new MemoryStore();
+      Object.assign(slow, { files: store.files });
+      let wrote: Promise<unknown> | null = null;
+      slow.list = async (prefix) => {
+        const found = await store.list(prefix);
+        if (prefix === 'packs/')
+          wrote ??= writer.createBackup({ source: deviceOf(imageOf(seededRandom(8), 9000)), array: 'new' });
+        if (prefix !== late) return found;
+        await wrote;
+        return await store.list(prefix);
+      };
+      const report = await (await Repository.open(slow)).verify();
+      expect(report, `${late} ${redundancy}`).toMatchObject({ damaged: [], lost: [] });
+      expect((await wrote)!).not.toBeNull();
+    }
+  }
+});
