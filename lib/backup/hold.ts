@@ -19,7 +19,7 @@ import {
   type Witness,
 } from './lock.ts';
 import { hexOf } from './settings.ts';
-import type { Site } from './site.ts';
+import { getOrNull, type Site } from './site.ts';
 import { ofEach, type Store } from './store.ts';
 
 const pattern = /^mounts\/([0-9a-f]{16})\.[0-9a-f]{32}$/;
@@ -73,7 +73,7 @@ export async function holdersOf(
   await ofEach(await store.list('mounts/'), async ({ name }) => {
     const backup = pattern.exec(name)?.[1];
     if (backup === undefined) return;
-    const claim = decodeClaim(await store.get(name));
+    const claim = decodeClaim(await getOrNull(store, name));
     const verdict = claim === null ? false : await verdictOn(claim, host, witness);
     if (claim?.holder != null && verdict !== false)
       holders.set(backup, [...(holders.get(backup) ?? []), nameOf(claim.holder)]);
