@@ -340,9 +340,7 @@ export class Engine implements Lender {
       let failed: RaidError | null = null;
       const under: Promise<void>[] = [];
       let isAside = false;
-      for (let from = 0; from < lengthBytes; ) {
-        const start = offsetBytes + from;
-        const count = Math.min(lengthBytes - from, this.#driver.pieceAt(start, this.#pieceBytes));
+      for (const { from, start, count } of this.#cuts(offsetBytes, lengthBytes)) {
         // What is logged is whole sectors, and the runner fills up the first and the last.
         const isWhole = op === 'write' && this.#hasLog;
         const head = isWhole ? start % SECTOR_BYTES : 0;
@@ -356,11 +354,10 @@ export class Engine implements Lender {
         const acquired = room;
         const address = acquired + head;
         if (op === 'write') copy(address, from, count);
-        const at = from;
         under.push(
           this.#carryOut({ op, offsetBytes: start, lengthBytes: count, address, member: 0 }).then(
             (report) => {
-              if (op === 'read' && report.error === null) copy(address, at, count);
+              if (op === 'read' && report.error === null) copy(address, from, count);
               this.#arena.release(acquired, roomBytes);
               failed = bothErrors(failed, report.error);
             },
@@ -370,13 +367,16 @@ export class Engine implements Lender {
             },
           ),
         );
-        from += count;
       }
       await Promise.all(under);
       await this.#answer(op, failed);
     } finally {
       this.#requests.end();
     }
+  }
+
+  #cuts(offsetBytes: number, lengthBytes: number): readonly Cut[] {
+    return cutsOf(offsetBytes, lengthBytes, (start) => this.#driver.pieceAt(start, this.#pieceBytes));
   }
 
   /** How a request ends. A write may rely on a member's absence. */
@@ -394,13 +394,9 @@ export class Engine implements Lender {
     this.#begin();
     try {
       const jobs: Job[] = [];
-      for (let from = 0; from < lent.byteLength; ) {
-        const start = offsetBytes + from;
-        const count = Math.min(lent.byteLength - from, this.#driver.pieceAt(start, this.#pieceBytes));
-        jobs.push({
-          ...{ op, offsetBytes: start, lengthBytes: count, address: lent.byteOffset + from, member: 0 },
-        });
-        from += count;
+      for (const { from, start, count } of this.#cuts(offsetBytes, lent.byteLength)) {
+        const address = lent.byteOffset + from;
+        jobs.push({ op, offsetBytes: start, lengthBytes: count, address, member: 0 });
       }
       const reports = await Promise.all(jobs.map((job) => this.#submit(job)));
       const failed = reports.reduce<RaidError | null>((before, { error }) => bothErrors(before, error), null);
@@ -431,15 +427,10 @@ export class Engine implements Lender {
     lengthBytes: number,
   ): Promise<CheckResult> {
     const jobs: Job[] = [];
-    for (let from = 0; from < lengthBytes; ) {
-      const start = offsetBytes + from;
-      const count = Math.min(
-        lengthBytes - from,
-        this.#driver.syncPieceAt(op, member, start, this.#syncJobBytes()),
-      );
+    const pieceAt = (start: number): number =>
+      this.#driver.syncPieceAt(op, member, start, this.#syncJobBytes());
+    for (const { start, count } of cutsOf(offsetBytes, lengthBytes, pieceAt))
       jobs.push({ op, offsetBytes: start, lengthBytes: count, address: 0, member });
-      from += count;
-    }
     const reports = await Promise.all(jobs.map((job) => this.#carryOut(job)));
     // First what the array does about failures: whoever sees the error sees what has become of the member too.
     await this.settled();
@@ -541,6 +532,29 @@ export class Engine implements Lender {
       at += part.byteLength;
     });
   }
+}
+
+interface Cut {
+  /** Counted from where the request begins. */
+  readonly from: number;
+  readonly start: number;
+  readonly count: number;
+}
+
+/** What a request is cut into, each as long as `pieceAt` lets it be where it starts. */
+function cutsOf(
+  offsetBytes: number,
+  lengthBytes: number,
+  pieceAt: (start: number) => number,
+): readonly Cut[] {
+  const cuts: Cut[] = [];
+  for (let from = 0; from < lengthBytes; ) {
+    const start = offsetBytes + from;
+    const count = Math.min(lengthBytes - from, pieceAt(start));
+    cuts.push({ from, start, count });
+    from += count;
+  }
+  return cuts;
 }
 
 /** Calls `each` for the parts of the buffers that hold bytes [from, from + count) of their concatenation. */

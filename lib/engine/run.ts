@@ -386,7 +386,11 @@ export class Runner {
     ] as const) {
       if (count === 0) continue;
       const error = yield* this.#execute({
-        ...{ op: 'read', offsetBytes: at, lengthBytes: SECTOR_BYTES, address: edge, member: 0 },
+        op: 'read',
+        offsetBytes: at,
+        lengthBytes: SECTOR_BYTES,
+        address: edge,
+        member: 0,
       });
       if (error !== null) return error;
       this.#kernels.copy(edge + skip, target, count);
