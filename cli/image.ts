@@ -16,7 +16,7 @@ import {
 } from '../lib/index.ts';
 import { checkFolder, commandLine, open, statOf } from './array.ts';
 import { instantName, isLeftBehind } from './instants.ts';
-import { type Reached, type ReadableBytes, reach, resultOf } from './reach.ts';
+import { connect, type Reached, type ReadableBytes, reach, resultOf } from './reach.ts';
 
 export interface Source {
   readonly device: Device;
@@ -37,12 +37,24 @@ export interface Instant {
   readonly close: (isBackedUp: boolean) => Promise<void>;
 }
 
-/** An array, which stays this process's own until it is closed: nobody writes to it meanwhile. Or a file. */
-export async function openSource(path: string): Promise<Source> {
+/** An array, which stays this process's own until it is closed: nobody writes to it meanwhile. Or a file. `to`: where it goes. */
+export async function openSource(path: string, to: string): Promise<Source> {
   const file = await openFile(path);
   if (file !== null) return file;
+  await refuseServed(
+    path,
+    `may be written to while it is read; to export what it holds at an instant, back it up:${commandLine('backup', 'create', path, '--repo', 'REPO')}${commandLine('export', 'latest', '--repo', 'REPO', '--to', to)}`,
+  );
   const { array } = await open(path);
   return { device: array, name: array.name, uuid: array.status().uuid, close: () => array.close() };
+}
+
+/** For what wants an array to itself: with the verbs that do not. */
+async function refuseServed(folder: string, why: string): Promise<void> {
+  const control = await connect(folder);
+  if (control === null) return;
+  await control.close();
+  throw new RaidError('BUSY', `${folder} is served, and ${why}`);
 }
 
 async function openFile(path: string): Promise<Source | null> {
@@ -236,6 +248,10 @@ export async function restoreTo(
   const found = await statOf(to);
   if (found?.isDirectory() === true) {
     await checkFolder(to);
+    await refuseServed(
+      to,
+      `is not restored under those who use it; to write the bytes of the backup over its own all the same:${commandLine('backup', 'restore', backup.id, '--repo', 'REPO', '--to', 'FILE')}${commandLine('write', to, '--from', 'FILE')}`,
+    );
     const { array } = await open(to, { writes: true });
     try {
       return await repository.restore(backup.id, array, options);

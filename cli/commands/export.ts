@@ -96,7 +96,7 @@ async function open(what: string, to: string, options: Options): Promise<Exporte
   if (options.repo === undefined) {
     if (options.since !== undefined)
       throw new RaidError('BAD_ARGUMENT', '--since compares backups: it needs --repo');
-    return { ...(await openSource(what)), backing: null };
+    return { ...(await openSource(what, to)), backing: null };
   }
   const { openRepository } = await import('../repository.ts');
   const repository = await openRepository(options);

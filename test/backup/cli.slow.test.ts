@@ -1,4 +1,5 @@
 /** `backup` and `export` as a user calls them. */
+
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
@@ -9,6 +10,7 @@ import { Lock, processWitness } from '../../lib/backup/lock.ts';
 import { loadSum } from '../../lib/backup/seal.ts';
 import { hexSum } from '../../lib/backup/settings.ts';
 import { realHost } from '../../lib/host.ts';
+import { Live } from '../cli/live.ts';
 import { raidsim, Scratch, sampleBytes, startRaidsim } from '../cli/raidsim.ts';
 import { expectSame } from './world.ts';
 
@@ -246,3 +248,25 @@ test('a repository of a newer raidsim is left alone', async () => {
 async function filesOf(folder: string): Promise<readonly string[]> {
   return (await readdir(folder, { recursive: true })).sort();
 }
+test('an array that is served: whoever wants it to himself is told which verbs do the same, and they do', async () => {
+  await using live = await Live.make('-l 1 -n 2 -z 8M');
+  const data = sampleBytes(600_000);
+  await live.done('write demo -q', data);
+  const advised = async (line: string): Promise<readonly string[]> => {
+    const { code, stderr } = await live.run(line);
+    expect([code, stderr]).toEqual([4, expect.stringContaining('BUSY: demo is served')]);
+    return stderr.split('\n').flatMap((each) => /do: raidsim (.*)/.exec(each)?.[1] ?? []);
+  };
+  const exporting = await advised('export demo --to out.img');
+  expect(exporting).toHaveLength(2);
+  for (const line of exporting) await live.done(`${line} -q`);
+  const exported = await readFile(live.scratch.path('out.img'));
+  expectSame(exported.subarray(0, data.byteLength), data, 'the image');
+  await live.done('write demo -q', new Uint8Array(600_000));
+  const restoring = await advised('backup restore latest --repo REPO --to demo');
+  expect(restoring).toHaveLength(2);
+  for (const line of restoring) await live.done(`${line} -q`);
+  await live.done('read demo --to back -q');
+  expectSame(await readFile(live.scratch.path('back')), exported, 'what was restored');
+  expect(await live.stop()).toBe(0);
+});
