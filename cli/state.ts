@@ -22,6 +22,8 @@ export interface StateOptions {
   readonly folder: string;
   /** A path for a new disk, to be named in such a command. */
   readonly newDisk: string;
+  /** Disks that are sound, and that whoever opens the array would not reach. */
+  readonly unreached?: readonly string[];
   readonly readOnly?: boolean;
   /** How fast a sync that somebody else does is seen to be. */
   readonly pace?: Pace | null;
@@ -29,15 +31,16 @@ export interface StateOptions {
 
 export function stateText(inspection: Inspection, options: StateOptions): string {
   const { status } = inspection;
+  const { unreached = [] } = options;
   const rows: (readonly [string, string])[] = [
     ['array', `${paint('bold', status.name)}  ${paint('dim', shapeOf(inspection))}`],
     [
       'state',
       `${paintState(status.state, status.state.toUpperCase())}${mapOf(inspection)}${ownerOf(inspection)}${options.readOnly === true ? paint('dim', '  read-only') : ''}`,
     ],
-    ['data', dataLine(inspection)],
+    ['data', unreached.length > 0 ? 'on disks that cannot all be reached' : dataLine(inspection)],
   ];
-  const problems = problemsOf(inspection);
+  const problems = [...unreached.map((name) => `${name}: no path leads to it`), ...problemsOf(inspection)];
   if (problems.length > 0) rows.push(['problem', problems.join('\n')]);
   const action = actionOf(inspection, options);
   if (action !== null) rows.push(['do now', action]);
@@ -156,11 +159,16 @@ function problemsOf({ status, refusal, scrubbed, snapshotProblem }: Inspection):
 }
 
 /** The one command that gets on. */
-function actionOf(inspection: Inspection, { folder, newDisk, readOnly }: StateOptions): string | null {
+function actionOf(
+  inspection: Inspection,
+  { folder, newDisk, readOnly, unreached = [] }: StateOptions,
+): string | null {
   const { status, refusal, needs, owner } = inspection;
   const array = shellWord(folder);
   const command = (text: string, why = ''): string =>
     `${paint('bold', `raidsim ${text}`)}${why === '' ? '' : paint('dim', `   ${why}`)}`;
+  // Without them it would be opened as degraded, and they would miss what is written.
+  if (unreached.length > 0) return command(`path restore ${array}`, 'before it is opened without them');
   if (refusal !== null) {
     if (needs !== null) {
       const why =

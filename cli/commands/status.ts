@@ -79,6 +79,20 @@ async function watch(
   process.exitCode = INTERRUPTED;
 }
 
+/** Disks that no path of the fabric leads to. */
+async function unreachedOf(folder: string): Promise<readonly string[]> {
+  const { RaidError } = await import('../../lib/index.ts');
+  const { pathsFound } = await import('../paths.ts');
+  try {
+    const { luns } = await pathsFound(folder);
+    return luns.filter(({ isGone }) => isGone).map(({ name }) => name);
+  } catch (error) {
+    // A multipath.conf that is wrong: the state is told all the same.
+    if (!(error instanceof RaidError)) throw error;
+    return [];
+  }
+}
+
 async function textOf(
   folder: string,
   inspection: Inspection,
@@ -88,8 +102,11 @@ async function textOf(
   const { newDiskPath } = await import('../array.ts');
   const { stateText } = await import('../state.ts');
   const manifest = await readManifest(folder);
+  // Whoever has it open knows what it cannot reach, and has failed it.
+  const isBroken = inspection.owner === null && Object.keys(manifest.fabric?.conditions ?? {}).length > 0;
   return stateText(inspection, {
     folder,
+    unreached: isBroken ? await unreachedOf(folder) : [],
     newDisk: newDiskPath(folder, manifest),
     readOnly: manifest.readOnly === true,
     pace,

@@ -57,6 +57,20 @@ test('components are failed and restored, and the paths show it', async () => {
   expect(await scratch.done('path restore demo')).toBe('there was nothing to restore\n');
 });
 
+test('status of an array that no path leads to says so, and what to do', async () => {
+  await using scratch = await Scratch.make();
+  await scratch.done('create demo -l 1 -n 2 -z 8M --hbas 1 --controllers 2 -q');
+  await scratch.done('path fail demo ctl0');
+  expect(await scratch.done('status demo')).not.toContain('problem');
+  await scratch.done('path fail demo ctl1');
+  const told = await scratch.done('status demo');
+  expect(told).toContain('problem: disk0: no path leads to it\n');
+  expect(told).toContain('do now: raidsim path restore demo');
+  expect(told).not.toContain('safe');
+  await scratch.done('path restore demo');
+  expect(await scratch.done('status demo')).toContain('safe: any disk may fail');
+});
+
 test('what cannot be is refused, with what was probably meant', async () => {
   await using scratch = await Scratch.make();
   await scratch.done('create demo -l 1 -n 2 -z 8M --hbas 2 --controllers 1 -q');
