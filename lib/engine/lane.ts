@@ -28,7 +28,7 @@ function main(birth: LaneBirth): void {
   const { control } = work;
   for (let running = true; running; ) {
     control.waitForSubmission(SPINS);
-    const { id, job } = control.take();
+    const { id, job } = control.peek();
     let report: Report = nothingToReport;
     if (job.op === 'control') {
       const received = receiveMessageOnPort(port) as { message: ControlMessage } | undefined;

@@ -9,9 +9,10 @@
  * Death. A worker that exits on its own account (terminated, out of memory) is replaced. First what it was committing is
  * committed again from the record (ring.ts says why), then its jobs are submitted anew, in their order. Members on which
  * it, or that commit, has met a failure that it has not told of are excluded by the successor from the start: a job that
- * ran again and trusted them would take old data for new, and carry that into the parity. A job that two workers had in
- * hand when they died, and not one that only waited first in the ring, is given up: its outcome is unknown, and it may well be the cause. A worker that dies
- * of an exception is a programming error: every lane refuses what comes after it.
+ * ran again and trusted them would take old data for new, and carry that into the parity. A job that was first in line
+ * when two workers died is given up, begun or not: its outcome is unknown, and it may well be the cause; and where no worker
+ * lives long enough to begin anything, this has an end. A worker that dies of an exception is a programming error: every
+ * lane refuses what comes after it.
  */
 import type { DirectAccess } from '../device/device.ts';
 import { assert, RaidError } from '../errors.ts';
@@ -450,14 +451,12 @@ class Lane {
         this.#finish(ticket, ticket.job.op === 'control' ? nothingToReport : broken(ticket.job, cause));
       return;
     }
-    const { hasTaken } = this.#control;
     const exclusions = this.#inherit();
     // The successor is born with what the control messages said; sent again, an older one would undo a newer.
     for (const ticket of all) if (ticket.job.op === 'control') this.#finish(ticket, nothingToReport);
     const waiting = all.filter((ticket) => ticket.job.op !== 'control');
 
-    // What it had in hand. Behind a control message everything else was still to be begun.
-    const victim = hasTaken && all[0] === waiting[0] ? waiting[0] : undefined;
+    const [victim] = waiting;
     this.#lives = victim !== undefined && victim === this.#lastVictim ? this.#lives + 1 : 1;
     this.#lastVictim = victim ?? null;
     if (victim !== undefined && this.#lives >= LIVES_OF_A_JOB) {

@@ -15,7 +15,7 @@
  *   word 0   submission head      word 16  submission tail       (a cache line each)
  *   word 32  completion head      word 48  completion tail
  *   word 64  sleeping (1: the lane waits on this word)    word 80  armed (1: main wants a doorbell)
- *   word 96  commit count (0: nothing being written)      word 97  submission tail + 1 when the lane last took a job
+ *   word 96  commit count (0: nothing being written)
  *   then     submissions (16 words each), completions (4), commit entries (5), excluded members and suspects (a bit
  *            each), the kernels' pointer table
  *
@@ -45,7 +45,6 @@ const COMPLETE_TAIL = 48;
 const SLEEPING = 64;
 const ARMED = 80;
 const COMMIT_COUNT = 96;
-const TAKEN = 97;
 const SUBMISSIONS = 128;
 const COMPLETIONS = SUBMISSIONS + RING_SLOTS * SUBMISSION_WORDS;
 const COMMITS = COMPLETIONS + RING_SLOTS * COMPLETION_WORDS;
@@ -134,12 +133,10 @@ export class LaneControl {
     return Atomics.load(this.#words, SUBMIT_HEAD) !== Atomics.load(this.#words, SUBMIT_TAIL);
   }
 
-  /** The oldest job, which stays in the ring until `finish`: the lane has it in hand from now on. */
-  take(): { readonly id: number; readonly job: Job } {
+  /** The oldest job, which stays in the ring until `finish`. */
+  peek(): { readonly id: number; readonly job: Job } {
     const words = this.#words;
-    const tail = Atomics.load(words, SUBMIT_TAIL);
-    Atomics.store(words, TAKEN, (tail + 1) | 0);
-    const at = SUBMISSIONS + (tail & (RING_SLOTS - 1)) * SUBMISSION_WORDS;
+    const at = SUBMISSIONS + (Atomics.load(words, SUBMIT_TAIL) & (RING_SLOTS - 1)) * SUBMISSION_WORDS;
     const op = jobOps[words[at + 1] ?? 0];
     assert(op !== undefined, 'a submission names a job that exists');
     return {
@@ -152,11 +149,6 @@ export class LaneControl {
         member: words[at + 7] ?? 0,
       },
     };
-  }
-
-  /** Whether the oldest job in the ring is in the lane's hand. */
-  get hasTaken(): boolean {
-    return Atomics.load(this.#words, TAKEN) === ((Atomics.load(this.#words, SUBMIT_TAIL) + 1) | 0);
   }
 
   /** Waits until there is something to do: first by looking, then asleep. */

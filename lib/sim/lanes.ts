@@ -10,10 +10,9 @@ import type { DirectAccess } from '../device/device.ts';
 import { addressIn, type Batch, type Failure, type Flush, runsOf, SynchronousIo } from '../engine/batch.ts';
 import type { Crew, Hand, Hears } from '../engine/crew.ts';
 import type { ControlMessage, LaneTask, ReportMessage } from '../engine/message.ts';
-import type { Job } from '../engine/ring.ts';
 import { driveAsynchronously, nothingToReport } from '../engine/run.ts';
 import { LaneWork } from '../engine/work.ts';
-import { assert, type RaidError } from '../errors.ts';
+import { assert } from '../errors.ts';
 import type { Transfer } from '../plan/plan.ts';
 import type { Clock, Process } from './clock.ts';
 import { DiskCalls } from './disk.ts';
@@ -30,53 +29,36 @@ const gone: unique symbol = Symbol('gone');
 
 export class SimulatedCrew implements Crew {
   readonly #process: Process;
-  /** By lane: what it had in hand when it died last. */
-  readonly #victims = new Map<number, Job>();
-  /** Jobs that two of them died with, one after the other. */
-  readonly #givenUp: Job[] = [];
-  deaths = 0;
+  readonly #deaths: number[] = [];
 
   constructor(process: Process) {
     this.#process = process;
   }
 
+  get deaths(): number {
+    return this.#deaths.reduce((sum, each) => sum + each, 0);
+  }
+
+  /** By lane, so far. */
+  get deathsByLane(): readonly number[] {
+    return [...this.#deaths];
+  }
+
   hire(task: LaneTask, hears: Hears): Hand {
-    return new Actor(this.#process, task, hears, (job) => this.#mourn(task.lane, job));
+    this.#deaths[task.lane] ??= 0;
+    return new Actor(this.#process, task, hears, () => {
+      this.#deaths[task.lane] = (this.#deaths[task.lane] ?? 0) + 1;
+    });
   }
 
   soon(look: () => void): void {
     laterBy(this.#process.clock, LOOK_MS, look, this.#process);
   }
 
-  /** Whether a request may be told that nobody knows what has become of it: once for each job that two lanes died with. */
-  excuses({ place }: RaidError): boolean {
-    const { offsetBytes = 0, lengthBytes = 0 } = place;
-    const index = this.#givenUp.findIndex(
-      (job) => job.offsetBytes === offsetBytes && job.lengthBytes === lengthBytes,
-    );
-    if (index < 0) return false;
-    this.#givenUp.splice(index, 1);
-    return true;
+  /** Whether a request of that time may have been given up: only who has seen a lane and its successor die. */
+  hasDiedTwiceSince(before: readonly number[]): boolean {
+    return this.#deaths.some((count, lane) => count - (before[lane] ?? 0) >= 2);
   }
-
-  #mourn(lane: number, job: Job | null): void {
-    this.deaths += 1;
-    const before = this.#victims.get(lane);
-    if (job !== null && before !== undefined && isSame(before, job)) {
-      this.#givenUp.push(job);
-      this.#victims.delete(lane);
-    } else if (job === null) this.#victims.delete(lane);
-    else this.#victims.set(lane, job);
-  }
-}
-
-function isSame(a: Job, b: Job): boolean {
-  return (
-    a.op === b.op &&
-    a.offsetBytes === b.offsetBytes &&
-    a.lengthBytes === b.lengthBytes &&
-    a.address === b.address
-  );
 }
 
 function laterBy(clock: Clock, meanMs: number, run: () => void, process: Process): void {
@@ -87,7 +69,7 @@ class Actor implements Hand {
   readonly #process: Process;
   readonly #clock: Clock;
   readonly #hears: Hears;
-  readonly #mourn: (job: Job | null) => void;
+  readonly #mourn: () => void;
   readonly #io: SynchronousIo;
   readonly #bytes: Uint8Array;
   readonly #members: (DirectAccess | null)[];
@@ -96,12 +78,11 @@ class Actor implements Hand {
   #outbox: (ReportMessage | null)[] = [];
   #isGone = false;
   #isLeft = false;
-  #job: Job | null = null;
   #wakes: (() => void) | null = null;
   /** What becomes of the system call that it is in. */
   #calls: ((isDone: boolean) => void) | null = null;
 
-  constructor(process: Process, task: LaneTask, hears: Hears, mourn: (job: Job | null) => void) {
+  constructor(process: Process, task: LaneTask, hears: Hears, mourn: () => void) {
     this.#process = process;
     this.#clock = process.clock;
     this.#hears = hears;
@@ -163,8 +144,7 @@ class Actor implements Hand {
             this.#wakes = resolve;
           });
         }
-        const { id, job } = control.take();
-        this.#job = job;
+        const { id, job } = control.peek();
         let report = nothingToReport;
         if (job.op === 'control') {
           const message = this.#inbox.shift();
@@ -174,7 +154,6 @@ class Actor implements Hand {
         // Done, and nobody has been told.
         await new Promise<void>((resolve) => this.#later(WAKE_MS, resolve));
         this.#work.finish(id, report);
-        this.#job = null;
       }
       this.#isGone = true;
       this.#sinks();
@@ -188,7 +167,7 @@ class Actor implements Hand {
 
   #die(): void {
     this.#isGone = true;
-    this.#mourn(this.#job?.op === 'control' ? null : this.#job);
+    this.#mourn();
     this.#sinks();
   }
 

@@ -65,7 +65,7 @@ export interface Tally {
     corrected: number;
     /** Assemblies that had to be told whom to leave out. */
     forksInDoubt: number;
-    /** Requests that two lanes died with, one after the other: their outcome is not known. */
+    /** Requests that were given up since two lanes died: their outcome is not known. */
     abandoned: number;
   };
   /** Allowed losses that were met, by their number: reads of sectors that held what they should not; L1: refusals. */
@@ -523,6 +523,7 @@ class World {
     const array = this.#live();
     const { sector, sectors } = this.#place(step.sector, step.sectors);
     const isZero = step.do === 'zero';
+    const deaths = this.#crew.deathsByLane;
     const registers = this.#registers;
     const write = registers.begin(sector, sectors, { isZero, isFua: step.fua });
     this.#clock.note(isZero ? events.zero : events.write, sector, sectors);
@@ -546,7 +547,7 @@ class World {
           for (const row of rowsOf(array.layout, write)) this.#torn.delete(row);
         this.#end();
       },
-      (error: unknown) => this.#requestFailed('write', error, write),
+      (error: unknown) => this.#requestFailed('write', error, write, deaths),
     );
   }
 
@@ -556,6 +557,7 @@ class World {
     const registers = this.#registers;
     // A part of it may wait for a lane that died while others write what its other parts have read.
     const isLong = this.#case.config.lanes !== undefined;
+    const deaths = this.#crew.deathsByLane;
     const inv = isLong ? registers.beginRead() : registers.now();
     this.#clock.note(events.read, sector, sectors);
     this.#count('read');
@@ -573,7 +575,7 @@ class World {
       },
       (error: unknown) => {
         if (isLong) registers.endRead(inv);
-        this.#requestFailed('read', error, null);
+        this.#requestFailed('read', error, null, deaths);
       },
     );
   }
@@ -589,7 +591,7 @@ class World {
         this.#registers.flushed(inv);
         this.#end();
       },
-      (error: unknown) => this.#requestFailed('flush', error, null),
+      (error: unknown) => this.#requestFailed('flush', error, null, []),
     );
   }
 
@@ -631,9 +633,9 @@ class World {
     return impaired.size > 1 && [...impaired].some((slot) => sectorsOn(layout, slot, row).includes(sector));
   }
 
-  #requestFailed(what: string, error: unknown, write: Write | null): void {
+  #requestFailed(what: string, error: unknown, write: Write | null, deaths: readonly number[]): void {
     if (write !== null) this.#registers.failed(write);
-    if (this.#isGivenUp(error)) {
+    if (this.#isGivenUp(error, deaths)) {
       // Disks that cannot be missed may have refused what the dead lane's successor wrote again.
       if (write !== null && this.#isBeyond) this.#noteTorn(write);
       this.#end();
@@ -651,11 +653,11 @@ class World {
     if (layout !== null) for (const row of rowsOf(layout, write)) this.#torn.add(row);
   }
 
-  /** Two lanes died with it, one after the other. */
-  #isGivenUp(error: unknown): boolean {
+  /** A lane and its successor have died since it was asked for. */
+  #isGivenUp(error: unknown, deaths: readonly number[]): boolean {
     const isUnknown =
       error instanceof RaidError && (error.code === 'WRITE_MAYBE_APPLIED' || error.code === 'READ_ABANDONED');
-    const isExcused = isUnknown && this.#crew.excuses(error);
+    const isExcused = isUnknown && this.#crew.hasDiedTwiceSince(deaths);
     if (isExcused) this.#tally.recoveries.abandoned += 1;
     return isExcused;
   }
@@ -833,6 +835,7 @@ class World {
       this.#tainted.size === 0 && this.#declared.size === 0 && array.health.unsyncedFromBytes === undefined;
     let isSure = mustAgree();
     if (repair) this.#computes = true;
+    const deaths = this.#crew.deathsByLane;
     try {
       for await (const progress of array.scrub({ repair })) {
         this.#clock.renew(PATIENCE_MS);
@@ -842,7 +845,7 @@ class World {
         throw new Wrong('mismatch', `a scrub found ${JSON.stringify(mismatch)} (I9)`);
       }
     } catch (error) {
-      if (isClosed(error) || this.#isGivenUp(error) || (this.#isBeyond && isLoss(error))) return;
+      if (isClosed(error) || this.#isGivenUp(error, deaths) || (this.#isBeyond && isLoss(error))) return;
       throw error;
     }
   }
@@ -859,10 +862,11 @@ class World {
 
   async #rebuild(): Promise<void> {
     const array = this.#live();
+    const deaths = this.#crew.deathsByLane;
     try {
       for await (const _ of array.rebuild()) this.#clock.renew(PATIENCE_MS);
     } catch (error) {
-      if (isClosed(error) || this.#isGivenUp(error) || (this.#isBeyond && isLoss(error))) return;
+      if (isClosed(error) || this.#isGivenUp(error, deaths) || (this.#isBeyond && isLoss(error))) return;
       // The disk that was being recovered has failed, which is its right.
       if (error instanceof RaidError && error.reaction === 'fail-member') return;
       throw error;

@@ -61,7 +61,7 @@ describe('the rings', () => {
             expect(control.hasSubmissions()).toBe(submitted.length > 0);
             const next = submitted[0];
             if (next === undefined) continue;
-            expect(control.take()).toEqual(next);
+            expect(control.peek()).toEqual(next);
             const status = random(2);
             control.finish(next.id, status);
             submitted.shift();
@@ -81,9 +81,9 @@ describe('the rings', () => {
       const job: Job = { op: 'read', offsetBytes: 0, lengthBytes: 1, address: 0, member: 0 };
       for (let id = 0; id < RING_SLOTS; id += 1) expect(control.trySubmit(id, job)).toBe(true);
       expect(control.trySubmit(999, job)).toBe(false);
-      expect(control.take().id).toBe(0);
+      expect(control.peek().id).toBe(0);
       for (let id = 0; id < RING_SLOTS; id += 1) {
-        expect(control.take().id).toBe(id);
+        expect(control.peek().id).toBe(id);
         control.finish(id, 0);
       }
       expect(control.hasSubmissions()).toBe(false);
@@ -112,7 +112,7 @@ describe('the rings', () => {
     control.trySubmit(1, { op: 'read', offsetBytes: 0, lengthBytes: 1, address: 0, member: 0 });
     control.waitForSubmission(0);
     control.waitForSubmission(10);
-    expect(control.take().id).toBe(1);
+    expect(control.peek().id).toBe(1);
   });
 
   test('the reset of a lane leaves nothing of its predecessor', () => {
@@ -139,7 +139,7 @@ describe('the rings', () => {
          let state = 12345;
          for (let expected = 0; expected < workerData.count; expected += 1) {
            control.waitForSubmission(expected % 3 === 0 ? 0 : 50);
-           const { id, job } = control.take();
+           const { id, job } = control.peek();
            const right = job.offsetBytes === expected * 4294967 && job.lengthBytes === expected + 1;
            // Now and then slow, so that the ring fills up.
            state = (Math.imul(state, 1103515245) + 12345) >>> 0;
@@ -235,7 +235,7 @@ describe('the commit record', () => {
     expect(table.every((word) => word === 0x5a5a5a5a)).toBe(true);
     expect(control.unfinishedCommit()).toHaveLength(COMMIT_SLOTS);
     for (let id = 0; id < RING_SLOTS; id += 1) {
-      expect(control.take()).toEqual({ id, job });
+      expect(control.peek()).toEqual({ id, job });
       control.finish(id, 0);
     }
     expect(() => control.beginCommit(Array.from({ length: COMMIT_SLOTS + 1 }, () => entry))).toThrow();

@@ -18,7 +18,7 @@ test('nothing is lost when they do, and nobody is told that he may have lost som
   expect(deaths).toBeGreaterThan(50);
 });
 
-test('a request whose lane and its successor died with it in hand is told that its outcome is unknown', async () => {
+test('a request is given up, its outcome unknown, only where a lane and its successor died', async () => {
   const one = cases[0] as Case;
   const kill = { do: 'kill-lane', which: 0, when: 'in-commit', isTwice: true } as const;
   const write = { do: 'write', sector: 0, sectors: 64, fua: false } as const;
