@@ -39,16 +39,18 @@ export class SimulatedCrew implements Crew {
     return this.#deaths.reduce((sum, each) => sum + each, 0);
   }
 
-  /** By lane, so far. */
+  /** By lane, as far as the main thread has heard. */
   get deathsByLane(): readonly number[] {
     return [...this.#deaths];
   }
 
   hire(task: LaneTask, hears: Hears): Hand {
     this.#deaths[task.lane] ??= 0;
-    return new Actor(this.#process, task, hears, () => {
-      this.#deaths[task.lane] = (this.#deaths[task.lane] ?? 0) + 1;
-    });
+    const died = (isKilled: boolean): void => {
+      if (isKilled) this.#deaths[task.lane] = (this.#deaths[task.lane] ?? 0) + 1;
+      hears.died();
+    };
+    return new Actor(this.#process, task, { ...hears, died });
   }
 
   soon(look: () => void): void {
@@ -65,11 +67,14 @@ function laterBy(clock: Clock, meanMs: number, run: () => void, process: Process
   clock.after(meanMs * (0.5 + clock.random(1024) / 1024), run, process);
 }
 
+interface Heard extends Omit<Hears, 'died'> {
+  died(isKilled: boolean): void;
+}
+
 class Actor implements Hand {
   readonly #process: Process;
   readonly #clock: Clock;
-  readonly #hears: Hears;
-  readonly #mourn: () => void;
+  readonly #hears: Heard;
   readonly #io: SynchronousIo;
   readonly #bytes: Uint8Array;
   readonly #members: (DirectAccess | null)[];
@@ -82,11 +87,10 @@ class Actor implements Hand {
   /** What becomes of the system call that it is in. */
   #calls: ((isDone: boolean) => void) | null = null;
 
-  constructor(process: Process, task: LaneTask, hears: Hears, mourn: () => void) {
+  constructor(process: Process, task: LaneTask, hears: Heard) {
     this.#process = process;
     this.#clock = process.clock;
     this.#hears = hears;
-    this.#mourn = mourn;
     this.#io = new SynchronousIo(task.map.memory, task.members);
     this.#bytes = new Uint8Array(task.map.memory.buffer);
     this.#members = [...task.members];
@@ -155,24 +159,17 @@ class Actor implements Hand {
         await new Promise<void>((resolve) => this.#later(WAKE_MS, resolve));
         this.#work.finish(id, report);
       }
-      this.#isGone = true;
-      this.#sinks();
+      this.#die(false);
     } catch (error) {
       if (error === gone) return;
       this.#hears.broke(error as Error);
-      this.#isGone = true;
-      this.#sinks();
+      this.#die(false);
     }
   }
 
-  #die(): void {
+  #die(isKilled = true): void {
     this.#isGone = true;
-    this.#mourn();
-    this.#sinks();
-  }
-
-  #sinks(): void {
-    laterBy(this.#clock, DEATH_MS, () => this.#hears.died(), this.#process);
+    laterBy(this.#clock, DEATH_MS, () => this.#hears.died(isKilled), this.#process);
   }
 
   #post(message: ReportMessage | null): void {
