@@ -41,6 +41,7 @@ export interface Instant {
 export async function openSource(path: string, to: string): Promise<Source> {
   const file = await openFile(path);
   if (file !== null) return file;
+  await checkFolder(path);
   await refuseServed(
     path,
     `may be written to while it is read; to export what it holds at an instant, back it up:${commandLine('backup', 'create', path, '--repo', 'REPO')}${commandLine('export', 'latest', '--repo', 'REPO', '--to', to)}`,

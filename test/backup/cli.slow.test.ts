@@ -1,5 +1,4 @@
 /** `backup` and `export` as a user calls them. */
-
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile, writeFile } from 'node:fs/promises';

@@ -19,6 +19,7 @@ test('what is lost is named with exit code 5, and what is left of a file is kept
 test('wrong calls say what is wrong, and do nothing', async () => {
   await using scratch = await Scratch.make();
   await writeFile(scratch.path('photo.jpg'), 'x');
+  await writeFile(scratch.path('raidsim.json'), '{}');
   await writeFile(scratch.path('disk.img'), sampleBytes(1000));
   const cases: readonly (readonly [string, number, string])[] = [
     ['backup create', 2, 'say what to back up'],
@@ -37,6 +38,7 @@ test('wrong calls say what is wrong, and do nothing', async () => {
     ['backup create disk.img --repo new --redundancy 3', 2, '0, 1 or 2'],
     ['backup create disk.img --repo s3:https://localhost/bucket', 2, 'AWS_ACCESS_KEY_ID'],
     ['export disk.img', 2, '--to FILE'],
+    ['export raidsim.json --to x.raw', 2, 'an array is called by its folder'],
     ['export disk.img --to x.raw --since abc', 2, 'belong together'],
   ];
   for (const [line, code, words] of cases) {
@@ -44,5 +46,5 @@ test('wrong calls say what is wrong, and do nothing', async () => {
     expect(outcome.stderr, line).toContain(words);
     expect(outcome.code, line).toBe(code);
   }
-  expect(await readdir(scratch.folder)).toEqual(['disk.img', 'photo.jpg']);
+  expect(await readdir(scratch.folder)).toEqual(['disk.img', 'photo.jpg', 'raidsim.json']);
 });
