@@ -226,7 +226,8 @@ async function withSnapshots(folder: string, found: Inspection, witness: string 
     const due = found.owner === null ? rollbackTo : null;
     const snapshotProblem =
       due === null ? null : unfinished(folder, found.status.name, due, !isAsLeft).toRecord();
-    const status = { ...found.status, ...snapshotsOf(known) };
+    const rollback = due === null ? {} : { rollbackTo: due };
+    const status = { ...found.status, ...snapshotsOf(known), ...rollback };
     return { ...found, status, snapshotUsage: usage, snapshotProblem };
   } catch (error) {
     if (!(error instanceof RaidError)) throw error;

@@ -57,6 +57,8 @@ export interface ArrayStatus {
   readonly served: string | null;
   /** Oldest first; absent where there are none. */
   readonly snapshots?: readonly SnapshotStatus[];
+  /** The snapshot that the array is half-way back to, and neither that nor what it was; absent where it is not. */
+  readonly rollbackTo?: string;
 }
 
 export function statusOf(array: RaidArray): ArrayStatus {
@@ -81,8 +83,10 @@ export function statusOf(array: RaidArray): ArrayStatus {
     served: null,
   };
   if (snapshots === null || snapshots.count === 0) return status;
+  const interrupted = snapshots.origin?.interrupted ?? null;
   return {
     ...status,
+    ...(interrupted === null ? {} : { rollbackTo: interrupted.name }),
     // Made when somebody looks: it counts every copy, and whoever serves an array asks for its status all the time.
     get snapshots() {
       return snapshotsOf(snapshots.list()).snapshots ?? [];

@@ -230,7 +230,9 @@ test('one that cannot be finished, as a copy has rotted: nobody reads or writes 
     await rot(store);
   }
   for (let opening = 0; opening < 2; opening += 1) {
+    expect((await inspectArray(folder)).status.rollbackTo).toBe('one');
     await using array = await openArray(folder, quiet);
+    expect(array.status().rollbackTo).toBe('one');
     for (const refused of [bytesOf(array), array.write(0, filled(1, 1)), array.writeZeroes(0, 4096)])
       await expect(refused).rejects.toThrow(
         /half-way through a rollback to snapshot one .*raidsim snapshot rollback/,
