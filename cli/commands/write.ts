@@ -2,6 +2,7 @@
 import { createReadStream } from 'node:fs';
 import type { Command } from 'commander';
 import { examples, jsonOption, quietOption, SIZES } from '../options.ts';
+import type { Reached } from '../reach.ts';
 
 interface Options {
   readonly offset: string;
@@ -75,7 +76,9 @@ async function run(folder: string, options: Options): Promise<void> {
   const progress = new Progress({ json: false, quiet: options.quiet === true || options.json === true });
   let written = 0;
   let seconds = 0;
+  let invalid: readonly string[] = [];
   try {
+    const valid = await validSnapshots(reached);
     const roomBytes = array.limits.sizeBytes - offsetBytes;
     if (roomBytes <= 0 || (knownBytes !== null && from !== '-' && knownBytes > roomBytes)) {
       const room =
@@ -97,6 +100,10 @@ async function run(folder: string, options: Options): Promise<void> {
       progress.show({ action: 'write', doneBytes, totalBytes: knownBytes });
     });
     if (written > 0) await array.flush();
+    if (valid.length > 0) {
+      const still = await validSnapshots(reached);
+      invalid = valid.filter((name) => !still.includes(name));
+    }
   } finally {
     progress.clear();
     seconds = progress.seconds;
@@ -113,7 +120,14 @@ async function run(folder: string, options: Options): Promise<void> {
       lengthBytes: written,
       seconds: Math.round(seconds * 1000) / 1000,
       interrupted: isInterrupted,
+      ...(invalid.length > 0 ? { invalidSnapshots: invalid } : {}),
     });
+  }
+  if (invalid.length > 0 && options.quiet !== true) {
+    const which = `snapshot${invalid.length === 1 ? '' : 's'} ${invalid.join(', ')}`;
+    process.stderr.write(
+      `${which} became invalid meanwhile: what was overwritten found no place among the copies (raidsim snapshot list ${folder})\n`,
+    );
   }
   const range = `${formatSize(written)} at ${offsetBytes}`;
   if (isInterrupted) {
@@ -123,6 +137,13 @@ async function run(folder: string, options: Options): Promise<void> {
       `wrote ${range}, in ${duration(seconds)}${rate === 0 ? '' : ` (${formatSize(rate)}/s)`}\n`,
     );
   }
+}
+
+async function validSnapshots({ facts, run }: Reached): Promise<readonly string[]> {
+  if (!facts.mayHaveSnapshots) return [];
+  const { resultOf } = await import('../reach.ts');
+  const list = await resultOf(run('snapshotList', undefined));
+  return list.filter(({ state }) => state === 'valid').map(({ name }) => name);
 }
 
 async function* firstBytes(

@@ -115,3 +115,15 @@ test('of an array that has failed there is neither a snapshot nor a backup, noth
   expect(await readdir(scratch.path('demo'))).toEqual(before);
   expect(await readdir(scratch.folder)).toEqual(['demo']);
 });
+
+test('whoever writes is told which snapshots that has cost', async () => {
+  const { scratch } = await made();
+  await using _scratch = scratch;
+  await scratch.done('snapshot create demo one --limit 64K -q');
+  expect((await scratch.type('write demo --from second --length 4K')).stderr).toBe('');
+  const lost = await scratch.type('write demo --from second');
+  expect(lost).toMatchObject({ code: 0, stderr: expect.stringContaining('snapshot one became invalid') });
+  await scratch.done('snapshot create demo two');
+  const told = JSON.parse(await scratch.done('write demo --from first --json'));
+  expect(told).toMatchObject({ invalidSnapshots: ['two'] });
+});
