@@ -16,7 +16,7 @@ import { type CreateOptions, createArray, growArray, openArray } from '../../lib
 import type { GrowOptions } from '../../lib/array/grow.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
-import { randomBytes, runSeed } from '../conformance/seed.ts';
+import { type Random, randomBytes, runSeed } from '../conformance/seed.ts';
 import { scratchFolder } from '../device/scratch.ts';
 import type { ShapeTask } from './shaper.ts';
 
@@ -26,24 +26,33 @@ const KILLS = 8;
 const scratch = await scratchFolder();
 afterAll(() => rm(scratch, { recursive: true }));
 
-/** After a time between nothing and a little more than it took when it was let be. Whether it was done by then. */
-async function runAndKill(task: ShapeTask, afterMs: number): Promise<'killed' | 'done'> {
+/** Whether it was done by then, and how long it was at it: from when it was about to begin, as the time is. */
+async function runAndKill(
+  task: ShapeTask,
+  afterMs: number,
+): Promise<{ readonly end: 'killed' | 'done'; readonly ms: number }> {
   const child = spawn(process.execPath, [program, JSON.stringify(task)], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const gone = new Promise<number | null>((done) => child.once('exit', done));
   await new Promise((ready) => child.stdout.once('data', ready));
+  const start = performance.now();
   await Promise.race([new Promise((done) => setTimeout(done, afterMs)), gone]);
   child.kill('SIGKILL');
   const code = await gone;
   if (code !== null && code !== 0) throw new Error(`the child ended with ${code}`);
-  return code === 0 ? 'done' : 'killed';
+  return { end: code === 0 ? 'done' : 'killed', ms: performance.now() - start };
 }
 
 async function timed(task: ShapeTask): Promise<number> {
-  const start = performance.now();
-  expect(await runAndKill(task, 60_000)).toBe('done');
-  return performance.now() - start;
+  const { end, ms } = await runAndKill(task, 60_000);
+  expect(end).toBe('done');
+  return ms;
+}
+
+/** Of kills one falls into each part of the time that it took when it was let be, and so the first at its beginning. */
+function momentOf(kill: number, tookMs: number, random: Random): number {
+  return ((kill + random(1000) / 1000) / KILLS) * tookMs;
 }
 
 async function expectWhole(array: RaidArray): Promise<void> {
@@ -84,7 +93,7 @@ test.each(shapes)('create, %s: an array, or a folder that is none', async (name,
   const folder = join(scratch, name.replaceAll(' ', '-'));
   const tookMs = await timed({ folder: `${folder}-whole`, create });
   for (let kill = 0; kill < KILLS; kill += 1) {
-    await runAndKill({ folder, create }, (random(1000) / 1000) * tookMs);
+    await runAndKill({ folder, create }, momentOf(kill, tookMs, random));
     const isThere = await access(join(folder, 'raidsim.json')).then(
       () => true,
       () => false,
@@ -129,7 +138,7 @@ test.each(growths)('grow, %s: as it was or larger, and nothing is lost', async (
 
     // The first one is let be, to know how long it takes.
     if (kill === 0) tookMs = await timed({ folder, grow });
-    else await runAndKill({ folder, grow }, (random(1000) / 1000) * tookMs);
+    else await runAndKill({ folder, grow }, momentOf(kill - 1, tookMs, random));
     const array = await openArray(folder, { autoSync: false });
     const isOld = array.limits.sizeBytes === before.bytes && array.layout.memberCount === before.slots;
     seen[isOld ? 'old' : 'grown'] += 1;
