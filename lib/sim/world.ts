@@ -862,7 +862,8 @@ class World {
 
   async #rebuild(): Promise<void> {
     const array = this.#live();
-    const deaths = this.#crew.deathsByLane;
+    // It watches a sync that may be under way already, and then the first of two deaths may be older than the watching.
+    const deaths = array.syncProgress === null ? this.#crew.deathsByLane : [];
     try {
       for await (const _ of array.rebuild()) this.#clock.renew(PATIENCE_MS);
     } catch (error) {
