@@ -3,9 +3,9 @@
  * A lane drives it synchronously, the event loop drives it with promises, the simulator with virtual time. Nothing here
  * waits, and nothing here knows which of them it is.
  *
- *   gather    read what the plan needs. A transfer that fails is looked at page by page; pages that stay unreadable are
- *             *erased*, and the plan is made anew without them. Each round costs a stripe one unit of its
- *             redundancy, so there are at most as many rounds as members.
+ *   gather    read what the plan needs. A transfer that fails is looked at page by page, and a page that fails sector by
+ *             sector; sectors that stay unreadable are *erased*, and the plan is made anew without them. Each round
+ *             costs a stripe one unit of its redundancy, so there are at most as many rounds as members.
  *   compute   in memory.
  *   commit    write everything the plan writes. All writes are tried. One that fails excludes its member, here
  *             and now, for every later job of this lane; the others have been written, so the row is what it should be
@@ -263,6 +263,59 @@ function isAnyBehind({ health: { members, erased } }: CompiledHealth): boolean {
   return erased.length > 0 && members.some(({ state }) => state === 'recovering');
 }
 
+/** A transfer in pieces that end where multiples of `unitBytes` on its member do. */
+function cut(transfer: Transfer, unitBytes: number): readonly Transfer[] {
+  const pieces: Transfer[] = [];
+  const end = transfer.offsetBytes + transfer.lengthBytes;
+  for (let at = transfer.offsetBytes; at < end; ) {
+    const next = Math.min(end, roundDown(at, unitBytes) + unitBytes);
+    const address = transfer.address + (at - transfer.offsetBytes);
+    pieces.push({ member: transfer.member, offsetBytes: at, lengthBytes: next - at, address });
+    at = next;
+  }
+  return pieces;
+}
+
+/** Where transfers of one member failed; neighbours become one place, so that they are rewritten in one write. */
+function placesOf(failures: readonly Failure[]): readonly ErasedRange[] {
+  const places: ErasedRange[] = [];
+  const ordered = failures.map(({ transfer }) => transfer).sort((a, b) => a.offsetBytes - b.offsetBytes);
+  for (const { member, offsetBytes, lengthBytes } of ordered) {
+    const last = places.at(-1);
+    if (last === undefined || last.offsetBytes + last.lengthBytes !== offsetBytes)
+      places.push({ member, offsetBytes, lengthBytes });
+    else places[places.length - 1] = { ...last, lengthBytes: last.lengthBytes + lengthBytes };
+  }
+  return places;
+}
+
+interface Range {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+function meets(a: Range, b: Range): boolean {
+  return a.offsetBytes < b.offsetBytes + b.lengthBytes && b.offsetBytes < a.offsetBytes + a.lengthBytes;
+}
+
+/** A job on a range of a member, in parts each of which can be read altogether or not at all. */
+function partsOf(job: Job, erased: readonly ErasedRange[]): readonly Job[] {
+  const end = job.offsetBytes + job.lengthBytes;
+  const bounds = new Set([job.offsetBytes]);
+  for (const range of erased) {
+    if (range.member !== job.member || !meets(range, job)) continue;
+    bounds.add(Math.max(job.offsetBytes, range.offsetBytes));
+    bounds.add(Math.min(end, range.offsetBytes + range.lengthBytes));
+  }
+  bounds.delete(end);
+  const starts = [...bounds].sort((a, b) => a - b);
+  return starts.map((from, index) => ({
+    ...job,
+    offsetBytes: from,
+    lengthBytes: (starts[index + 1] ?? end) - from,
+  }));
+}
+
 /** What is left of a place without these others on the same member. */
 function outside(others: readonly Transfer[], place: ErasedRange): readonly ErasedRange[] {
   const { member } = place;
@@ -422,6 +475,8 @@ export class Runner {
     let erased: ErasedRange[] = [];
     for (;;) {
       if (this.#isGone(job, health)) return goneError(job);
+      const parts = job.op === 'replace' ? partsOf(job, health.health.erased) : [];
+      if (parts.length > 1) return yield* this.#oneByOne(parts);
       const plan = this.#plan(job, health);
       if ('lost' in plan) return yield* this.#around(plan, job);
       if (this.#isTooBig(plan)) return yield* this.#halves(job);
@@ -474,6 +529,15 @@ export class Runner {
     }
   }
 
+  *#oneByOne(parts: readonly Job[]): Steps<RaidError | null> {
+    let failed: RaidError | null = null;
+    for (const part of parts) {
+      failed = bothErrors(failed, yield* this.#execute(part));
+      if (this.#again) break;
+    }
+    return failed;
+  }
+
   /** Whether there is nobody left to be recovered, or copied, or copied to. */
   #isGone(job: Job, { health, members }: CompiledHealth): boolean {
     if (job.op !== 'recover' && job.op !== 'replace') return false;
@@ -520,19 +584,13 @@ export class Runner {
   }
 
   /**
-   * Copies a member to its replacement: as it is, where it can be read; recomputed from the others, where not. Only the
-   * replacement is written.
+   * Copies a part of a member to its replacement: as it is, where it can be read; recomputed from the others, where not.
+   * Only the replacement is written.
    */
   #planReplace(job: Job, health: CompiledHealth): Plan | Lost {
     const { member, offsetBytes, lengthBytes } = job;
     const target = replacementOf(this.#layout.memberCount, member);
-    const end = offsetBytes + lengthBytes;
-    const isReadable = !health.health.erased.some(
-      (range) =>
-        range.member === member &&
-        range.offsetBytes < end &&
-        offsetBytes < range.offsetBytes + range.lengthBytes,
-    );
+    const isReadable = !health.health.erased.some((range) => range.member === member && meets(range, job));
     if (isReadable && health.health.members[member]?.state === 'in_sync') {
       const transfer = { offsetBytes, lengthBytes, address: 0 };
       return {
@@ -596,32 +654,28 @@ export class Runner {
         });
         continue;
       }
-      const pages = yield* this.#unreadablePages(plan, transfer, requestAddress);
-      erased.push(...pages);
+      erased.push(...(yield* this.#unreadableIn(plan, transfer, requestAddress)));
     }
-    // Every page could be read the second time: then the buffers hold everything after all.
+    // Everything could be read the second time: then the buffers hold it after all.
     return erased.length === 0 ? null : erased;
   }
 
-  /** Reads a failed transfer again, a page at a time: the second try that a transient error deserves. */
-  *#unreadablePages(plan: Plan, transfer: Transfer, requestAddress: number): Steps<ErasedRange[]> {
-    const pages: Transfer[] = [];
-    const end = transfer.offsetBytes + transfer.lengthBytes;
-    for (let at = transfer.offsetBytes; at < end; ) {
-      const next = Math.min(end, roundDown(at, PAGE_BYTES) + PAGE_BYTES);
-      pages.push({
-        member: transfer.member,
-        offsetBytes: at,
-        lengthBytes: next - at,
-        address: transfer.address + (at - transfer.offsetBytes),
-      });
-      at = next;
-    }
+  /**
+   * Reads a failed transfer again: the second try that a transient error deserves. A page at a time, and where that
+   * fails each of its sectors. A disk loses a sector at a time (or eight, where they are what it stores), and the
+   * others of the page may be all that is left of their stripes, or the copies that answer for places not resynced yet:
+   * doing without them could lose data, or change it. A device of larger blocks refuses single sectors, and loses all of
+   * the page; a device that has gone is not asked eight times more.
+   */
+  *#unreadableIn(plan: Plan, transfer: Transfer, requestAddress: number): Steps<ErasedRange[]> {
     const erased: ErasedRange[] = [];
-    for (const page of pages) {
-      const failures = yield this.#batch('read', [page], plan.requestBytes, requestAddress);
+    for (const page of cut(transfer, PAGE_BYTES)) {
+      let failures = yield this.#batch('read', [page], plan.requestBytes, requestAddress);
       if (failures === null) continue;
-      erased.push({ member: page.member, offsetBytes: page.offsetBytes, lengthBytes: page.lengthBytes });
+      const sectors = cut(page, SECTOR_BYTES);
+      if (sectors.length > 1 && failures.every(({ error }) => error.reaction !== 'fail-member'))
+        failures = yield this.#batch('read', sectors, plan.requestBytes, requestAddress);
+      if (failures !== null) erased.push(...placesOf(failures));
     }
     return erased;
   }

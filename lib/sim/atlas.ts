@@ -3,12 +3,12 @@
  * any loss is a bug, and no argument about bad luck is possible.
  *
  *   impaired   a slot whose member is missing, not yet whole, or certain to fail: it counts as lost
- *   latent     a page of a member that cannot be read until it is written
+ *   latent     a sector of a member that cannot be read until it is written
  *
- * A member may fail if the array survives without it and all that are impaired, and still does at every page that
- * another member cannot read. A page may become unreadable if the array survives the loss of all that is impaired or
- * unreadable there. In parity levels and raid1 a page stands at the same place on all members; in raid10 copies are
- * elsewhere, and a member with a bad page counts as lost altogether.
+ * A member may fail if the array survives without it and all that are impaired, and still does at every sector that
+ * another member cannot read. A sector may become unreadable if the array survives the loss of all that is impaired or
+ * unreadable there. In parity levels and raid1 a sector stands at the same place on all members; in raid10 copies are
+ * elsewhere, and a member with a bad sector counts as lost altogether.
  *
  * Some damage is survived only if redundancy was right before, and after a crash it may not be: in parity levels the
  * chunks of an impaired member in rows `atRisk` (written since the last flush before the crash, until a resync has gone
@@ -19,17 +19,11 @@ import type { Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
 import { SECTOR_BYTES } from '../units.ts';
 
-export const PAGE_SECTORS = 8;
-
 export interface Damage {
   /** By slot. */
   readonly impaired: ReadonlySet<number>;
-  /** Slots by the page, from the start of the data, that cannot be read on them. */
+  /** Slots by the sector, from the start of the data, that cannot be read on them. */
   readonly latent: ReadonlyMap<number, ReadonlySet<number>>;
-}
-
-export function pageOf(dataSector: number): number {
-  return Math.floor(dataSector / PAGE_SECTORS);
 }
 
 /** Whether the array is sure to hold all data with this member lost as well. */
@@ -42,12 +36,17 @@ export function mayLose(layout: Layout, damage: Damage, slot: number): boolean {
   return isHeld(union(damage.latent.values()));
 }
 
-/** Whether it is, with these pages of the member unreadable. */
-export function maySpoil(layout: Layout, damage: Damage, slot: number, pages: readonly number[]): boolean {
+/** Whether it is, with these sectors of the member unreadable. */
+export function maySpoil(
+  layout: Layout,
+  damage: Damage,
+  slot: number,
+  dataSectors: readonly number[],
+): boolean {
   const { impaired, latent } = damage;
   const isHeld = (others: ReadonlySet<number>): boolean =>
     survives(layout, (each) => each === slot || impaired.has(each) || others.has(each));
-  if (hasRows(layout)) return pages.every((page) => isHeld(latent.get(page) ?? impaired));
+  if (hasRows(layout)) return dataSectors.every((each) => isHeld(latent.get(each) ?? impaired));
   return isHeld(union(latent.values()));
 }
 
@@ -67,16 +66,21 @@ export function rowOf(layout: Layout, sector: number): number {
   return Math.floor((sector * SECTOR_BYTES) / (layout.chunkBytes * layout.dataCount));
 }
 
-/** The array sectors whose data this member holds in a row, or in a page of it only. */
-export function sectorsOn(layout: Layout, slot: number, row: number, page: number | null = null): number[] {
+/** The array sectors whose data this member holds in a row, or at one of its sectors only. */
+export function sectorsOn(
+  layout: Layout,
+  slot: number,
+  row: number,
+  dataSector: number | null = null,
+): number[] {
   if (layout.kind === 'copies') return [];
   const cell = layout.cellAt(slot, row);
   if (cell.kind !== 'data') return [];
   const chunk = layout.chunkBytes / SECTOR_BYTES;
   const first = (row * layout.dataCount + cell.index) * chunk;
   const sectors = Array.from({ length: chunk }, (_, index) => first + index);
-  if (page === null) return sectors;
-  return sectors.filter((_, index) => pageOf(row * chunk + index) === page);
+  if (dataSector === null) return sectors;
+  return sectors.filter((_, index) => row * chunk + index === dataSector);
 }
 
 /**

@@ -28,7 +28,7 @@ import {
   superSectorOf,
 } from '../md/superblock1.ts';
 import { KIB, MIB, SECTOR_BYTES } from '../units.ts';
-import { columnOf, type Damage, mayLose, maySpoil, pageOf, rowOf, sectorsOn } from './atlas.ts';
+import { columnOf, type Damage, mayLose, maySpoil, rowOf, sectorsOn } from './atlas.ts';
 import { Clock, Process, Stuck } from './clock.ts';
 import { type Applied, Disk, type DiskDevice, type DiskFault, type Keep, type Zone } from './disk.ts';
 import { SimulatedCrew } from './lanes.ts';
@@ -942,9 +942,8 @@ class World {
       for (const sector of unit.disk.latentSectors) {
         const at = sector - zone.offsetBytes / SECTOR_BYTES;
         if (at < 0 || at * SECTOR_BYTES >= zone.lengthBytes) isSound = false;
-        const page = pageOf(at);
-        const slots = latent.get(page);
-        if (slots === undefined) latent.set(page, new Set([slot]));
+        const slots = latent.get(at);
+        if (slots === undefined) latent.set(at, new Set([slot]));
         else slots.add(slot);
       }
       if (isSound) impaired.delete(slot);
@@ -994,8 +993,8 @@ class World {
           continue;
         }
         for (const slot of impaired) this.#lose(sectorsOn(layout, slot, row));
-        for (const [page, slots] of latent)
-          for (const slot of slots) this.#lose(sectorsOn(layout, slot, row, page));
+        for (const [at, slots] of latent)
+          for (const slot of slots) this.#lose(sectorsOn(layout, slot, row, at));
       }
     }
   }
@@ -1043,8 +1042,7 @@ class World {
       case 'latent': {
         if (slot === null) return;
         const places = this.#placesIn(zone, step.sector, step.sectors);
-        const pages = [...new Set(places.map((at) => pageOf(at)))];
-        if (!this.#spendPages(slot, pages)) return;
+        if (!this.#spendSectors(slot, places)) return;
         disk.addLatent(zone.offsetBytes / SECTOR_BYTES + (places[0] ?? 0), places.length);
         this.#computes = true;
         this.#exposeRisks();
@@ -1121,8 +1119,8 @@ class World {
     disk.poke(at, bytes);
   }
 
-  #spendPages(slot: number, pages: readonly number[]): boolean {
-    if (maySpoil(this.#live().layout, this.#damageSoFar(), slot, pages)) return true;
+  #spendSectors(slot: number, dataSectors: readonly number[]): boolean {
+    if (maySpoil(this.#live().layout, this.#damageSoFar(), slot, dataSectors)) return true;
     if (this.#case.mode !== 'beyond') return false;
     this.#isBeyond = true;
     return true;

@@ -17,11 +17,15 @@ const PAGE = 4 * KIB;
 type Op = Exclude<JobOp, 'control'>;
 export const ops: readonly Op[] = ['read', 'write', 'recover', 'check', 'repair'];
 
-/** The ways in which a member fails. A page is the second of the member; `once` is a fault that a second try heals. */
+/**
+ * The ways in which a member fails. A page is the second of the member, a sector one of its eight, for each member
+ * another; `once` is a fault that a second try heals.
+ */
 const faults = {
   none: { reads: null, writes: null },
   'read once': { reads: 'once', writes: null },
   'one page, until written': { reads: 'page', writes: null },
+  'one sector, until written': { reads: 'sector', writes: null },
   'reads for ever': { reads: 'forever', writes: null },
   'gone for reads': { reads: 'gone', writes: null },
   'gone altogether': { reads: 'gone', writes: 'forever' },
@@ -32,7 +36,12 @@ const faults = {
 export type FaultName = keyof typeof faults;
 export const faultNames = Object.keys(faults) as FaultName[];
 
-const badPage = { offsetBytes: PAGE, lengthBytes: PAGE };
+/** What of a member cannot be read until it is written, if anything. */
+function badOf(member: number, name: FaultName): { offsetBytes: number; lengthBytes: number } | null {
+  const { reads } = faults[name];
+  if (reads === 'page') return { offsetBytes: PAGE, lengthBytes: PAGE };
+  return reads === 'sector' ? { offsetBytes: PAGE + (member % 8) * 512, lengthBytes: 512 } : null;
+}
 
 /** A script of one fault for each member; says which pages are healed. */
 function scriptOf(of: readonly FaultName[]): Script {
@@ -40,7 +49,8 @@ function scriptOf(of: readonly FaultName[]): Script {
   const healed = new Set<string>();
   return (direction, transfer) => {
     const { member } = transfer;
-    const fault = faults[of[member] ?? 'none'];
+    const name = of[member] ?? 'none';
+    const fault = faults[name];
     const seen = done[member];
     if (seen === undefined) return null;
     if (direction === 'write') {
@@ -58,8 +68,9 @@ function scriptOf(of: readonly FaultName[]): Script {
       seen.read = true;
       return failure('MEDIUM_ERROR');
     }
-    if (fault.reads === 'page' && overlaps(transfer, badPage)) {
-      for (let at = badPage.offsetBytes; at < badPage.offsetBytes + PAGE; at += 512) {
+    const bad = badOf(member, name);
+    if (bad !== null && overlaps(transfer, bad)) {
+      for (let at = bad.offsetBytes; at < bad.offsetBytes + bad.lengthBytes; at += 512) {
         const inside = at < transfer.offsetBytes + transfer.lengthBytes && transfer.offsetBytes < at + 512;
         if (inside && !healed.has(`${member}:${at}`)) return failure('MEDIUM_ERROR');
       }
@@ -169,8 +180,14 @@ function wrong(given: Case): string | null {
       const state = health[slot];
       if (state === undefined || state.state === 'missing') return true;
       if (state.state === 'recovering' && at >= state.recoveredBytes) return true;
-      const { reads } = faults[given.faults[slot] ?? 'none'];
-      return reads === 'forever' || reads === 'gone' || (reads === 'page' && at >= PAGE && at < 2 * PAGE);
+      const name = given.faults[slot] ?? 'none';
+      const bad = badOf(slot, name);
+      const { reads } = faults[name];
+      return (
+        reads === 'forever' ||
+        reads === 'gone' ||
+        (bad !== null && at >= bad.offsetBytes && at < bad.offsetBytes + bad.lengthBytes)
+      );
     };
     if (job.op === 'read') {
       const { place } = error;
