@@ -108,6 +108,8 @@ interface Unit {
   isCurrent: boolean;
   /** Lanes have been told that it is in sync, and have no job left from before. */
   isTrusted: boolean;
+  /** The slot in which lanes may still use it, though it is out: they have jobs left from before. */
+  leftSlot: number | null;
   /** Until then no read fails once more: one that fails twice is no transient error. */
   readsUntilMs: number;
 }
@@ -243,6 +245,7 @@ class World {
       isTroubled: false,
       isCurrent: false,
       isTrusted: false,
+      leftSlot: null,
       readsUntilMs: 0,
     };
     this.#units.push(unit);
@@ -956,8 +959,11 @@ class World {
   }
 
   #noteTrust(isIdle: boolean): void {
-    for (const unit of this.#units)
-      unit.isTrusted = this.#slotOf(unit) !== null && (isIdle || unit.isTrusted);
+    for (const unit of this.#units) {
+      const slot = this.#slotOf(unit);
+      unit.isTrusted = slot !== null && (isIdle || unit.isTrusted);
+      unit.leftSlot = slot ?? (isIdle ? null : unit.leftSlot);
+    }
   }
 
   /** What there is for new damage to come on top of: to jobs that lanes were given before, a member just in sync is not. */
@@ -1054,8 +1060,9 @@ class World {
     }
     // On a disk that only becomes a member, what nothing notices before it is one would come too late for the account.
     if (slot === null && !noticedSoon.includes(fault)) return;
-    // All others cost the array the member; a replacement may have been flushed for the last time before it is one.
-    const atStake = slot ?? this.#slotToBe(unit);
+    // All others cost the array the member; a replacement may have been flushed for the last time before it is one, and
+    // what it has replaced may be written by a lane that has not been told.
+    const atStake = slot ?? this.#slotToBe(unit) ?? unit.leftSlot;
     if (atStake !== null && !this.#spend(atStake)) return;
     unit.isTroubled = true;
     this.#computes = true;
