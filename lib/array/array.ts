@@ -415,7 +415,7 @@ export class RaidArray extends Device {
           'an array without metadata does not know its former members; add the device',
         );
       }
-      const { data, log, descriptor, slot } = await metadata.judgeReAdd(device);
+      const { data, log, descriptor, slot, bad } = await metadata.judgeReAdd(device);
       const former = this.#members.list.find((member) => member.descriptor === descriptor);
       this.#checkStranger(device, former);
       await this.#engine.setHealth(this.#health());
@@ -424,6 +424,8 @@ export class RaidArray extends Device {
       // Every write goes there before it is judged what it has missed: nothing can be missed in between.
       const state: MemberState = { state: 'recovering', slot, recoveredBytes: 0, viaBitmap: false };
       const member = this.#members.adopt(data, state, descriptor, name, log);
+      // What it lacks it lacked when it went.
+      this.#members.damage(bad);
       await this.#engine.setHealth(this.#health());
       try {
         const how = await metadata.reAdd(device);
@@ -433,6 +435,7 @@ export class RaidArray extends Device {
           member.state = { state: 'recovering', slot, recoveredBytes, viaBitmap: how === 'via-bitmap' };
       } catch (error) {
         this.#members.leave(member);
+        this.#members.forget(slot);
         if (former !== undefined) this.#members.join(former);
         await this.#engine.setHealth(this.#health());
         await this.#engine.setMember(slot, null);
@@ -708,17 +711,17 @@ export class RaidArray extends Device {
     fua: boolean,
   ): Promise<void> {
     const metadata = this.#metadata;
-    if (metadata === null && this.#members.erased.length === 0) {
+    if (metadata === null && this.#members.bad.length === 0) {
       return fua ? write(sources).then(() => this.#flush()) : write(sources);
     }
-    const erased = this.#members.erased;
+    const began = this.#members.moment;
     const changes = this.#changes;
     changes.begin();
     const ready = metadata?.enter(offsetBytes, lengthBytes) ?? null;
     const kept = ready === null ? sources : sources.map((source) => source.slice());
     const written = (ready === null ? write(kept) : ready.then(() => write(kept)))
       .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))
-      .then(() => this.#clearErased(erased, offsetBytes, lengthBytes))
+      .then(() => this.#madeGood(began, offsetBytes, lengthBytes))
       .finally(() => {
         metadata?.leave(offsetBytes, lengthBytes);
         changes.end();
@@ -938,7 +941,7 @@ export class RaidArray extends Device {
   }
 
   #damaged(ranges: readonly ErasedRange[]): void {
-    const before = this.#members.erased;
+    const before = this.#members.bad;
     this.#members.damage(ranges);
     for (const { member } of ranges) this.#unlisted.add(member);
     void this.#engine.setHealth(this.#health());
@@ -950,7 +953,7 @@ export class RaidArray extends Device {
    * record redundancy is not to be trusted: a degraded array is then not started as if it were clean.
    */
   #hidesDamage(): boolean {
-    return this.#members.erased.some(({ member }) => this.#unlisted.has(member));
+    return this.#members.bad.some(({ member }) => this.#unlisted.has(member));
   }
 
   #corrected(corrections: readonly Correction[]): void {
@@ -968,46 +971,45 @@ export class RaidArray extends Device {
     }
   }
 
-  /**
-   * What a write has covered on a member is readable there again. Only what was erased when it began: a place that
-   * another write has damaged meanwhile may have been damaged after this one wrote there.
-   */
-  async #clearErased(known: readonly ErasedRange[], offsetBytes: number, lengthBytes: number): Promise<void> {
-    if (known.length === 0) return;
+  /** What a write that began at `began` has covered on members is readable there again. */
+  async #madeGood(began: number, offsetBytes: number, lengthBytes: number): Promise<void> {
+    if (this.#members.bad.length === 0) return;
     // What is logged is written in whole sectors.
     const block = (this.#metadata?.logShape ?? null) === null ? 1 : SECTOR_BYTES;
     const from = roundDown(offsetBytes, block);
     const to = roundUp(offsetBytes + lengthBytes, block);
-    await this.#mend(known, writtenPlaces(this.layout, this.#health(), from, to - from));
+    await this.#mend(began, writtenPlaces(this.layout, this.#health(), from, to - from));
   }
 
-  /** Of the ranges that were known, what lies in these places is as it should be again. */
-  async #mend(known: readonly ErasedRange[], places: readonly ErasedRange[]): Promise<void> {
-    const before = this.#members.erased;
+  async #mend(began: number, places: readonly ErasedRange[]): Promise<void> {
+    const before = this.#members.bad;
     for (const { member, offsetBytes, lengthBytes } of places)
-      this.#members.mend(member, offsetBytes, lengthBytes, known);
-    if (this.#members.erased === before) return;
+      this.#members.mend(member, offsetBytes, lengthBytes, began);
+    if (this.#members.bad === before) return;
     await this.#engine.setHealth(this.#health());
     await this.#recordBadBlocks(before);
   }
 
   /** The bad-block logs of the members whose list has changed, one list after the other: the newest is what stays. */
   #recordBadBlocks(before: readonly ErasedRange[]): Promise<void> {
-    const slots = new Set([...before, ...this.#members.erased].map((range) => range.member));
+    const numbers = new Set([...before, ...this.#members.bad].map((range) => range.member));
     const listed = this.#lastList.then(async () => {
-      for (const slot of slots) await this.#listBadBlocks(slot);
+      for (const number of numbers) await this.#listBadBlocks(number);
     });
     this.#lastList = listed.catch(() => undefined);
     return listed;
   }
 
-  async #listBadBlocks(slot: number): Promise<void> {
-    const member = this.#members.in(slot);
+  /** `number`: of a slot or a replacement. */
+  async #listBadBlocks(number: number): Promise<void> {
+    const { memberCount } = this.layout;
+    const member =
+      number < memberCount ? this.#members.in(number) : this.#replacementOf(number - memberCount);
     if (member === null) return;
-    const ranges = this.#members.erased.filter((range) => range.member === slot);
+    const ranges = this.#members.badOf(member);
     const isListed = (await this.#metadata?.setBadBlocks(member.descriptor, ranges)) !== false;
-    const isAll = this.#members.erased.every((range) => range.member !== slot || ranges.includes(range));
-    if (isListed && isAll) this.#unlisted.delete(slot);
+    const isAll = this.#members.badOf(member).every((range) => ranges.includes(range));
+    if (isListed && isAll) this.#unlisted.delete(number);
   }
 
   #health(): Health {
@@ -1093,11 +1095,19 @@ export class RaidArray extends Device {
     original.state = { state: 'faulty', formerSlot: slot, because };
     member.state = { state: 'in_sync', slot };
     this.#promoted = member;
+    this.#members.beginChange(slot);
     await this.#recorded(async () => {
-      await this.#engine.promote(slot, member.device, () => this.#health(), member.log ?? null);
+      await this.#engine.setHealth(this.#health());
+      await this.#engine.promote(
+        slot,
+        member.device,
+        () => {
+          this.#members.endChange(slot);
+          return this.#health();
+        },
+        member.log ?? null,
+      );
       this.#promoted = null;
-      const bad = this.#members.erased.filter((range) => range.member === slot);
-      if (bad.length > 0) await this.#metadata?.setBadBlocks(member.descriptor, bad);
       await this.#metadata?.finishReplacement(member.descriptor);
       await this.#metadata?.fail(original.descriptor);
     });
@@ -1180,7 +1190,7 @@ export class RaidArray extends Device {
 
   /**
    * A range of a new member: `recover` or `replace`. Where a part of it cannot be had, because other members have a
-   * bad place there, the rest goes on: the part is listed as bad in this slot, and named to whoever reads it. Where it cannot be
+   * bad place there, the rest goes on: the part is listed as bad on the new one, and named to whoever reads it. Where it cannot be
    * listed the copy ends before it, as in md: a member that lacks it in silence never becomes one in sync.
    */
   async #fill(
@@ -1190,11 +1200,12 @@ export class RaidArray extends Device {
     offsetBytes: number,
     lengthBytes: number,
   ): Promise<void> {
-    const known = this.#members.erased;
+    const began = this.#members.moment;
+    const number = op === 'recover' ? slot : replacementOf(this.layout.memberCount, slot);
     try {
       await this.#engine[op](slot, offsetBytes, lengthBytes);
       // What writes had left behind there has been computed after all.
-      if (op === 'recover') await this.#mend(known, [{ member: slot, offsetBytes, lengthBytes }]);
+      await this.#mend(began, [{ member: number, offsetBytes, lengthBytes }]);
     } catch (error) {
       // It, or what it was to become a copy of, has failed: that is dealt with already.
       if (stateOf(member).state !== (op === 'recover' ? 'recovering' : 'replacement')) return;
@@ -1205,17 +1216,17 @@ export class RaidArray extends Device {
         await this.#fill(member, op, slot, offsetBytes + half, lengthBytes - half);
         return;
       }
-      const before = this.#members.erased;
-      this.#members.damage([{ member: slot, offsetBytes, lengthBytes }]);
-      const wasListed = !this.#unlisted.has(slot);
-      this.#unlisted.add(slot);
+      const before = this.#members.bad;
+      this.#members.damage([{ member: number, offsetBytes, lengthBytes }]);
+      const wasListed = !this.#unlisted.has(number);
+      this.#unlisted.add(number);
       await this.#engine.setHealth(this.#health());
       await this.#recordBadBlocks(before);
-      if (!this.#unlisted.has(slot) || this.#metadata === null) return;
+      if (!this.#unlisted.has(number) || this.#metadata === null) return;
       // It is a place that has not been recovered yet, and no damage: redundancy elsewhere can be trusted.
       if (wasListed) {
-        this.#members.mend(slot, offsetBytes, lengthBytes);
-        this.#unlisted.delete(slot);
+        this.#members.mend(number, offsetBytes, lengthBytes);
+        this.#unlisted.delete(number);
         await this.#engine.setHealth(this.#health());
       }
       throw new RaidError(

@@ -19,7 +19,6 @@ import {
   type Candidate,
   type MemberVerdict,
 } from '../md/assemble.ts';
-import { decodeBadBlocks } from '../md/badblocks.ts';
 import {
   BITMAP_SUPERBLOCK_BYTES,
   type BitmapOwner,
@@ -46,21 +45,20 @@ import { formatUuid } from '../md/record.ts';
 import {
   bitmapOffsetOf,
   encodeSuperblock1,
-  features,
   ROLES_MAX,
   SUPERBLOCK_MAGIC,
   type Superblock1,
   type Version1,
 } from '../md/superblock1.ts';
 import { confirm, type MdArray, type MdMember, witnessOf } from '../md/update.ts';
-import type { ArrayRange, ErasedRange } from '../plan/plan.ts';
+import { type ArrayRange, type ErasedRange, replacementOf } from '../plan/plan.ts';
 import { parseSize, SECTOR_BYTES } from '../units.ts';
 import { type EngineChoice, RaidArray, type Seed } from './array.ts';
 import type { MemberState } from './members.ts';
 import { dataDevice, type Hold, type LoadedBitmap, Metadata } from './metadata.ts';
 import { parityPatches, writePatches } from './replay.ts';
 import { type RowRange, rangesAtRisk } from './risk.ts';
-import { candidateOf, logOn } from './superblocks.ts';
+import { badPlacesOn, candidateOf, logOn } from './superblocks.ts';
 
 /** A device with what it is called, and what tells it from all others. */
 export interface Source {
@@ -364,7 +362,7 @@ export async function assembleDevices(
     const claimed = md?.members.find((member) => member.descriptor === descriptorOf(candidates, candidate));
     if (claimed !== undefined) take(candidate, { state: 'spare' }, claimed.superblock);
   }
-  const erased = md === null ? [] : await loadBadBlocks(md, devices);
+  const erased = md === null ? [] : await loadBadBlocks(md, devices, layout.memberCount);
   if (found.replay !== null) await recoverFromLogs(layout, found.replay, seeds, erased, readOnly);
   const rows = md === null || found.atRisk === null ? [] : await rowsAtRisk(md, found, layout, devices);
   const bitmap = md === null || readOnly ? null : await loadBitmap(md, layout.geometry, devices);
@@ -645,30 +643,19 @@ async function bitmapOn(device: Device, at: number, owner: BitmapOwner): Promise
   return { superblock, bits, mayDiffer: true };
 }
 
-async function loadBadBlocks(array: MdArray, devices: ReadonlyMap<number, Device>): Promise<ErasedRange[]> {
-  const erased: ErasedRange[] = [];
+/** Of the members, and of what is to replace them, under its numbers. */
+async function loadBadBlocks(
+  array: MdArray,
+  devices: ReadonlyMap<number, Device>,
+  memberCount: number,
+): Promise<readonly ErasedRange[]> {
+  const bad: ErasedRange[] = [];
   for (const member of array.members) {
-    const { superblock } = member;
     const device = devices.get(member.descriptor);
-    if (device === undefined || (member.state !== 'in_sync' && member.state !== 'recovering')) continue;
-    if ((superblock.featureMap & features.BADBLOCKS) === 0 || superblock.bblogSectors === 0) continue;
-    const log = new Uint8Array(superblock.bblogSectors * SECTOR_BYTES);
-    await device.read((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log);
-    const memberSectors = Math.floor(device.limits.sizeBytes / SECTOR_BYTES);
-    for (const range of decodeBadBlocks(log, superblock.bblogShift, memberSectors)) {
-      const from = Math.max(range.fromSector - superblock.dataOffsetSectors, 0);
-      const to = Math.min(
-        range.fromSector + range.lengthSectors - superblock.dataOffsetSectors,
-        array.sizeSectors,
-      );
-      if (to > from) {
-        erased.push({
-          member: member.slot,
-          offsetBytes: from * SECTOR_BYTES,
-          lengthBytes: (to - from) * SECTOR_BYTES,
-        });
-      }
-    }
+    if (device === undefined || !('slot' in member)) continue;
+    const { state, slot, superblock } = member;
+    const number = state === 'replacement' ? replacementOf(memberCount, slot) : slot;
+    bad.push(...(await badPlacesOn(device, superblock, array.sizeSectors, number)));
   }
-  return erased;
+  return bad;
 }

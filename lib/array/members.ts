@@ -14,13 +14,18 @@
  *
  * A spare may also become the *replacement* of a member that still works: it gets every write of that slot and, in the
  * background, a copy of the rest; then the two change places, and redundancy was whole all the time.
+ *
+ * A *bad place* is a part of a member that does not hold what it should, until it is written. It is listed at some moment,
+ * and what is written makes good only what was listed before the write began: a place that another write has damaged
+ * meanwhile may have been damaged after this one wrote there. Bad places belong to a device: those of a replacement are
+ * kept beside its original's, under `replacementOf` the slot, and count from when the two begin to change places.
  */
 import type { Device } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
 import { RaidError } from '../errors.ts';
 import type { Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
-import type { ErasedRange, Health, MemberHealth } from '../plan/plan.ts';
+import { type ErasedRange, type Health, type MemberHealth, replacementOf } from '../plan/plan.ts';
 
 export interface ErrorCounts {
   read: number;
@@ -59,27 +64,49 @@ export interface Member {
   state: MemberState;
 }
 
+interface BadPlace extends ErasedRange {
+  readonly since: number;
+}
+
 export class Members {
   readonly #layout: Layout;
   /** Of the array, for messages. */
   readonly #name: string;
   readonly #list: Member[] = [];
   #names = 0;
-  #erased: readonly ErasedRange[];
+  #bad: readonly BadPlace[] = [];
+  #erased: readonly ErasedRange[] = [];
+  #moment = 0;
+  /** Slots whose member is giving way to its replacement. */
+  readonly #changing = new Set<number>();
 
-  constructor(layout: Layout, name: string, erased: readonly ErasedRange[]) {
+  constructor(layout: Layout, name: string, bad: readonly ErasedRange[]) {
     this.#layout = layout;
     this.#name = name;
-    this.#erased = erased;
+    this.damage(bad);
   }
 
   get list(): readonly Member[] {
     return this.#list;
   }
 
-  /** Places whose content is not what it should be, by slot, until they are written. */
-  get erased(): readonly ErasedRange[] {
-    return this.#erased;
+  /** All bad places, those of replacements under their numbers; another list whenever it changes. */
+  get bad(): readonly ErasedRange[] {
+    return this.#bad;
+  }
+
+  /** Later than all that is listed, and not later than what will be. */
+  get moment(): number {
+    return this.#moment;
+  }
+
+  /** Those of this member, as its device has them. */
+  badOf(member: Member): readonly ErasedRange[] {
+    const { state } = member;
+    if (!('slot' in state)) return [];
+    const isNew = state.state === 'replacement' || this.#changing.has(state.slot);
+    const number = isNew ? this.#replacementNumber(state.slot) : state.slot;
+    return this.#bad.filter((place) => place.member === number);
   }
 
   adopt(
@@ -156,7 +183,8 @@ export class Members {
       if (state?.state === 'recovering') return { state: 'recovering', recoveredBytes: state.recoveredBytes };
       return { state: 'missing' };
     });
-    const replacing = this.#list.flatMap(({ state }) => (state.state === 'replacement' ? [state.slot] : []));
+    const copying = this.#list.flatMap(({ state }) => (state.state === 'replacement' ? [state.slot] : []));
+    const replacing = [...copying, ...this.#changing];
     return {
       members,
       erased: this.#erased,
@@ -170,8 +198,11 @@ export class Members {
     if (state.state === 'faulty') return;
     const formerSlot = state.state === 'spare' ? null : state.slot;
     member.state = { state: 'faulty', formerSlot, because };
-    if (formerSlot === null || state.state === 'replacement') return;
-    this.#erased = this.#erased.filter((range) => range.member !== formerSlot);
+    if (formerSlot === null) return;
+    const gone = [this.#replacementNumber(formerSlot)];
+    if (state.state !== 'replacement') gone.push(formerSlot);
+    this.#setBad(this.#bad.filter((place) => !gone.includes(place.member)));
+    if (state.state === 'replacement') return;
     // It may already have missed writes that its original did not take either: what it has counts for nothing.
     const replacement = this.replacementOf(formerSlot);
     if (replacement !== null) replacement.state = { state: 'spare' };
@@ -205,23 +236,67 @@ export class Members {
   }
 
   damage(ranges: readonly ErasedRange[]): void {
-    this.#erased = [...this.#erased, ...ranges];
+    if (ranges.length === 0) return;
+    this.#moment += 1;
+    const since = this.#moment;
+    this.#setBad([...this.#bad, ...ranges.map((range) => ({ ...range, since }))]);
   }
 
-  /** These places are as they should be again: of the ranges `among` those that are listed. */
-  mend(slot: number, offsetBytes: number, lengthBytes: number, among = this.#erased): void {
+  /**
+   * These places have been written, by something that began at `began`, or just now: what was listed then is as it should
+   * be. `member`: a slot, whose replacement is written with it, or a replacement alone.
+   */
+  mend(member: number, offsetBytes: number, lengthBytes: number, began = this.#moment): void {
     const end = offsetBytes + lengthBytes;
-    const kept = this.#erased.flatMap((range) => {
-      const rangeEnd = range.offsetBytes + range.lengthBytes;
-      const overlaps = range.member === slot && range.offsetBytes < end && offsetBytes < rangeEnd;
-      if (!overlaps || !among.includes(range)) return [range];
-      const left = { ...range, lengthBytes: offsetBytes - range.offsetBytes };
-      const right = { ...range, offsetBytes: end, lengthBytes: rangeEnd - end };
+    const written = [member];
+    if (member < this.#layout.memberCount) written.push(this.#replacementNumber(member));
+    let isChanged = false;
+    const kept = this.#bad.flatMap((place) => {
+      const placeEnd = place.offsetBytes + place.lengthBytes;
+      const overlaps = written.includes(place.member) && place.offsetBytes < end && offsetBytes < placeEnd;
+      if (!overlaps || place.since > began) return [place];
+      isChanged = true;
+      const left = { ...place, lengthBytes: offsetBytes - place.offsetBytes };
+      const right = { ...place, offsetBytes: end, lengthBytes: placeEnd - end };
       return [left, right].filter((part) => part.lengthBytes > 0);
     });
-    const isSame =
-      kept.length === this.#erased.length && kept.every((range, at) => range === this.#erased[at]);
-    if (!isSame) this.#erased = kept;
+    if (isChanged) this.#setBad(kept);
+  }
+
+  /** Whatever is listed in this slot is not on the device that was in it any more. */
+  forget(slot: number): void {
+    this.#setBad(this.#bad.filter((place) => place.member !== slot));
+  }
+
+  /**
+   * From now on both lists count in this slot, since nobody knows of which of the two devices a job makes use; and both
+   * devices are written until the end of it.
+   */
+  beginChange(slot: number): void {
+    this.#changing.add(slot);
+    this.#setBad(this.#bad);
+  }
+
+  /** Nobody makes use of the original any more, and its bad places are nobody's. */
+  endChange(slot: number): void {
+    this.#changing.delete(slot);
+    const number = this.#replacementNumber(slot);
+    const kept = this.#bad.filter((place) => place.member !== slot);
+    this.#setBad(kept.map((place) => (place.member === number ? { ...place, member: slot } : place)));
+  }
+
+  #replacementNumber(slot: number): number {
+    return replacementOf(this.#layout.memberCount, slot);
+  }
+
+  #setBad(bad: readonly BadPlace[]): void {
+    this.#bad = bad;
+    const { memberCount } = this.#layout;
+    this.#erased = bad.flatMap(({ member, offsetBytes, lengthBytes }) => {
+      if (member < memberCount) return [{ member, offsetBytes, lengthBytes }];
+      const slot = member - memberCount;
+      return this.#changing.has(slot) ? [{ member: slot, offsetBytes, lengthBytes }] : [];
+    });
   }
 }
 

@@ -56,7 +56,7 @@ import { divCeil, KIB, MIB, SECTOR_BYTES } from '../units.ts';
 import { Activity } from './activity.ts';
 import { Intent } from './intent.ts';
 import { type Change, MdRecord } from './record.ts';
-import { superblockOn } from './superblocks.ts';
+import { badPlacesOn, superblockOn } from './superblocks.ts';
 
 export interface LoadedBitmap {
   readonly superblock: BitmapSuperblock;
@@ -349,6 +349,7 @@ export class Metadata {
     readonly descriptor: number;
     readonly slot: number;
     readonly isComplete: boolean;
+    readonly bad: readonly ErasedRange[];
   }> {
     const stale = await superblockOn(device);
     const how = judgeReAdd(this.array, stale, this.#intent?.superblock.eventsCleared ?? null);
@@ -359,12 +360,14 @@ export class Metadata {
         { device: device.name },
       );
     }
+    const slot = stale.devRoles[stale.descriptor] ?? 0;
     return {
       data: this.#dataOf(device, stale),
       log: this.logOf(device, stale),
       descriptor: stale.descriptor,
-      slot: stale.devRoles[stale.descriptor] ?? 0,
+      slot,
       isComplete: how === 'at-once',
+      bad: await badPlacesOn(device, stale, this.array.sizeSectors, slot),
     };
   }
 

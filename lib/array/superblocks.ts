@@ -2,6 +2,7 @@
 import type { Device } from '../device/device.ts';
 import { RaidError } from '../errors.ts';
 import type { Candidate } from '../md/assemble.ts';
+import { decodeBadBlocks } from '../md/badblocks.ts';
 import {
   type Claim,
   chooseSuperblock,
@@ -13,7 +14,8 @@ import {
   superblockPlaces,
 } from '../md/member.ts';
 import { isWholePpl, judgePpl, type PplVerdict, pplUsableBytes } from '../md/ppl.ts';
-import { pplAreaOf, type Superblock1 } from '../md/superblock1.ts';
+import { features, pplAreaOf, type Superblock1 } from '../md/superblock1.ts';
+import type { ErasedRange } from '../plan/plan.ts';
 import { KIB, SECTOR_BYTES } from '../units.ts';
 
 const LOG_PIECE_BYTES = 16 * KIB;
@@ -119,4 +121,24 @@ export async function candidateOf(device: Device, name: string, identity: string
     if (!(error instanceof RaidError)) throw error;
     return { name, identity, claim: error };
   }
+}
+
+/** The bad places that a member lists, in its data of `sizeSectors`, as places of the member `number`. */
+export async function badPlacesOn(
+  device: Device,
+  superblock: Superblock1,
+  sizeSectors: number,
+  number: number,
+): Promise<readonly ErasedRange[]> {
+  if ((superblock.featureMap & features.BADBLOCKS) === 0 || superblock.bblogSectors === 0) return [];
+  const log = new Uint8Array(superblock.bblogSectors * SECTOR_BYTES);
+  await device.read((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log);
+  const memberSectors = Math.floor(device.limits.sizeBytes / SECTOR_BYTES);
+  return decodeBadBlocks(log, superblock.bblogShift, memberSectors).flatMap((range) => {
+    const from = Math.max(range.fromSector - superblock.dataOffsetSectors, 0);
+    const end = range.fromSector + range.lengthSectors - superblock.dataOffsetSectors;
+    const to = Math.min(end, sizeSectors);
+    if (to <= from) return [];
+    return [{ member: number, offsetBytes: from * SECTOR_BYTES, lengthBytes: (to - from) * SECTOR_BYTES }];
+  });
 }

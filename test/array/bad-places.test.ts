@@ -1,0 +1,135 @@
+/** Bad places of members, as their logs list them: made good by what is written, kept by who comes back, not inherited. */
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import type { RaidArray } from '../../lib/array/array.ts';
+import { createArray, openArray } from '../../lib/array/folder.ts';
+import { badPlacesOn } from '../../lib/array/superblocks.ts';
+import { MemoryDevice } from '../../lib/device/memory.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+import { bytesOf, expectSame, filled, newFolder, quiet } from './snapshot-folders.ts';
+
+const BAD = 12 * KIB;
+const shapes = [
+  { level: 1, disks: 2 },
+  { level: 5, disks: 3, chunk: '64K' },
+  { level: 6, disks: 4, chunk: '64K' },
+  { level: 10, disks: 4, chunk: '64K' },
+] as const;
+const redundancy = { 1: 1, 5: 1, 6: 2, 10: 1 } as const;
+
+/** Lists the first bytes of these slots as bad, where stale bytes are then, as a refused write leaves them. */
+async function withBadPlaces(
+  shape: (typeof shapes)[number],
+  slots: readonly number[],
+  bitmap: 'internal' | 'none' = 'none',
+): Promise<{ folder: string; content: Uint8Array }> {
+  const folder = newFolder();
+  const places: [string, number][] = [];
+  await using array = await createArray(folder, { ...shape, ...quiet, diskSize: '4M', bitmap });
+  const content = new Uint8Array(array.limits.sizeBytes).map((_, index) => 1 + ((index >> 12) % 250));
+  await array.write(0, content);
+  for (const slot of slots) {
+    const { name, descriptor } = memberIn(array, slot);
+    await array.metadata?.setBadBlocks(descriptor, [{ member: slot, offsetBytes: 0, lengthBytes: BAD }]);
+    const md = array.metadata?.array.members.find((each) => each.descriptor === descriptor);
+    places.push([join(folder, `${name}.img`), (md?.superblock.dataOffsetSectors ?? 0) * 512]);
+  }
+  await array.close();
+  for (const [path, at] of places) {
+    const fd = openSync(path, 'r+');
+    writeSync(fd, filled(BAD, 0xee), 0, BAD, at);
+    closeSync(fd);
+  }
+  return { folder, content };
+}
+
+function memberIn(array: RaidArray, slot: number): RaidArray['members'][number] {
+  const found = array.members.find(({ state }) => state.state === 'in_sync' && state.slot === slot);
+  if (found === undefined) throw new Error(`nobody in slot ${slot}`);
+  return found;
+}
+
+async function rebuilt(array: RaidArray): Promise<void> {
+  for await (const _ of array.rebuild());
+}
+
+/** All slots but this one that the array can do without, from the first on, so that what it holds is needed. */
+async function failOthers(array: RaidArray, level: keyof typeof redundancy, slot: number): Promise<void> {
+  const others = level === 10 ? [slot ^ 1] : [0, 1, 2, 3].filter((each) => each !== slot);
+  for (const other of others.slice(0, redundancy[level])) await array.fail(memberIn(array, other).name);
+}
+
+describe.each(shapes)('raid$level of $disks', (shape) => {
+  test.each([
+    ['in order', false],
+    ['from the last', true],
+  ])('writes at once, %s, each over a part of a bad place, make all of it good', async (_how, isReversed) => {
+    const { folder, content } = await withBadPlaces(shape, [1]);
+    await using array = await openArray(folder, quiet);
+    // All of the first row, which has the bad place, whatever the level.
+    const pieces = Array.from({ length: 64 }, (_, index) => index * 4 * KIB);
+    if (isReversed) pieces.reverse();
+    await Promise.all(pieces.map((at) => array.write(at, content.subarray(at, at + 4 * KIB))));
+    expect(array.health.erased).toEqual([]);
+    await failOthers(array, shape.level, 1);
+    expectSame(await bytesOf(array), content);
+  });
+
+  test('what replaces a member with a bad place has none: it holds what the others know', async () => {
+    const { folder, content } = await withBadPlaces(shape, [1]);
+    {
+      await using array = await openArray(folder, quiet);
+      expect(array.health.erased).toEqual([{ member: 1, offsetBytes: 0, lengthBytes: BAD }]);
+      await array.add(new MemoryDevice({ sizeBytes: 4 * MIB }), 'fresh');
+      await array.replace(1, 'fresh');
+      await rebuilt(array);
+      expect(memberIn(array, 1).name).toBe('fresh');
+      expect(array.health.erased).toEqual([]);
+      await failOthers(array, shape.level, 1);
+      expectSame(await bytesOf(array), content);
+    }
+  });
+
+  test('a member that comes back has the bad places that it had when it went, until they are written', async () => {
+    const { folder, content } = await withBadPlaces(shape, [1], 'internal');
+    const listed = [{ member: 1, offsetBytes: 0, lengthBytes: BAD }];
+    {
+      await using array = await openArray(folder, quiet);
+      const { name } = memberIn(array, 1);
+      await array.fail(name);
+      expect(array.health.erased).toEqual([]);
+      await array.reAdd(await array.remove(name), name);
+      await rebuilt(array);
+      expect(memberIn(array, 1).name).toBe(name);
+      expect(array.health.erased).toEqual(listed);
+      expectSame(await bytesOf(array), content);
+    }
+    await using array = await openArray(folder, quiet);
+    expect(array.health.erased).toEqual(listed);
+    expectSame(await bytesOf(array), content);
+  });
+});
+
+test('what a replacement could not get is bad on it, in its log too, from before it takes the place', async () => {
+  const { folder, content } = await withBadPlaces(shapes[1], [1, 2]);
+  await using array = await openArray(folder, quiet);
+  const fresh = new MemoryDevice({ sizeBytes: 4 * MIB });
+  const { descriptor } = await array.add(fresh, 'fresh');
+  const whole = async (): Promise<Uint8Array> => await bytesOf(array);
+  await expect(whole()).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+  await array.replace(1, 'fresh');
+  await rebuilt(array);
+  expect(memberIn(array, 1).name).toBe('fresh');
+  const bad = array.health.erased.filter(({ member }) => member === 1);
+  expect(bad.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0)).toBe(BAD);
+  const md = array.metadata?.array;
+  const superblock = md?.members.find((each) => each.descriptor === descriptor)?.superblock;
+  if (md === undefined || superblock === undefined) throw new Error('it has a superblock');
+  const logged = await badPlacesOn(fresh, superblock, md.sizeSectors, 1);
+  expect(logged.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0)).toBe(BAD);
+  await expect(whole()).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+  await array.write(0, content);
+  expect(array.health.erased).toEqual([]);
+  expectSame(await whole(), content);
+});
