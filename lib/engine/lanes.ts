@@ -13,6 +13,9 @@
  * when two workers died is given up, begun or not: its outcome is unknown, and it may well be the cause; and where no worker
  * lives long enough to begin anything, this has an end. A worker that dies of an exception is a programming error: every
  * lane refuses what comes after it.
+ *
+ * Where there is a partial parity log, writes go back to whoever asked for them, to be asked for again: nothing may be
+ * logged without a member before it is on record that it is out, and a successor, who is born without it, cannot tell.
  */
 import type { DirectAccess } from '../device/device.ts';
 import { assert, RaidError } from '../errors.ts';
@@ -22,7 +25,7 @@ import type { Health } from '../plan/plan.ts';
 import { KIB } from '../units.ts';
 import { SynchronousIo } from './batch.ts';
 import type { Crew, Hand } from './crew.ts';
-import { type LogShape, logOf } from './log.ts';
+import { type LogShape, logOf, PartialParityLog } from './log.ts';
 import type { MemoryMap } from './memory.ts';
 import { type ControlMessage, type ReportMessage, reportOf } from './message.ts';
 import { DONE, JOBS_PER_LANE, type Job, LaneControl } from './ring.ts';
@@ -227,7 +230,8 @@ class Lane {
   #isGone = false;
   /** An exception, in this lane's worker or another's. */
   #broken: Error | null = null;
-  #lastVictim: Ticket | null = null;
+  /** A job keeps its identity when it is asked for again. */
+  #lastVictim: Job | null = null;
   #lives = 0;
   deaths = 0;
   inFlight = 0;
@@ -453,12 +457,16 @@ class Lane {
     }
     const exclusions = this.#inherit();
     // The successor is born with what the control messages said; sent again, an older one would undo a newer.
-    for (const ticket of all) if (ticket.job.op === 'control') this.#finish(ticket, nothingToReport);
+    for (const ticket of all) {
+      if (ticket.job.op !== 'control') continue;
+      this.#restartLog(this.#messages.get(ticket));
+      this.#finish(ticket, nothingToReport);
+    }
     const waiting = all.filter((ticket) => ticket.job.op !== 'control');
 
     const [victim] = waiting;
-    this.#lives = victim !== undefined && victim === this.#lastVictim ? this.#lives + 1 : 1;
-    this.#lastVictim = victim ?? null;
+    this.#lives = victim !== undefined && victim.job === this.#lastVictim ? this.#lives + 1 : 1;
+    this.#lastVictim = victim?.job ?? null;
     if (victim !== undefined && this.#lives >= LIVES_OF_A_JOB) {
       waiting.shift();
       const why = `${LIVES_OF_A_JOB} workers died during this request; read the range to see what it holds`;
@@ -469,12 +477,21 @@ class Lane {
       return;
     }
     this.#hand = this.#hire();
-    for (const ticket of waiting) {
-      if (!this.#place(ticket)) this.#overflow.push(ticket);
-    }
     if (exclusions.length > 0) this.#options.onReport({ ...nothingToReport, exclusions });
+    for (const ticket of waiting) {
+      if (this.#options.log !== null && (ticket.job.op === 'write' || ticket.job.op === 'repair'))
+        this.#finish(ticket, { ...nothingToReport, again: true });
+      else if (!this.#place(ticket)) this.#overflow.push(ticket);
+    }
     if (this.#stopped !== null) this.#sendStop();
     this.#heard();
+  }
+
+  /** What outlives the worker does not say yet that a slot has another member, whose log is empty. */
+  #restartLog(message: ControlMessage | undefined): void {
+    const { map, log, layout } = this.#options;
+    if (log === null || message?.kind !== 'member' || message.member >= layout.memberCount) return;
+    new PartialParityLog(map, log, layout.memberCount).restart(message.member);
   }
 
   #retire(): void {
