@@ -35,6 +35,8 @@ export interface GatherOptions {
   readonly lend: (lengthBytes: number) => Loan;
   /** The bytes are the device's until the promise settles. */
   readonly write: (offsetBytes: number, bytes: Uint8Array, fua: boolean) => Promise<void>;
+  /** Something is being written, until this settles: a part, and what is tried again of it. */
+  readonly onChange: (change: Promise<void>) => void;
 }
 
 /** Of one write. */
@@ -84,6 +86,7 @@ export class Gatherer {
   #partsUnderWay = 0;
   /** Of them, memory that was kept for what did not come. */
   #slackBytes = 0;
+  #isAbandoned = false;
 
   constructor(
     limits: { readonly preferredBytes: number; readonly blockBytes: number },
@@ -157,6 +160,7 @@ export class Gatherer {
 
   /** Nothing that the device has not been given is written any more. */
   abandon(error: unknown): void {
+    this.#isAbandoned = true;
     this.#forgetWrite();
     const part = this.#part;
     this.#part = null;
@@ -195,44 +199,43 @@ export class Gatherer {
       this.#end(part, null);
       return;
     }
-    const { to, pieces } = part;
-    const slackBytes = part.end - to;
+    const slackBytes = part.end - part.to;
     this.#partsUnderWay += 1;
     this.#slackBytes += slackBytes;
-    const ended = (end: () => void): void => {
+    const change = this.#carryOut(part).then((answer) => {
       this.#partsUnderWay -= 1;
       this.#slackBytes -= slackBytes;
       this.#letGo(part);
-      end();
+      answer();
       if (this.#partsUnderWay === 0 && this.#write === null) this.#submit();
-    };
-    this.#writeOf(
-      part,
-      part.from,
-      to,
-      pieces.some(({ write }) => write.fua),
-    ).then(
-      () => ended(() => this.#end(part, null)),
-      async (error: unknown) => {
-        if (pieces.length === 1) return ended(() => this.#end(part, error));
-        const ends = pieces.map(async (piece, index) => {
-          const end = pieces[index + 1]?.from ?? to;
-          const refusal = await this.#writeOf(part, piece.from, end, piece.write.fua).then(
-            () => null,
-            (why: unknown) => why,
-          );
-          return () => endPiece(piece, refusal);
-        });
-        const all = await Promise.all(ends);
-        ended(() => {
-          for (const end of all) end();
-        });
-      },
-    );
+    });
+    this.#options.onChange(change);
   }
 
-  #writeOf({ memory, from, offsetBytes }: Part, start: number, end: number, fua: boolean): Promise<void> {
-    return this.#options.write(offsetBytes + start - from, memory.loan.bytes.subarray(start, end), fua);
+  /** Resolves to what tells those who asked. */
+  async #carryOut(part: Part): Promise<() => void> {
+    const { from, to, pieces } = part;
+    const isDurable = pieces.some(({ write }) => write.fua);
+    const error = await this.#writeOf(part, from, to, isDurable);
+    // What nobody is told of any more is not tried again: its asker may have done so by another way, and written since.
+    if (error === null || pieces.length === 1 || this.#isAbandoned) return () => this.#end(part, error);
+    const refusals = await Promise.all(
+      pieces.map((piece, index) =>
+        this.#writeOf(part, piece.from, pieces[index + 1]?.from ?? to, piece.write.fua),
+      ),
+    );
+    return () => {
+      for (const [index, piece] of pieces.entries()) endPiece(piece, refusals[index] ?? null);
+    };
+  }
+
+  /** What was wrong, or null. */
+  #writeOf({ memory, from, offsetBytes }: Part, start: number, end: number, fua: boolean): Promise<unknown> {
+    const bytes = memory.loan.bytes.subarray(start, end);
+    return this.#options.write(offsetBytes + start - from, bytes, fua).then(
+      () => null,
+      (error: unknown) => error,
+    );
   }
 
   /** See the top of the file. */

@@ -724,11 +724,9 @@ export class Session {
     this.#gatherer ??= new Gatherer(served.device.limits, {
       host: this.#home.host,
       lend: (lengthBytes) => served.lend(lengthBytes) ?? this.#home.buffers.lend(lengthBytes),
-      write: (offsetBytes, bytes, fua) => {
-        const written = served.use((device) => device.write(offsetBytes, bytes, fua ? { fua } : undefined));
-        this.#watchChange(written);
-        return written;
-      },
+      write: (offsetBytes, bytes, fua) =>
+        served.use((device) => device.write(offsetBytes, bytes, fua ? { fua } : undefined)),
+      onChange: (change) => this.#watchChange(change),
     });
     return this.#gatherer;
   }

@@ -29,6 +29,8 @@ class World {
   lentCount = 0;
   /** A place where nothing can be written: of what is written across it nobody knows how much is. */
   bad = { from: 0, to: 0 };
+  /** Of which the gatherer says that they are still under way. */
+  changes = 0;
   #count = 0;
   readonly gatherer = new Gatherer(
     { preferredBytes: ROW_BYTES, blockBytes: BLOCK_BYTES },
@@ -46,6 +48,8 @@ class World {
           // What is less than a block can be written by nobody, or is half a sector.
           expect([offsetBytes % BLOCK_BYTES, bytes.byteLength % BLOCK_BYTES]).toEqual([0, 0]);
           const settle = (error?: Error): void => {
+            // Who waits for the end of all that came over a connection waits for this.
+            expect(this.changes).toBeGreaterThan(0);
             const isBad = offsetBytes < this.bad.to && this.bad.from < offsetBytes + bytes.byteLength;
             if (error !== undefined || isBad) {
               this.disk.fill(0xbb, offsetBytes, offsetBytes + bytes.byteLength);
@@ -58,6 +62,12 @@ class World {
           };
           this.asked.push({ offsetBytes, bytes, fua, settle });
         }),
+      onChange: (change) => {
+        this.changes += 1;
+        void change.then(() => {
+          this.changes -= 1;
+        });
+      },
     },
   );
 
@@ -195,6 +205,38 @@ test('a place that takes no write fails those that write there, and no other tha
       image.fill(0, failing * lengthBytes, (failing + 1) * lengthBytes);
     expect(Buffer.compare(world.disk, world.expected)).toBe(0);
     expect(world.lentCount).toBe(0);
+  }
+});
+
+test('what is refused when all has been given up is not tried again, and what is being tried again is waited for', async () => {
+  for (const isLate of [false, true]) {
+    const world = new World();
+    world.bad = { from: 100 * KIB, to: 100 * KIB + BLOCK_BYTES };
+    // The device is busy, so the others share a part.
+    world.write(8 * MIB, 64 * KIB, 9);
+    await world.host.advance(1, 5);
+    for (let index = 0; index < 3; index += 1) world.write(index * 64 * KIB, 64 * KIB, index + 1);
+    const first = world.asked.splice(0);
+    for (const { settle } of first) settle();
+    await turn();
+    await world.host.advance(10, 5);
+    expect(world.ranges).toEqual([[64 * KIB, 128 * KIB]]);
+    const [part] = world.asked.splice(0);
+    if (!isLate) world.gatherer.abandon(new Error('over'));
+    part?.settle();
+    await turn();
+    if (isLate) {
+      world.gatherer.abandon(new Error('over'));
+      expect(world.ranges.length).toBe(2);
+      expect(world.changes).toBe(1);
+    } else {
+      expect(world.ranges).toEqual([]);
+      expect(world.changes).toBe(0);
+    }
+    await world.settleAll();
+    const failed = world.answers.filter(([, error]) => error !== null).map(([number]) => number);
+    expect(failed).toEqual(isLate ? [2] : [2, 3]);
+    expect(world.changes).toBe(0);
   }
 });
 
