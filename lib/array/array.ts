@@ -1007,6 +1007,8 @@ export class RaidArray extends Device {
       number < memberCount ? this.#members.in(number) : this.#replacementOf(number - memberCount);
     if (member === null) return;
     const ranges = this.#members.badOf(member);
+    // A place leaves the list since it was written; where that write is lost with the power, it has to be listed still.
+    if (this.#metadata !== null) await this.#flushMembers();
     const isListed = (await this.#metadata?.setBadBlocks(member.descriptor, ranges)) !== false;
     const isAll = this.#members.badOf(member).every((range) => ranges.includes(range));
     if (isListed && isAll) this.#unlisted.delete(number);

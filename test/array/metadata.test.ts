@@ -764,3 +764,25 @@ test('sectors that were rewritten are counted in the superblock of their member,
   await reopened.close();
   expect(decodeSuperblock1(new Uint8Array(memories[0]!, SUPER_BYTE, 4096)).correctedReads).toBe(1);
 });
+
+test('a bad place leaves the list of its member only when what was written there is durable', async () => {
+  const { array, faults, trace } = await make({ level: '1', spares: 1, autoSync: false }, 3);
+  const spare = array.metadata?.array.members[2]?.superblock;
+  const data = (spare?.dataOffsetSectors ?? 0) * SECTOR_BYTES;
+  const list = ((spare?.superSector ?? 0) + (spare?.bblogOffsetSectors ?? 0)) * SECTOR_BYTES;
+  const range = { offsetBytes: data + 4096, lengthBytes: 512 };
+  faults[0]?.add({ on: 'read', range, fault: { kind: 'error', code: 'MEDIUM_ERROR' } });
+  await array.fail(1);
+  for await (const _ of array.rebuild());
+  await expect(array.read(4096, new Uint8Array(512))).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+
+  trace.entries.length = 0;
+  await array.write(4096, bytes(512));
+  const of = trace.entries.filter(({ member, event }) => member === 2 && event === 'done');
+  const written = of.findIndex(({ offsetBytes }) => offsetBytes === range.offsetBytes);
+  const listed = of.findIndex(({ offsetBytes }) => offsetBytes === list);
+  expect(written).toBeGreaterThanOrEqual(0);
+  expect(listed).toBeGreaterThan(written);
+  expect(of.slice(written, listed).map(({ kind }) => kind)).toContain('flush');
+  await array.close();
+});
