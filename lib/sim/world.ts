@@ -164,6 +164,8 @@ class World {
   #epoch = 0;
   /** Rows that were being written when there was a crash, and that no resync has seen since. */
   readonly #atRisk = new Set<number>();
+  /** Rows that a resync has gone over, and when it was seen to have ended: until a flush after that, a power cut may undo it. */
+  readonly #resynced = new Map<number, number>();
   /** The same, for good: the array was declared clean by force. */
   readonly #declared = new Set<number>();
   #declaredSeen = 0;
@@ -585,6 +587,7 @@ class World {
 
   #flush(): void {
     const array = this.#live();
+    if (this.#atRisk.size > 0) this.#observe();
     const inv = this.#registers.now();
     this.#clock.note(events.flush);
     this.#count('flush');
@@ -592,6 +595,7 @@ class World {
     array.flush().then(
       () => {
         this.#registers.flushed(inv);
+        for (const [row, since] of this.#resynced) if (since < inv) this.#resynced.delete(row);
         this.#end();
       },
       (error: unknown) => this.#requestFailed('flush', error, null, []),
@@ -890,7 +894,12 @@ class World {
     for (const unit of this.#units) unit.isCurrent = this.#slotOf(unit) !== null;
     const isUnsynced = array.health.unsyncedFromBytes !== undefined;
     if (array.degraded > 0 || isUnsynced) this.#computes = true;
-    if (!isUnsynced) this.#atRisk.clear();
+    if (!isUnsynced) {
+      for (const row of this.#atRisk) this.#resynced.set(row, this.#registers.now());
+      this.#atRisk.clear();
+    }
+    // "Clean" is on record only after a flush of all members.
+    if (this.#md().resyncOffsetSectors === Number.POSITIVE_INFINITY) this.#resynced.clear();
     const { recoveries } = this.#tally;
     if (this.#wasUnsynced && !isUnsynced) recoveries.resynced += 1;
     this.#wasUnsynced = isUnsynced;
@@ -914,6 +923,16 @@ class World {
   #slotToBe(unit: Unit): number | null {
     const member = this.#array?.members.find(({ name }) => name === unit.disk.name);
     return member?.state.state === 'replacement' ? member.state.slot : null;
+  }
+
+  /**
+   * The slot that the next life would find it in. One that has been replaced is out before that is on record, and until it
+   * is, a crash makes it the member again: its replacement is not whole by then.
+   */
+  #slotOnRecord(unit: Unit): number | null {
+    const member = this.#array?.members.find(({ name }) => name === unit.disk.name);
+    const recorded = this.#md().members.find(({ descriptor }) => descriptor === member?.descriptor);
+    return recorded?.state === 'in_sync' ? recorded.slot : null;
   }
 
   #dataZone(unit: Unit): Zone | null {
@@ -952,7 +971,7 @@ class World {
       if (isSound) impaired.delete(slot);
     }
     for (const unit of this.#units) {
-      const slot = this.#slotToBe(unit);
+      const slot = this.#slotToBe(unit) ?? this.#slotOnRecord(unit);
       if (slot !== null && unit.isTroubled) impaired.add(slot);
     }
     return { impaired, latent };
@@ -1061,8 +1080,8 @@ class World {
     // On a disk that only becomes a member, what nothing notices before it is one would come too late for the account.
     if (slot === null && !noticedSoon.includes(fault)) return;
     // All others cost the array the member; a replacement may have been flushed for the last time before it is one, and
-    // what it has replaced may be written by a lane that has not been told.
-    const atStake = slot ?? this.#slotToBe(unit) ?? unit.leftSlot;
+    // what it has replaced may be the member once more after a crash, or be written by a lane that has not been told.
+    const atStake = slot ?? this.#slotToBe(unit) ?? this.#slotOnRecord(unit) ?? unit.leftSlot;
     if (atStake !== null && !this.#spend(atStake)) return;
     unit.isTroubled = true;
     this.#computes = true;
@@ -1240,8 +1259,11 @@ class World {
       if (step.how === 'power') disk.powerCut(keep);
       else disk.processKilled(keep);
     }
-    if (step.how === 'power') this.#registers.powerCut();
-    else this.#registers.killed();
+    if (step.how === 'power') {
+      this.#registers.powerCut();
+      for (const row of this.#resynced.keys()) this.#atRisk.add(row);
+      this.#resynced.clear();
+    } else this.#registers.killed();
     if (array !== null) this.#tally.recoveries.corrected += correctionsOf(array);
     this.#array = null;
     this.#tally.crashes.lane += this.#crew.deaths;
@@ -1300,6 +1322,8 @@ class World {
       isCutOff = true;
     }
     while (this.#underWay > 0) await new Promise<void>((resolve) => this.#freed.push(resolve));
+    // Who failed while it was closed was left behind, too.
+    this.#observe();
     // It could not become clean: as after a crash, rows that were being written may disagree.
     if (isCutOff) this.#noteRisks();
     for (const unit of this.#units) {
