@@ -192,7 +192,7 @@ export class RaidArray extends Device {
       kernel: options.kernel,
       readOnly: this.limits.readOnly,
       log: this.limits.readOnly ? null : (this.#metadata?.logShape ?? null),
-      recording: () => (this.#isRecorded ? null : this.#untilRecorded()),
+      record: { isOwed: () => !this.#isRecorded, settled: () => this.#untilRecorded() },
       onExclusion: (exclusions) => this.#excluded(exclusions),
       onCorrection: (corrections) => this.#corrected(corrections),
       onDamage: (ranges) => this.#damaged(ranges),

@@ -45,6 +45,13 @@ import { stripeBytes } from './territory.ts';
 
 export type DriverKind = 'lanes' | 'inline' | 'event-loop';
 
+export interface Recording {
+  /** Whether some of it is not on record. */
+  isOwed(): boolean;
+  /** Until it is. Rejects where that cannot be, after one attempt of its own. */
+  settled(): Promise<void>;
+}
+
 export interface EngineOptions {
   readonly layout: Layout;
   /**
@@ -54,8 +61,8 @@ export interface EngineOptions {
   readonly members: readonly (Device | null)[];
   /** What writes are logged in first. Every area holds an empty header of generation 1 before the first write. */
   readonly log?: LogShape | null | undefined;
-  /** Resolves when what the array knows of failures is on record; null when it is. Only asked where there is a log. */
-  readonly recording?: (() => Promise<void> | null) | undefined;
+  /** Of what the array knows of failures. Only asked where there is a log. */
+  readonly record?: Recording | undefined;
   readonly health: Health;
   readonly host: Host;
   /** Default: lanes where all members can be reached directly and there is more than one core. */
@@ -453,7 +460,7 @@ export class Engine implements Lender {
 
   /** Whether anything is known of failures that is not on record yet. */
   #isRecording(): boolean {
-    return this.#hold !== null || this.#isUnrecorded || this.#options.recording?.() != null;
+    return this.#hold !== null || this.#isUnrecorded || this.#options.record?.isOwed() === true;
   }
 
   /** Where there is a log, nothing is written without a member before it is on record that it is out: see run.ts. */
@@ -467,7 +474,7 @@ export class Engine implements Lender {
     for (;;) {
       while (this.#isRecording()) {
         await this.settled();
-        await this.#options.recording?.();
+        await this.#options.record?.settled();
       }
       const report = await this.#submit(job);
       if (!report.again) {
