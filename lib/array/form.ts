@@ -363,7 +363,8 @@ export async function assembleDevices(
     if (claimed !== undefined) take(candidate, { state: 'spare' }, claimed.superblock);
   }
   const erased = md === null ? [] : await loadBadBlocks(md, devices, layout.memberCount);
-  if (found.replay !== null) await recoverFromLogs(layout, found.replay, seeds, erased, readOnly);
+  const refusing =
+    found.replay === null ? [] : await recoverFromLogs(layout, found.replay, seeds, erased, readOnly);
   const rows = md === null || found.atRisk === null ? [] : await rowsAtRisk(md, found, layout, devices);
   const bitmap = md === null || readOnly ? null : await loadBitmap(md, layout.geometry, devices);
   const metadata =
@@ -382,9 +383,10 @@ export async function assembleDevices(
     ({ superblock }) => superblock.sizeSectors !== md.sizeSectors || superblock.raidDisks !== md.raidDisks,
   );
   const isNews = found.forced.length > 0 || found.replay !== null || isUneven === true;
-  const isUpdateDue = metadata !== null && isNews && options.leaveUpdate === true;
+  const isUpdateDue = metadata !== null && isNews && refusing.length === 0 && options.leaveUpdate === true;
   if (metadata !== null && isNews && !isUpdateDue) {
-    await metadata.update(confirm);
+    if (refusing.length === 0) await metadata.update(confirm);
+    for (const descriptor of refusing) await metadata.fail(descriptor);
     noteFailures(seeds, metadata.array);
   }
   for (const seed of seeds) {
@@ -414,7 +416,8 @@ export async function assembleDevices(
 
 /**
  * Parity that the logs have to make is made, and durable; where nothing may be written, the members in `seeds` are given
- * a layer over them that shows it.
+ * a layer over them that shows it. A member that does not take its parity cannot be in the array as it is: the answer is
+ * who has to leave. What it lacks is parity alone, so nothing is lost as long as it is the first one.
  */
 async function recoverFromLogs(
   layout: Layout,
@@ -422,7 +425,7 @@ async function recoverFromLogs(
   seeds: Seed[],
   erased: readonly ErasedRange[],
   readOnly: boolean,
-): Promise<void> {
+): Promise<readonly number[]> {
   assert(layout.kind === 'parity', 'only raid5 keeps logs');
   const holders = Array.from({ length: layout.memberCount }, (_, slot) =>
     seeds.find(
@@ -436,12 +439,26 @@ async function recoverFromLogs(
     return { data: device, trustedBytes };
   });
   const patches = await parityPatches(layout, cells, sources, erased);
+  let isWhole = holders.every((seed) => seed?.state.state === 'in_sync');
+  const refusing: number[] = [];
   for (const [slot, list] of patches) {
     const holder = holders[slot];
     if (holder === undefined || list.length === 0) continue;
-    if (readOnly) holder.device = new PatchDevice(holder.device, list);
-    else await writePatches(holder.device, list);
+    if (readOnly) {
+      holder.device = new PatchDevice(holder.device, list);
+      continue;
+    }
+    try {
+      await writePatches(holder.device, list);
+    } catch (error) {
+      const isItsOwn = error instanceof RaidError && error.reaction === 'fail-member';
+      const mayLeave = isWhole || holder.state.state !== 'in_sync';
+      if (!isItsOwn || !mayLeave) throw error;
+      isWhole = false;
+      refusing.push(holder.descriptor);
+    }
   }
+  return refusing;
 }
 
 function withNewReplacements(md: MdArray): MdArray {
@@ -476,7 +493,10 @@ function noteFailures(seeds: Seed[], md: MdArray): void {
   for (const seed of seeds.filter(isOut)) {
     const formerSlot = 'slot' in seed.state ? seed.state.slot : null;
     const isMember = seed.state.state === 'in_sync';
-    const because = new RaidError('WRITE_FAILED', `${seed.name} did not take its superblock at the start`);
+    const because = new RaidError(
+      'WRITE_FAILED',
+      `${seed.name} did not take what had to be written at the start`,
+    );
     seed.state = { state: 'faulty', formerSlot, because };
     for (const other of seeds) {
       const { state } = other;

@@ -105,7 +105,7 @@ async function isRead(device: Device, offsetBytes: number, target: Uint8Array): 
   }
 }
 
-/** Durably. A member that does not take its parity cannot be in the array as it is: leave it out. */
+/** Durably. */
 export async function writePatches(device: Device, patches: readonly Patch[]): Promise<void> {
   for (const { offsetBytes, bytes } of patches) await device.write(offsetBytes, bytes);
   await device.flush();

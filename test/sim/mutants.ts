@@ -504,8 +504,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'logs are read, and nothing comes of it',
     file: form,
-    find: '    else await writePatches(holder.device, list);',
-    replace: '    else void writePatches;',
+    find: '      await writePatches(holder.device, list);',
+    replace: '      void writePatches;',
     breaks: 'I8',
     hunts: raid5Log(1, 6),
   },
