@@ -54,6 +54,8 @@ export interface Config {
   readonly diskBytes: number;
   readonly metadata: '1.0' | '1.1' | '1.2';
   readonly bitmapChunkBytes: number | null;
+  /** raid5 with partial parity logs; absent: without. */
+  readonly isLogged?: boolean | undefined;
   readonly assumeClean: boolean;
   /** Of each member, that a sync or a scrub does in one step; absent: what arrays do by themselves, more than there is. */
   readonly windowBytes?: number | undefined;
@@ -147,7 +149,9 @@ export function pickCase(seed: number, wishes: Wishes = {}): Case {
     const config = pickConfig(random, level);
     const sectorCount = arraySectorsOf(config);
     if (sectorCount === null) continue;
-    const one = withLanes({ seed, mode, config, steps: pickSteps(random, config, mode, sectorCount) });
+    const one = withLog(
+      withLanes({ seed, mode, config, steps: pickSteps(random, config, mode, sectorCount) }),
+    );
     return { ...one, steps: one.steps.slice(0, wishes.steps) };
   }
 }
@@ -164,6 +168,17 @@ function withLanes(one: Case): Case {
     return [{ do: 'kill-lane', which: random(16), when, isTwice: random(6) === 0 }, step];
   });
   return { ...one, config: { ...one.config, lanes: pick(random, [1, 2, 2, 3]) }, steps };
+}
+
+/** By a chance of its own too. */
+function withLog(one: Case): Case {
+  const random = seededRandom(one.seed ^ 0x10663d);
+  for (let count = 0; count < 4; count += 1) random(2);
+  // The logs take a MiB of each disk.
+  const config = { ...one.config, isLogged: true, diskBytes: one.config.diskBytes + MIB };
+  const isPossible = config.level === 'raid5' && config.bitmapChunkBytes === null;
+  if (!isPossible || random(3) === 0) return one;
+  return arraySectorsOf(config) === arraySectorsOf(one.config) ? { ...one, config } : one;
 }
 
 function pickConfig(random: Random, level: Level): Config {
@@ -212,7 +227,7 @@ function arraySectorsOf(config: Config): number | null {
 
 /** For `formArray`. */
 export function shapeOptionsOf(config: Config) {
-  const { level, layout, spares, chunkBytes, metadata, bitmapChunkBytes, assumeClean } = config;
+  const { level, layout, spares, chunkBytes, metadata, bitmapChunkBytes, isLogged, assumeClean } = config;
   return {
     name: 'sim',
     level,
@@ -222,6 +237,7 @@ export function shapeOptionsOf(config: Config) {
     ...(layout === null ? {} : { layout }),
     ...(chunkBytes === 0 ? {} : { chunk: chunkBytes }),
     ...(bitmapChunkBytes === null ? {} : { bitmap: 'internal' as const, bitmapChunk: bitmapChunkBytes }),
+    ...(isLogged === true ? { consistencyPolicy: 'ppl' as const } : {}),
   };
 }
 

@@ -164,6 +164,8 @@ class World {
   #epoch = 0;
   /** Rows that were being written when there was a crash, and that no resync has seen since. */
   readonly #atRisk = new Set<number>();
+  /** Of them, with partial parity logs, the sectors that were being written: nothing else of such a row is lost. */
+  readonly #inFlight = new Set<number>();
   /** Rows that a resync has gone over, and when it was seen to have ended: until a flush after that, a power cut may undo it. */
   readonly #resynced = new Map<number, number>();
   /** The same, for good: the array was declared clean by force. */
@@ -298,6 +300,8 @@ class World {
     }
     this.#eventsAssembled = count;
     this.#noteTrust(true);
+    // Logs have made redundancy agree with what there was; no resync will be seen to end.
+    if (this.#case.config.isLogged === true) this.#exposeRisks();
     this.#observe();
     this.#exposeRisks();
   }
@@ -900,6 +904,7 @@ class World {
     }
     // "Clean" is on record only after a flush of all members.
     if (this.#md().resyncOffsetSectors === Number.POSITIVE_INFINITY) this.#resynced.clear();
+    if (this.#atRisk.size === 0 && this.#resynced.size === 0) this.#inFlight.clear();
     const { recoveries } = this.#tally;
     if (this.#wasUnsynced && !isUnsynced) recoveries.resynced += 1;
     this.#wasUnsynced = isUnsynced;
@@ -1017,9 +1022,11 @@ class World {
           this.#registers.unpin(row);
           continue;
         }
-        for (const slot of impaired) this.#lose(sectorsOn(layout, slot, row));
-        for (const [at, slots] of latent)
-          for (const slot of slots) this.#lose(sectorsOn(layout, slot, row, at));
+        const isLogged = this.#case.config.isLogged === true && rows === this.#atRisk;
+        const lose = (sectors: readonly number[]): void =>
+          this.#lose(isLogged ? sectors.filter((sector) => this.#inFlight.has(sector)) : sectors);
+        for (const slot of impaired) lose(sectorsOn(layout, slot, row));
+        for (const [at, slots] of latent) for (const slot of slots) lose(sectorsOn(layout, slot, row, at));
       }
     }
   }
@@ -1280,8 +1287,11 @@ class World {
     const layout = this.#layout;
     if (layout === null) return;
     for (const row of this.#torn) this.#atRisk.add(row);
-    for (const write of this.#registers.unflushed)
+    for (const write of this.#registers.unflushed) {
       for (const row of rowsOf(layout, write)) this.#atRisk.add(row);
+      for (let index = 0; index < write.sectorCount; index += 1)
+        this.#inFlight.add(write.firstSector + index);
+    }
   }
 
   #layoutKept: RaidArray['layout'] | null = null;
