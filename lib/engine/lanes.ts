@@ -9,10 +9,15 @@
  * Death. A worker that exits on its own account (terminated, out of memory) is replaced. First what it was committing is
  * committed again from the record (ring.ts says why), then its jobs are submitted anew, in their order. Members on which
  * it, or that commit, has met a failure that it has not told of are excluded by the successor from the start: a job that
- * ran again and trusted them would take old data for new, and carry that into the parity. A job that was first in line
- * when two workers died is given up, begun or not: its outcome is unknown, and it may well be the cause; and where no worker
- * lives long enough to begin anything, this has an end. A worker that dies of an exception is a programming error: every
- * lane refuses what comes after it.
+ * ran again and trusted them would take old data for new, and carry that into the parity. One that the array cannot do
+ * without stays, and the job in which it did not take a write is answered with the error that its lane owed: that row is
+ * old in one place and new in another, and carried out again the job would take it for one that agrees. What the member did
+ * not take is damaged, as run.ts says; where nobody knows what that was, all that the job had for it.
+ *
+ * A job at which two workers died is given up: its outcome is unknown, and it may well be the cause. It need not have been begun:
+ * where no worker lives long enough to begin anything, this has an end. One that only waited, for a control
+ * message before it, has not had a life. A worker that dies of an exception is a programming error: every lane refuses
+ * what comes after it.
  *
  * Where there is a partial parity log, writes go back to whoever asked for them, to be asked for again: nothing may be
  * logged without a member before it is on record that it is out, and a successor, who is born without it, cannot tell.
@@ -21,8 +26,10 @@ import type { DirectAccess } from '../device/device.ts';
 import { assert, RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import type { Layout } from '../layout/layout.ts';
-import type { Health } from '../plan/plan.ts';
-import { KIB } from '../units.ts';
+import { compileHealth } from '../plan/health.ts';
+import { type ErasedRange, type Health, isLost } from '../plan/plan.ts';
+import { planWrite } from '../plan/planner.ts';
+import { KIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import { SynchronousIo } from './batch.ts';
 import type { Crew, Hand } from './crew.ts';
 import { type LogShape, logOf, PartialParityLog } from './log.ts';
@@ -81,6 +88,14 @@ export interface LanesOptions {
   readonly mainHealth: SharedHealth;
   /** Every report that says something, before the job that it is about is answered. */
   readonly onReport: (report: Report) => void;
+}
+
+/** What a dead lane leaves behind besides its jobs. */
+interface Inheritance {
+  readonly exclusions: readonly Exclusion[];
+  readonly damaged: readonly ErasedRange[];
+  /** Who failed and cannot be done without, and why; null where there is nobody. */
+  readonly kept: { readonly member: number; readonly cause: RaidError } | null;
 }
 
 interface Polling {
@@ -433,6 +448,7 @@ class Lane {
   #died(hand: Hand): void {
     if (hand !== this.#hand) return;
     this.drain();
+    const wasTold = this.#endReported();
     if (this.#stopped !== null && this.inFlight === 0) {
       this.#retire();
       return;
@@ -455,36 +471,66 @@ class Lane {
         this.#finish(ticket, ticket.job.op === 'control' ? nothingToReport : broken(ticket.job, cause));
       return;
     }
-    const exclusions = this.#inherit();
+    const [first] = pending;
+    // Whatever the worker had begun, and not told the end of, is at the head of the line.
+    const victim = wasTold || first === undefined || first.job.op === 'control' ? null : first;
+    const inheritance = this.#inherit(victim?.job ?? null);
     // The successor is born with what the control messages said; sent again, an older one would undo a newer.
     for (const ticket of all) {
       if (ticket.job.op !== 'control') continue;
       this.#restartLog(this.#messages.get(ticket));
       this.#finish(ticket, nothingToReport);
     }
-    const waiting = all.filter((ticket) => ticket.job.op !== 'control');
-
-    const [victim] = waiting;
-    this.#lives = victim !== undefined && victim.job === this.#lastVictim ? this.#lives + 1 : 1;
-    this.#lastVictim = victim?.job ?? null;
-    if (victim !== undefined && this.#lives >= LIVES_OF_A_JOB) {
-      waiting.shift();
-      const why = `${LIVES_OF_A_JOB} workers died during this request; read the range to see what it holds`;
-      this.#finish(victim, abandoned(victim.job, why));
-    }
-    if (this.#stopped !== null && waiting.length === 0) {
-      this.#retire();
-      return;
-    }
-    this.#hand = this.#hire();
-    if (exclusions.length > 0) this.#options.onReport({ ...nothingToReport, exclusions });
+    const end = victim === null ? null : this.#endOf(victim, inheritance);
+    const waiting = all.filter(
+      (ticket) => ticket.job.op !== 'control' && (ticket !== victim || end === null),
+    );
+    const isOver = this.#stopped !== null && waiting.length === 0;
+    if (isOver) this.#retire();
+    else this.#hand = this.#hire();
+    const { exclusions, damaged } = inheritance;
+    if (exclusions.length + damaged.length > 0)
+      this.#options.onReport({ ...nothingToReport, exclusions, damaged });
     for (const ticket of waiting) {
       if (this.#options.log !== null && (ticket.job.op === 'write' || ticket.job.op === 'repair'))
         this.#finish(ticket, { ...nothingToReport, again: true });
       else if (!this.#place(ticket)) this.#overflow.push(ticket);
     }
+    if (victim !== null && end !== null) this.#finish(victim, end);
+    if (isOver) return;
     if (this.#stopped !== null) this.#sendStop();
     this.#heard();
+  }
+
+  /**
+   * What has been posted is a job's end, even if its lane died before it could say that the job is done. True where that
+   * was so.
+   */
+  #endReported(): boolean {
+    for (let message = this.#hand.receive(); message !== undefined; message = this.#hand.receive())
+      this.#take(message);
+    const [head] = this.#order;
+    const report = head === undefined ? undefined : this.#reports.get(head);
+    if (head === undefined || report === undefined) return false;
+    this.#end(head, report);
+    return true;
+  }
+
+  /** How the job ends at which the worker died; null where the successor carries it out. */
+  #endOf(victim: Ticket, { kept }: Inheritance): Report | null {
+    const { job } = victim;
+    this.#lives = job === this.#lastVictim ? this.#lives + 1 : 1;
+    this.#lastVictim = job;
+    if (kept !== null && (job.op === 'write' || job.op === 'repair')) {
+      const { member, cause } = kept;
+      const why = `member ${member} did not take a write, and the array cannot do without it; what was to be written is old or new`;
+      const { offsetBytes, lengthBytes } = job;
+      const error = new RaidError('REDUNDANCY_LOST', why, { offsetBytes, lengthBytes, member, cause });
+      return { ...nothingToReport, error };
+    }
+    if (this.#lives < LIVES_OF_A_JOB) return null;
+    const why = `${LIVES_OF_A_JOB} workers died during this request; read the range to see what it holds`;
+    return abandoned(job, why);
   }
 
   /** What outlives the worker does not say yet that a slot has another member, whose log is empty. */
@@ -501,37 +547,71 @@ class Lane {
 
   /**
    * What the dead worker was writing is written again, all of it. Who fails now, or had failed under the worker without
-   * a report, is left out by the successor; the answer is the report that is owed for them.
+   * a report, is left out by the successor, where he can be; the answer is the report that is owed for them.
    */
-  #inherit(): readonly Exclusion[] {
+  #inherit(job: Job | null): Inheritance {
+    const noted = this.#control.excluded();
     const failed = new Map<number, RaidError>();
-    for (const member of this.#control.excluded()) {
+    for (const member of noted) {
       failed.set(
         member,
         new RaidError('WRITE_FAILED', `member ${member} failed, and then its lane`, { member }),
       );
     }
+    const refused: ErasedRange[] = [];
     const entries = this.#control.unfinishedCommit();
     if (entries.length > 0) {
       const io = new SynchronousIo(this.#options.map.memory, this.#members);
       const plain = { requestBytes: 0, requestAddress: 0, scratchAddress: 0 };
       const failures = io.perform({ direction: 'write', transfers: entries, ...plain }) ?? [];
-      for (const { transfer, error } of failures) failed.set(transfer.member, error);
+      for (const { transfer, error } of failures) {
+        const { member, offsetBytes, lengthBytes } = transfer;
+        failed.set(member, error);
+        refused.push({ member, offsetBytes, lengthBytes });
+      }
     }
     // Posted by the main thread before the lane's own notes go.
-    const { mainHealth } = this.#options;
+    const { mainHealth, layout } = this.#options;
     mainHealth.suspect(failed.keys());
     this.#control.reset();
     const exclusions: Exclusion[] = [];
     const leaving: number[] = [];
+    const kept: number[] = [];
     for (const [member, error] of failed) {
-      if (isWithout(this.#health, member) || !mainHealth.canMiss([...leaving, member])) continue;
-      leaving.push(member);
-      exclusions.push({ member, error });
+      if (isWithout(this.#health, member)) continue;
+      if (mainHealth.canMiss([...leaving, member])) {
+        leaving.push(member);
+        exclusions.push({ member, error });
+      } else kept.push(member);
     }
     mainHealth.settle(leaving);
-    this.#health = without(this.#health, new Set(leaving));
-    return exclusions;
+    const untaken = [...refused, ...this.#placesOf(job, new Set(noted))];
+    const damaged = layout.kind === 'parity' ? untaken.filter(({ member }) => kept.includes(member)) : [];
+    this.#health = without(
+      { ...this.#health, erased: [...this.#health.erased, ...damaged] },
+      new Set(leaving),
+    );
+    const [member] = kept;
+    const cause = member === undefined ? undefined : failed.get(member);
+    return {
+      exclusions,
+      damaged,
+      kept: member === undefined || cause === undefined ? null : { member, cause },
+    };
+  }
+
+  /** All that a write has for these members, whatever else cannot be read. */
+  #placesOf(job: Job | null, members: ReadonlySet<number>): readonly ErasedRange[] {
+    if (job?.op !== 'write' || members.size === 0) return [];
+    const { layout, log } = this.#options;
+    const block = log === null ? 1 : SECTOR_BYTES;
+    const from = roundDown(job.offsetBytes, block);
+    const to = roundUp(job.offsetBytes + job.lengthBytes, block);
+    const plan = planWrite(layout, compileHealth(layout, { ...this.#health, erased: [] }), from, to - from);
+    if (isLost(plan)) return [];
+    return plan.writes
+      .filter(({ member }) => members.has(member))
+      .map(({ member, offsetBytes, lengthBytes }) => ({ member, offsetBytes, lengthBytes }));
   }
 }
 

@@ -74,7 +74,6 @@ export class LaneWork {
       } else if (asked.direction !== 'release') failures = yield asked;
       step = steps.next(failures);
     }
-    this.#health.settle();
     return step.value;
   }
 
@@ -101,12 +100,11 @@ export class LaneWork {
 
   finish(id: number, report: Report): void {
     const { control } = this;
-    if (report === nothingToReport) control.finish(id, DONE);
-    else {
-      // The message first: whoever sees the completion knows that it is there or about to be.
-      this.#around.post(messageOf(id, report));
-      control.finish(id, DONE_WITH_REPORT);
-    }
+    // The message first: whoever sees the completion knows that it is there or about to be.
+    if (report !== nothingToReport) this.#around.post(messageOf(id, report));
+    // Not before: who has failed and cannot be missed is in the report, and is known by this note alone until then.
+    this.#health.settle();
+    control.finish(id, report === nothingToReport ? DONE : DONE_WITH_REPORT);
     // A report is no doorbell: it may be heard before there is a completion to be seen.
     if (control.takeDoorbell()) this.#around.post(null);
   }

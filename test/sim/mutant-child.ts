@@ -8,7 +8,7 @@ import { explore, thorough } from '../../lib/sim/crash-points.ts';
 import { worlds } from '../../lib/sim/crash-worlds.ts';
 import { runAlone, simulate } from '../../lib/sim/simulate.ts';
 import { pickCase } from '../../lib/sim/swarm.ts';
-import type { Hunt } from './mutants.ts';
+import type { Hunt, LanesHunt } from './mutants.ts';
 
 Error.stackTraceLimit = 5;
 
@@ -23,10 +23,11 @@ async function brokenFabric({ seed, runs }: { readonly seed: number; readonly ru
 }
 
 /** What is wrong in the first array in which something is, of those that have lanes. */
-async function brokenLanes(of: { readonly level: string; readonly seed: number; readonly runs: number }) {
+async function brokenLanes(of: LanesHunt) {
   const level = parseLevel(of.level);
+  const { mode = 'safe' } = of;
   for (let seed = of.seed; seed < of.seed + of.runs; seed += 1) {
-    const one = pickCase(seed, { level, mode: 'safe' });
+    const one = pickCase(seed, { level, mode });
     if (one.config.lanes === undefined) continue;
     const { failure } = await runAlone(one);
     if (failure !== null)

@@ -6,6 +6,7 @@
  * not rot). `hunts` are tried in order until one catches the mutant; on the sources as they are, all of them pass.
  */
 import type { ExploreOptions } from '../../lib/sim/crash-points.ts';
+import type { Mode } from '../../lib/sim/swarm.ts';
 
 /**
  * Crash points of one script of one world (lib/sim/crash-worlds.ts), random fabrics (lib/sim/paths.ts), or random arrays whose
@@ -14,7 +15,15 @@ import type { ExploreOptions } from '../../lib/sim/crash-points.ts';
 export type Hunt =
   | { readonly world: string; readonly script: number; readonly options?: Partial<ExploreOptions> }
   | { readonly paths: { readonly seed: number; readonly runs: number } }
-  | { readonly lanes: { readonly level: string; readonly seed: number; readonly runs: number } };
+  | { readonly lanes: LanesHunt };
+
+export interface LanesHunt {
+  readonly level: string;
+  readonly seed: number;
+  readonly runs: number;
+  /** Default: safe. */
+  readonly mode?: Mode;
+}
 
 export interface Mutant {
   readonly name: string;
@@ -746,17 +755,25 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'jobs of a lane that died are forgotten',
     file: lanesFile,
-    find: "const waiting = all.filter((ticket) => ticket.job.op !== 'control');",
-    replace: "const waiting = all.filter((ticket) => ticket.job.op !== 'control').slice(0, 1);",
+    find: '    const isOver = this.#stopped',
+    replace: '    waiting.length = Math.min(1, waiting.length);\n    const isOver = this.#stopped',
     breaks: 'I16',
     hunts: lanes('raid5', 1, 60),
   },
   {
     name: 'a job is given up with the first lane that dies',
     file: lanesFile,
-    find: 'this.#lives >= LIVES_OF_A_JOB',
-    replace: 'this.#lives >= 1',
+    find: 'this.#lives < LIVES_OF_A_JOB',
+    replace: 'this.#lives < 1',
     breaks: 'I2',
     hunts: lanes('raid5', 1, 60),
+  },
+  {
+    name: 'what the last members did not take from a lane that died is not told',
+    file: lanesFile,
+    find: '      } else kept.push(member);',
+    replace: '      }',
+    breaks: 'I1',
+    hunts: [{ lanes: { level: 'raid5', seed: 150, runs: 100, mode: 'beyond' } }],
   },
 ];

@@ -1,0 +1,291 @@
+/**
+ * What becomes of a job whose lane dies, between any two things that a lane does with it: lanes whose hands are the test's
+ * own, and do what is asked of them when they are told to.
+ */
+import { describe, expect, test } from 'vitest';
+import type { BlockingCalls, DirectAccess } from '../../lib/device/device.ts';
+import { SynchronousIo } from '../../lib/engine/batch.ts';
+import type { Crew, Hand, Hears } from '../../lib/engine/crew.ts';
+import { Lanes } from '../../lib/engine/lanes.ts';
+import { createMemory } from '../../lib/engine/memory.ts';
+import type { ControlMessage, LaneTask, ReportMessage } from '../../lib/engine/message.ts';
+import type { Job } from '../../lib/engine/ring.ts';
+import { drive, nothingToReport, type Report, SharedHealth } from '../../lib/engine/run.ts';
+import { LaneWork } from '../../lib/engine/work.ts';
+import { RaidError } from '../../lib/errors.ts';
+import { realHost } from '../../lib/host.ts';
+import { compileLayout } from '../../lib/layout/compile.ts';
+import type { Geometry } from '../../lib/layout/geometry.ts';
+import type { Health } from '../../lib/plan/plan.ts';
+import { KIB, MIB } from '../../lib/units.ts';
+import { turns } from './members.ts';
+
+/** Rows of three data chunks; in row 0 slots 0, 1 and 2 have them, and slot 3 the parity. */
+const geometry: Geometry = {
+  level: 'raid5',
+  layout: 'left-symmetric',
+  memberCount: 4,
+  chunkBytes: 4 * KIB,
+  memberBytes: 16 * KIB,
+};
+
+class Disk implements BlockingCalls {
+  readonly bytes = new Uint8Array(16 * KIB);
+  refuses = false;
+
+  read(offsetBytes: number, target: Uint8Array): void {
+    target.set(this.bytes.subarray(offsetBytes, offsetBytes + target.byteLength));
+  }
+
+  write(offsetBytes: number, source: Uint8Array): void {
+    if (this.refuses) throw new RaidError('WRITE_FAILED', 'the disk takes no writes');
+    this.bytes.set(source, offsetBytes);
+  }
+
+  flush(): void {}
+}
+
+/** Where it ends: when it is to write, after a half of that, with the answer unsaid, or said but not yet marked as done. */
+type End = 'before' | 'half' | 'unsaid' | 'said';
+const ends: readonly End[] = ['before', 'half', 'unsaid', 'said'];
+
+class TestHand implements Hand {
+  readonly #work: LaneWork;
+  readonly #io: SynchronousIo;
+  readonly #hears: Hears;
+  readonly #inbox: ControlMessage[] = [];
+  readonly #outbox: (ReportMessage | null)[] = [];
+  #end: End | null = null;
+  #isLeft = false;
+
+  constructor(task: LaneTask, hears: Hears) {
+    this.#hears = hears;
+    this.#io = new SynchronousIo(task.map.memory, task.members);
+    this.#work = new LaneWork(task, {
+      io: this.#io,
+      post: (message) => {
+        this.#outbox.push(message);
+        setImmediate(() => {
+          const next = this.#isLeft ? undefined : this.#outbox.shift();
+          if (next !== undefined) this.#hears.posted(next);
+        });
+        if (this.#end === 'said') throw new Error('dead');
+      },
+      exit: () => {
+        throw new Error('dead');
+      },
+    });
+  }
+
+  /** Carries out the oldest job; to the end, or to an end of its own. */
+  work(end: End | null = null): void {
+    this.#end = end;
+    const { control } = this.#work;
+    const { id, job } = control.peek();
+    try {
+      let report = nothingToReport;
+      if (job.op === 'control') this.#work.obey(this.#inbox.shift() as ControlMessage);
+      else report = drive(this.#work.run(job), (asked) => this.#perform(asked));
+      if (end === 'unsaid') throw new Error('dead');
+      this.#work.finish(id, report);
+      if (end === null) return;
+    } catch (error) {
+      expect(error).toMatchObject({ message: 'dead' });
+    }
+    this.die();
+  }
+
+  /** Everything that there is to do. */
+  workAll(): void {
+    while (this.#work.control.hasSubmissions()) this.work();
+  }
+
+  #perform(asked: Parameters<SynchronousIo['perform']>[0]) {
+    if (asked.direction === 'write' && this.#end === 'before') throw new Error('dead');
+    if (asked.direction === 'write' && this.#end === 'half') {
+      this.#io.perform({ ...asked, transfers: asked.transfers.slice(0, 1) });
+      throw new Error('dead');
+    }
+    return this.#io.perform(asked);
+  }
+
+  die(): void {
+    this.#hears.died();
+  }
+
+  post(message: ControlMessage): void {
+    this.#inbox.push(message);
+  }
+
+  receive(): ReportMessage | null | undefined {
+    return this.#outbox.shift();
+  }
+
+  kill(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  leave(): void {
+    this.#isLeft = true;
+  }
+
+  wake(): void {}
+  ref(): void {}
+  unref(): void {}
+  refPosts(): void {}
+  unrefPosts(): void {}
+}
+
+interface World {
+  readonly lanes: Lanes;
+  readonly disks: readonly Disk[];
+  readonly told: Report[];
+  /** The one that lives. */
+  hand(): TestHand;
+  /** Of 4 KiB that hold this byte. */
+  write(offsetBytes: number, fill: number): Promise<Report>;
+  read(offsetBytes: number): Promise<{ report: Report; first: number }>;
+}
+
+function make(missing: number | null): World {
+  const layout = compileLayout(geometry);
+  const health: Health = {
+    members: Array.from({ length: 4 }, (_, slot) => ({ state: slot === missing ? 'missing' : 'in_sync' })),
+    erased: [],
+  };
+  const disks = Array.from({ length: 4 }, () => new Disk());
+  const hands: TestHand[] = [];
+  const crew: Crew = {
+    hire: (task, hears) => {
+      const hand = new TestHand(task, hears);
+      hands.push(hand);
+      return hand;
+    },
+    soon: (look) => void setImmediate(look),
+  };
+  const map = createMemory(1, MIB);
+  const told: Report[] = [];
+  const lanes = new Lanes({
+    host: realHost,
+    crew,
+    map,
+    layout,
+    health,
+    members: disks.map((calls): DirectAccess => ({ kind: 'calls', calls, offsetBytes: 0 })),
+    kernel: undefined,
+    readOnly: false,
+    log: null,
+    mainHealth: new SharedHealth(layout, health),
+    onReport: (report) => {
+      told.push(report);
+      if (report.damaged.length > 0)
+        void lanes.tell(0, { kind: 'health', health: { ...health, erased: report.damaged } });
+    },
+  });
+  let used = 0;
+  const submit = (op: 'read' | 'write', offsetBytes: number, fill: number) => {
+    const address = map.heapAddress + used;
+    used += 4 * KIB;
+    const bytes = new Uint8Array(map.memory.buffer, address, 4 * KIB).fill(fill);
+    const job: Job = { op, offsetBytes, lengthBytes: 4 * KIB, address, member: 0 };
+    const report = new Promise<Report>((done) => lanes.submit(0, { job, done }));
+    return { report, bytes };
+  };
+  return {
+    lanes,
+    disks,
+    told,
+    hand: () => hands.at(-1) as TestHand,
+    write: (offsetBytes, fill) => submit('write', offsetBytes, fill).report,
+    read: async (offsetBytes) => {
+      const { report, bytes } = submit('read', offsetBytes, 0xa5);
+      hands.at(-1)?.workAll();
+      return { report: await report, first: bytes[0] ?? 0 };
+    },
+  };
+}
+
+const isAnswered = async (answer: Promise<unknown>): Promise<boolean> => {
+  let answered = false;
+  void answer.then(() => {
+    answered = true;
+  });
+  await turns(5);
+  return answered;
+};
+
+describe('a member that cannot be missed does not take a write', () => {
+  for (const [who, slot] of [
+    ['data', 1],
+    ['parity', 3],
+  ] as const) {
+    for (const end of ends) {
+      test(`of ${who}, and its lane dies (${end}): the write is answered with an error, and nothing is computed from that place`, async () => {
+        const { disks, write, read, hand, told } = make(0);
+        disks[0]?.bytes.fill(0x11, 0, 4 * KIB);
+        disks[1]?.bytes.fill(0x22, 0, 4 * KIB);
+        disks[3]?.bytes.fill(0x33, 0, 4 * KIB);
+        const refusing = disks[slot] as Disk;
+        refusing.refuses = true;
+        const written = write(4 * KIB, 0x44);
+        const behind = write(12 * KIB, 0x55);
+        hand().work(end);
+        expect((await written).error).toMatchObject({ code: 'REDUNDANCY_LOST', place: { member: slot } });
+        const [damaged] = told.flatMap((report) => report.damaged);
+        expect(damaged).toEqual({ member: slot, offsetBytes: 0, lengthBytes: 4 * KIB });
+        // Slot 0 is not there, and its chunk of the row follows from nothing any more.
+        expect(await isAnswered(behind)).toBe(false);
+        refusing.refuses = false;
+        hand().workAll();
+        expect((await behind).error).toBeNull();
+        expect((await read(0)).report.error).toMatchObject({ code: 'REDUNDANCY_LOST' });
+      });
+    }
+  }
+
+  test('once, and takes it from the successor: the row is whole, and the write is acknowledged', async () => {
+    const { disks, write, read, hand, told } = make(0);
+    const written = write(4 * KIB, 0x44);
+    hand().work('half');
+    hand().work();
+    expect((await written).error).toBeNull();
+    expect(told).toEqual([]);
+    expect(await read(0)).toMatchObject({ report: { error: null }, first: 0 });
+    expect([disks[1]?.bytes[0], disks[3]?.bytes[0]]).toEqual([0x44, 0x44]);
+  });
+});
+
+describe('a job that waits behind a control message', () => {
+  const message = (): ControlMessage => ({
+    kind: 'health',
+    health: { members: Array.from({ length: 4 }, () => ({ state: 'in_sync' })), erased: [] },
+  });
+
+  test('is not given up with the lane that died before it was begun, but with two that died of it', async () => {
+    const { lanes, write, hand } = make(null);
+    await Promise.resolve();
+    void lanes.tell(0, message());
+    const written = write(0, 0x44);
+    hand().die();
+    hand().work('before');
+    expect(await isAnswered(written)).toBe(false);
+    hand().work('before');
+    expect((await written).error).toMatchObject({ code: 'WRITE_MAYBE_APPLIED' });
+  });
+
+  test('is carried out by a successor, however many die before it', async () => {
+    const { lanes, write, read, hand } = make(null);
+    const written = write(0, 0x44);
+    void lanes.tell(0, message());
+    const behind = write(4 * KIB, 0x55);
+    hand().work();
+    for (let deaths = 0; deaths < 3; deaths += 1) {
+      hand().die();
+      if (deaths < 2) void lanes.tell(0, message());
+      if (deaths === 0) hand().work();
+    }
+    expect((await written).error).toBeNull();
+    expect((await behind).error).toBeNull();
+    expect((await read(4 * KIB)).first).toBe(0x55);
+  });
+});
