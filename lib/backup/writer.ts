@@ -41,6 +41,8 @@ const PACKS_UNDER_WAY = 2;
 const ROOM_MOST = 64 * MIB;
 /** Several chunks are read, hashed and handed on together. */
 const TRAY_BYTES = MIB;
+/** One is filled while this thread packs what is in the other. */
+const OWN_TRAYS = 2;
 /** To start threads takes as long as to hash and pack so much. */
 const THREADS_FROM_BYTES = 24 * MIB;
 
@@ -74,7 +76,7 @@ export class ChunkWriter {
     this.#packer = new Packer(site, packBytes);
     // Prune moves pages of maps too.
     this.trayBytes = Math.max(TRAY_BYTES, chunkBytes, pageChunks * ID_BYTES);
-    for (let count = TRAYS; count > 0; count -= 1) this.#trays.push(this.#tray());
+    for (let count = OWN_TRAYS; count > 0; count -= 1) this.#trays.push(this.#tray());
     // The last chunk goes past the end, and the table comes behind it.
     this.#roomBytes = Math.min(packBytes, ROOM_MOST) + 2 * chunkBytes;
     this.#rooms = new Rooms(1 + PACKS_UNDER_WAY, 2 * chunkBytes);
@@ -103,7 +105,7 @@ export class ChunkWriter {
 
   /** So many may wait for trays and keep all threads at work. */
   get width(): number {
-    return (1 + this.#threads.length) * TRAYS;
+    return OWN_TRAYS + this.#threads.length * TRAYS;
   }
 
   has(id: Uint8Array): boolean {
@@ -180,7 +182,7 @@ export class ChunkWriter {
     const { trayBytes } = this;
     const tray: Tray = {
       get bytes() {
-        bytes ??= new Uint8Array(trayBytes);
+        bytes ??= newMemory(trayBytes);
         return bytes;
       },
       hash: (cuts) => Promise.resolve(hashAll(tray.bytes, cuts)),
@@ -248,6 +250,14 @@ export class ChunkWriter {
   }
 }
 
+/**
+ * As the threads' memory is. The collector counts an ArrayBuffer, and after a few MiB of them it runs: that takes as long as to pack
+ * what a small backup has to pack. It does not count these.
+ */
+function newMemory(lengthBytes: number): Uint8Array {
+  return new Uint8Array(new SharedArrayBuffer(lengthBytes));
+}
+
 /** Memory for packs, used again: new memory costs a page fault for every 4 KiB. */
 class Rooms {
   readonly #most: number;
@@ -277,7 +287,7 @@ class Rooms {
     if (room !== undefined) this.#made -= 1;
     if (this.#made < this.#most) {
       this.#made += 1;
-      return Promise.resolve(new Uint8Array(this.#roomBytes));
+      return Promise.resolve(newMemory(this.#roomBytes));
     }
     return new Promise((give, refuse) => {
       this.#waiting.push({ give, refuse });
