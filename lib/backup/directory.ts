@@ -120,9 +120,17 @@ export class DirectoryStore implements Store {
       try {
         await this.#makeFolder(dirname(unfinished));
         await this.#makeFolder(dirname(path));
-        await writeWhole(unfinished, bytes);
-        const isGiven = await give(unfinished, path);
-        await Promise.all([rm(unfinished, { force: true }), isGiven ? syncFolder(dirname(path)) : null]);
+        const opening = openFolder(dirname(path));
+        opening.catch(() => undefined);
+        let isGiven: boolean;
+        try {
+          await writeWhole(unfinished, bytes);
+          isGiven = await give(unfinished, path);
+          const sync = async (): Promise<void> => await (await opening)?.sync();
+          await Promise.all([rm(unfinished, { force: true }), isGiven ? sync() : null]);
+        } finally {
+          await (await opening)?.close();
+        }
         return isGiven;
       } catch (cause) {
         await rm(unfinished, { force: true }).catch(() => undefined);
@@ -230,14 +238,17 @@ async function isFolder(path: string): Promise<boolean> {
 }
 
 async function syncFolder(folder: string): Promise<void> {
-  // Windows cannot open a folder; its file systems journal names themselves.
-  if (process.platform === 'win32') return;
-  const handle = await open(folder, constants.O_RDONLY);
+  const handle = await openFolder(folder);
   try {
-    await handle.sync();
+    await handle?.sync();
   } finally {
-    await handle.close();
+    await handle?.close();
   }
+}
+
+/** Null on Windows, which cannot open a folder: its file systems journal names themselves. */
+async function openFolder(folder: string): Promise<FileHandle | null> {
+  return process.platform === 'win32' ? null : await open(folder, constants.O_RDONLY);
 }
 
 function isAbsent(cause: unknown): boolean {

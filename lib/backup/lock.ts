@@ -70,7 +70,9 @@ export class Lock {
   readonly #holder: Holder;
   readonly #nonce: string;
   #toldMs: number;
-  /** Those before it go while there is work to do: nobody looks at them any more. What stays goes with the release. */
+  /** Whether the store lets the first `put` of a name win, and no other. */
+  #isDecidedByPut = false;
+  /** Those before it go while there is work to do: nobody looks at them any more. What stays goes with the next. */
   #tidying: Promise<unknown> = Promise.resolve();
 
   private constructor(store: Store, host: Host, number: number, holder: Holder, nonce: string) {
@@ -95,11 +97,12 @@ export class Lock {
       let isTaken = false;
       try {
         if (!(await store.put(lockPath(number), file))) continue;
-        const isConditional = !(await store.put(lockPath(number), file));
-        if (!isConditional) await host.sleep(SETTLE_MS);
         const lock = new Lock(store, host, number, holder, nonce);
-        const numbers = await lock.#holds();
+        const [isOverwritten, found] = await Promise.all([store.put(lockPath(number), file), lock.#holds()]);
+        if (isOverwritten) await host.sleep(SETTLE_MS);
+        const numbers = isOverwritten ? await lock.#holds() : found;
         if (numbers === null) continue;
+        lock.#isDecidedByPut = !isOverwritten;
         lock.#tidying = deleteBelow(store, numbers, number).catch(() => undefined);
         isTaken = true;
         return lock;
@@ -137,23 +140,24 @@ export class Lock {
   async release(): Promise<void> {
     await this.#tidying;
     held.delete(this.#nonce);
-    const numbers = await this.#holds();
-    if (numbers === null) return;
+    // Where somebody took it over, the next number is taken, or less than the highest and so of no meaning.
+    if (!this.#isDecidedByPut && (await this.#holds()) === null) return;
     const free = encodeClaim({
       holder: null,
       nonce: hexOf(this.#host.randomBytes(16)),
       heardMs: this.#host.wallClock(),
     });
-    await this.#store.put(lockPath(this.#number + 1), free);
-    await deleteBelow(this.#store, numbers, this.#number + 1);
+    if (await this.#store.put(lockPath(this.#number + 1), free))
+      await this.#store.delete(lockPath(this.#number));
   }
 
   /** The numbers that there are, if this one is the highest; else null. */
   async #holds(): Promise<readonly number[] | null> {
-    const numbers = await lockNumbers(this.#store);
-    if (numbers.at(-1) !== this.#number) return null;
-    const file = decodeClaim(await this.#store.get(lockPath(this.#number)));
-    return file?.nonce === this.#nonce ? numbers : null;
+    const [numbers, bytes] = await Promise.all([
+      lockNumbers(this.#store),
+      this.#store.get(lockPath(this.#number)),
+    ]);
+    return numbers.at(-1) === this.#number && decodeClaim(bytes)?.nonce === this.#nonce ? numbers : null;
   }
 }
 
