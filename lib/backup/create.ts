@@ -201,21 +201,19 @@ class Creation {
     const present = wanted.filter((index) => !zero.has(index));
     for (const index of zero) this.#doneBytes += bytesOfChunk(first + index, this.#size, settings);
     this.#writer.expect(present.length * settings.chunkBytes);
-    const runs = runsOf(present, Math.floor(this.#writer.trayBytes / settings.chunkBytes));
+    const loads = loadsOf(present, Math.floor(this.#writer.trayBytes / settings.chunkBytes));
     let next = 0;
     const work = async (): Promise<void> => {
-      while (next < runs.length && this.#options.signal?.aborted !== true) {
-        const run = runs[next]!;
+      while (next < loads.length && this.#options.signal?.aborted !== true) {
+        const load = loads[next]!;
         next += 1;
-        await this.#store(run, first, ids);
-        for (let index = run.first; index < run.end; index += 1) {
-          this.#doneBytes += bytesOfChunk(first + index, this.#size, settings);
-        }
+        await this.#store(load, first, ids);
+        for (const index of load) this.#doneBytes += bytesOfChunk(first + index, this.#size, settings);
         this.#tell();
         await this.#lock.touch();
       }
     };
-    const workers = Array.from({ length: Math.min(this.#writer.width, runs.length) }, work);
+    const workers = Array.from({ length: Math.min(this.#writer.width, loads.length) }, work);
     const failed = (await Promise.allSettled(workers)).find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
     this.#tell();
@@ -258,33 +256,47 @@ class Creation {
     return zero;
   }
 
-  /** Chunks that lie one behind the other: their ids are put into the page, and zeros left as they are. */
-  async #store(run: Run, first: number, ids: Uint8Array): Promise<void> {
+  /** What goes into one tray: the ids are put into the page, and zeros left as they are. */
+  async #store(load: readonly number[], first: number, ids: Uint8Array): Promise<void> {
     const { chunkBytes } = this.#site.settings;
-    const start = (first + run.first) * chunkBytes;
-    const lengthBytes = Math.min((run.end - run.first) * chunkBytes, this.#size.sizeBytes - start);
     const tray = await this.#writer.tray();
     try {
-      const bytes = tray.bytes.subarray(0, lengthBytes);
-      await this.#options.source.read(start, bytes);
-      this.#readBytes += lengthBytes;
-      const cuts: Cut[] = [];
-      for (let at = 0; at < lengthBytes; at += chunkBytes) {
-        const chunk = bytes.subarray(at, at + chunkBytes);
-        if (Buffer.compare(chunk, this.#zeros.subarray(0, chunk.byteLength)) !== 0)
-          cuts.push({ at, lengthBytes: chunk.byteLength });
+      await this.#read(load, first, tray.bytes);
+      const cuts: (Cut & { readonly index: number })[] = [];
+      for (const [turn, index] of load.entries()) {
+        const at = turn * chunkBytes;
+        const lengthBytes = bytesOfChunk(first + index, this.#size, this.#site.settings);
+        const chunk = tray.bytes.subarray(at, at + lengthBytes);
+        if (Buffer.compare(chunk, this.#zeros.subarray(0, lengthBytes)) !== 0)
+          cuts.push({ at, lengthBytes, index });
       }
       if (cuts.length === 0) return;
       const hashes = await tray.hash(cuts);
-      const found = cuts.map((cut, index) => ({
+      const found = cuts.map((cut, turn) => ({
         ...cut,
-        id: hashes.slice(index * ID_BYTES, (index + 1) * ID_BYTES),
+        id: hashes.slice(turn * ID_BYTES, (turn + 1) * ID_BYTES),
       }));
       for (const { lengthBytes: added } of await this.#writer.addFrom(tray, found)) this.#addedBytes += added;
-      for (const { at, id } of found) ids.set(id, (run.first + at / chunkBytes) * ID_BYTES);
+      for (const { index, id } of found) ids.set(id, index * ID_BYTES);
     } finally {
       tray.release();
     }
+  }
+
+  /** Chunks of a page, one behind the other into `tray`. What lies together is read together. */
+  async #read(load: readonly number[], first: number, tray: Uint8Array): Promise<void> {
+    const { source } = this.#options;
+    const { chunkBytes } = this.#site.settings;
+    const reads = runsOf(load).map(async ({ turn, count }) => {
+      const start = (first + load[turn]!) * chunkBytes;
+      const lengthBytes = Math.min(count * chunkBytes, this.#size.sizeBytes - start);
+      const at = turn * chunkBytes;
+      await source.read(start, tray.subarray(at, at + lengthBytes));
+      this.#readBytes += lengthBytes;
+    });
+    // A tray is not released while something is read into it.
+    const failed = (await Promise.allSettled(reads)).find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
   }
 
   #tell(): void {
@@ -297,19 +309,25 @@ class Creation {
   }
 }
 
-/** Chunks of a page. */
-interface Run {
-  readonly first: number;
-  readonly end: number;
+/** What goes into a tray, by their order in a page. Chunks that lie far from each other fill one as well: it is handed on as a whole. */
+function loadsOf(indexes: readonly number[], most: number): readonly (readonly number[])[] {
+  const loads: number[][] = [];
+  for (let at = 0; at < indexes.length; at += most) loads.push(indexes.slice(at, at + most));
+  return loads;
 }
 
-/** Those that lie one behind the other together, at most so many of them. */
-function runsOf(indexes: readonly number[], most: number): readonly Run[] {
-  const runs: { readonly first: number; end: number }[] = [];
-  for (const index of indexes) {
+/** Of a load: `count` chunks from the `turn`th on lie one behind the other. */
+interface Run {
+  readonly turn: number;
+  count: number;
+}
+
+function runsOf(load: readonly number[]): readonly Run[] {
+  const runs: Run[] = [];
+  for (const [turn, index] of load.entries()) {
     const last = runs.at(-1);
-    if (last !== undefined && last.end === index && index - last.first < most) last.end += 1;
-    else runs.push({ first: index, end: index + 1 });
+    if (last !== undefined && load[turn - 1] === index - 1) last.count += 1;
+    else runs.push({ turn, count: 1 });
   }
   return runs;
 }
