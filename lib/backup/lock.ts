@@ -21,6 +21,11 @@
  *
  * the holder looks before it deletes anything, and before it makes a backup appear, whether the lock is still its own.
  *
+ * A number can be taken by a file without a byte, which tells nothing and is in no list: a folder without hard links makes one before it
+ * gives a name to what was written (directory.ts), and who is killed between leaves it for ever. The taker sees it stay so for some seconds,
+ * goes past it to the number behind, and then looks at it once more. Who left it may be slow, and not dead: either he wrote before that look,
+ * and the taker takes its own number back; or after it, and finds the higher number, and has not got the lock.
+ *
  * Some object stores take no condition and let every `put` win. That is found out by putting one's number twice; there, the
  * taker waits, and looks whether it is still its own words that stand there.
  */
@@ -88,22 +93,34 @@ export class Lock {
     const holder = await witness.self();
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const highest = (await lockNumbers(store)).at(-1);
-      if (highest !== undefined) await refuseIfHeld(store, host, witness, highest);
-      const number = (highest ?? 0) + 1;
+      if (highest !== undefined && !(await isFree(store, host, witness, highest))) continue;
       const nonce = hexOf(host.randomBytes(16));
       const file = encodeClaim({ holder, nonce, heardMs: host.wallClock() });
       // Before anybody can read it: this process would be told that nobody here holds it.
       held.add(nonce);
       let isTaken = false;
       try {
-        if (!(await store.put(lockPath(number), file))) continue;
+        const empty: number[] = [];
+        let number = (highest ?? 0) + 1;
+        let isPut = await store.put(lockPath(number), file);
+        while (!isPut && (await staysEmpty(store, host, number))) {
+          empty.push(number);
+          number += 1;
+          isPut = await store.put(lockPath(number), file);
+        }
+        if (!isPut) continue;
         const lock = new Lock(store, host, number, holder, nonce);
         const [isOverwritten, found] = await Promise.all([store.put(lockPath(number), file), lock.#holds()]);
         if (isOverwritten) await host.sleep(SETTLE_MS);
         const numbers = isOverwritten ? await lock.#holds() : found;
         if (numbers === null) continue;
+        const claims = await Promise.all(empty.map((each) => store.get(lockPath(each))));
+        if (claims.some((claim) => claim !== null)) {
+          await store.delete(lockPath(number));
+          continue;
+        }
         lock.#isDecidedByPut = !isOverwritten;
-        lock.#tidying = deleteBelow(store, numbers, number).catch(() => undefined);
+        lock.#tidying = deleteBelow(store, [...empty, ...numbers], number).catch(() => undefined);
         isTaken = true;
         return lock;
       } finally {
@@ -177,17 +194,31 @@ async function deleteBelow(store: Store, numbers: readonly number[], number: num
   for (const old of numbers) if (old < number) await store.delete(lockPath(old));
 }
 
-/** What nobody can read holds nothing: it cannot be a lock that was taken, since those are put whole. */
-async function refuseIfHeld(store: Store, host: Host, witness: Witness, number: number): Promise<void> {
-  const file = decodeClaim(await store.get(lockPath(number)));
-  if (file === null || file.holder === null) return;
+/** Whether a number is taken by a file without a byte, by nobody who is about to write them. */
+async function staysEmpty(store: Store, host: Host, number: number): Promise<boolean> {
+  const isEmpty = async (): Promise<boolean> =>
+    (await store.get(lockPath(number))) === null && ((await lockNumbers(store)).at(-1) ?? 0) < number;
+  if (!(await isEmpty())) return false;
+  await host.sleep(SETTLE_MS);
+  return await isEmpty();
+}
+
+/**
+ * Refuses where it is held. False where it has gone, so that another is the highest. What nobody can read holds nothing: it cannot be a lock
+ * that was taken, since those are put whole.
+ */
+async function isFree(store: Store, host: Host, witness: Witness, number: number): Promise<boolean> {
+  const bytes = await store.get(lockPath(number));
+  if (bytes === null) return false;
+  const file = decodeClaim(bytes);
+  if (file === null || file.holder === null) return true;
   const { holder, nonce } = file;
   const self = await witness.self();
   const isOurs =
     holder.pid === self.pid && holder.startTime === self.startTime && holder.bootId === self.bootId;
   const verdict =
     isOurs && holder.host === self.host ? held.has(nonce) : await verdictOn(file, host, witness);
-  if (verdict === false) return;
+  if (verdict === false) return true;
   const silentMs = host.wallClock() - file.heardMs;
   const advice =
     verdict === 'unknown'

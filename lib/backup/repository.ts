@@ -119,6 +119,13 @@ export class Repository {
     for (let copy = 0; copy < SETTINGS_COPIES; copy += 1) {
       // Whoever made copy 0 made the repository.
       if (await store.put(settingsPath(copy), bytes)) continue;
+      if ((await getOrNull(store, settingsPath(copy))) === null) {
+        throw new RaidError(
+          'BUSY',
+          `${settingsPath(copy)} in ${store.name} is an empty file: somebody else is making a repository there, or was when it was ended; in that case delete the file and try again`,
+          { device: store.name },
+        );
+      }
       throw new RaidError('BUSY', `somebody else is making a repository in ${store.name}`, {
         device: store.name,
       });
