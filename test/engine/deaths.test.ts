@@ -7,6 +7,7 @@ import type { BlockingCalls, DirectAccess } from '../../lib/device/device.ts';
 import { SynchronousIo } from '../../lib/engine/batch.ts';
 import type { Crew, Hand, Hears } from '../../lib/engine/crew.ts';
 import { Lanes } from '../../lib/engine/lanes.ts';
+import { type LogShape, logOf, PartialParityLog } from '../../lib/engine/log.ts';
 import { createMemory } from '../../lib/engine/memory.ts';
 import type { ControlMessage, LaneTask, ReportMessage } from '../../lib/engine/message.ts';
 import type { Job } from '../../lib/engine/ring.ts';
@@ -30,8 +31,12 @@ const geometry: Geometry = {
 };
 
 class Disk implements BlockingCalls {
-  readonly bytes = new Uint8Array(16 * KIB);
+  readonly bytes: Uint8Array;
   refuses = false;
+
+  constructor(sizeBytes = 16 * KIB) {
+    this.bytes = new Uint8Array(sizeBytes);
+  }
 
   read(offsetBytes: number, target: Uint8Array): void {
     target.set(this.bytes.subarray(offsetBytes, offsetBytes + target.byteLength));
@@ -139,6 +144,8 @@ class TestHand implements Hand {
 interface World {
   readonly lanes: Lanes;
   readonly disks: readonly Disk[];
+  /** Where the slots have their partial parity logs. */
+  readonly logs: readonly Disk[];
   readonly told: Report[];
   /** The one that lives. */
   hand(): TestHand;
@@ -147,13 +154,22 @@ interface World {
   read(offsetBytes: number): Promise<{ report: Report; first: number }>;
 }
 
-function make(missing: number | null): World {
+const shape: LogShape = { signature: 0x5eed, areaBytes: 64 * KIB };
+
+function accessOf(calls: Disk): DirectAccess {
+  return { kind: 'calls', calls, offsetBytes: 0 };
+}
+
+function make(missing: number | null, log: LogShape | null = null): World {
   const layout = compileLayout(geometry);
   const health: Health = {
     members: Array.from({ length: 4 }, (_, slot) => ({ state: slot === missing ? 'missing' : 'in_sync' })),
     erased: [],
   };
   const disks = Array.from({ length: 4 }, () => new Disk());
+  const logs = log === null ? [] : Array.from({ length: 4 }, () => new Disk(log.areaBytes));
+  const members = disks.map((disk): DirectAccess | null => accessOf(disk));
+  for (const [slot, disk] of logs.entries()) members[logOf(4, slot)] = accessOf(disk);
   const hands: TestHand[] = [];
   const crew: Crew = {
     hire: (task, hears) => {
@@ -164,6 +180,7 @@ function make(missing: number | null): World {
     soon: (look) => void setImmediate(look),
   };
   const map = createMemory(1, MIB);
+  if (log !== null) new PartialParityLog(map, log, 4).begin();
   const told: Report[] = [];
   const lanes = new Lanes({
     host: realHost,
@@ -171,10 +188,10 @@ function make(missing: number | null): World {
     map,
     layout,
     health,
-    members: disks.map((calls): DirectAccess => ({ kind: 'calls', calls, offsetBytes: 0 })),
+    members: Array.from(members, (access) => access ?? null),
     kernel: undefined,
     readOnly: false,
-    log: null,
+    log,
     mainHealth: new SharedHealth(layout, health),
     onReport: (report) => {
       told.push(report);
@@ -194,6 +211,7 @@ function make(missing: number | null): World {
   return {
     lanes,
     disks,
+    logs,
     told,
     hand: () => hands.at(-1) as TestHand,
     write: (offsetBytes, fill) => submit('write', offsetBytes, fill).report,
@@ -287,5 +305,51 @@ describe('a job that waits behind a control message', () => {
     expect((await written).error).toBeNull();
     expect((await behind).error).toBeNull();
     expect((await read(4 * KIB)).first).toBe(0x55);
+  });
+});
+
+describe('with a partial parity log', () => {
+  test('a write behind the lane that met a failure is not begun by a successor: it is to be asked for again', async () => {
+    const { disks, write, hand, told } = make(null, shape);
+    const refusing = disks[1] as Disk;
+    refusing.refuses = true;
+    const written = write(4 * KIB, 0x44);
+    const behind = write(12 * KIB, 0x55);
+    hand().work('said');
+    expect(await written).toMatchObject({ error: null, again: false, exclusions: [{ member: 1 }] });
+    // Whoever asks again has been told before whom the record lacks.
+    expect(await behind).toMatchObject({ error: null, again: true });
+    expect(told.findIndex(({ exclusions }) => exclusions.length > 0)).toBeLessThan(
+      told.findIndex(({ again }) => again),
+    );
+    hand().workAll();
+    for (const disk of disks)
+      expect(disk.bytes.subarray(4 * KIB, 8 * KIB).some((byte) => byte !== 0)).toBe(false);
+  });
+
+  test('the log of a new member begins at its start, though the lane died before it was told of it', async () => {
+    for (const isTold of [true, false]) {
+      const { lanes, logs, write, hand } = make(null, shape);
+      for (let count = 0; count < 3; count += 1) {
+        const written = write(0, 0x44);
+        hand().workAll();
+        expect((await written).error).toBeNull();
+      }
+      // Row 0 is logged by slot 3, where its parity is.
+      expect(logs[3]?.bytes.subarray(4 * KIB).some((byte) => byte !== 0)).toBe(true);
+      const fresh = new Disk();
+      const empty = new Disk(shape.areaBytes);
+      const told = lanes.tell(0, {
+        ...{ kind: 'member', member: 3 },
+        ...{ access: accessOf(fresh), logAccess: accessOf(empty) },
+      });
+      if (isTold) hand().workAll();
+      else hand().die();
+      await told;
+      const written = write(0, 0x66);
+      hand().workAll();
+      expect((await written).error).toBeNull();
+      expect(empty.bytes.subarray(0, 4 * KIB).some((byte) => byte !== 0)).toBe(true);
+    }
   });
 });
