@@ -137,8 +137,6 @@ export class RaidArray extends Device {
   #lastMismatchCount = 0;
   /** Of the scrub that is under way. */
   #scrub: ScrubProgress | null = null;
-  /** Slots with damaged places that their bad-block logs do not list yet, or cannot. */
-  readonly #unlisted = new Set<number>();
   /** Resolves when the last of the lists asked for has been written, or could not be. */
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
@@ -425,7 +423,7 @@ export class RaidArray extends Device {
       const state: MemberState = { state: 'recovering', slot, recoveredBytes: 0, viaBitmap: false };
       const member = this.#members.adopt(data, state, descriptor, name, log);
       // What it lacks it lacked when it went.
-      this.#members.damage(bad);
+      this.#members.damage(bad, true);
       await this.#engine.setHealth(this.#health());
       try {
         const how = await metadata.reAdd(device);
@@ -943,7 +941,6 @@ export class RaidArray extends Device {
   #damaged(ranges: readonly ErasedRange[]): void {
     const before = this.#members.bad;
     this.#members.damage(ranges);
-    for (const { member } of ranges) this.#unlisted.add(member);
     void this.#engine.setHealth(this.#health());
     this.#recordBadBlocks(before).catch(() => undefined);
   }
@@ -953,7 +950,7 @@ export class RaidArray extends Device {
    * record redundancy is not to be trusted: a degraded array is then not started as if it were clean.
    */
   #hidesDamage(): boolean {
-    return this.#members.bad.some(({ member }) => this.#unlisted.has(member));
+    return this.#members.hidesDamage();
   }
 
   #corrected(corrections: readonly Correction[]): void {
@@ -1009,9 +1006,8 @@ export class RaidArray extends Device {
     const ranges = this.#members.badOf(member);
     // A place leaves the list since it was written; where that write is lost with the power, it has to be listed still.
     if (this.#metadata !== null) await this.#flushMembers();
-    const isListed = (await this.#metadata?.setBadBlocks(member.descriptor, ranges)) !== false;
-    const isAll = this.#members.badOf(member).every((range) => ranges.includes(range));
-    if (isListed && isAll) this.#unlisted.delete(number);
+    if ((await this.#metadata?.setBadBlocks(member.descriptor, ranges)) !== false)
+      this.#members.recorded(ranges);
   }
 
   #health(): Health {
@@ -1176,7 +1172,7 @@ export class RaidArray extends Device {
 
   async #finishRecovery(member: Member): Promise<void> {
     if (member.state.state !== 'recovering') return;
-    if (this.#metadata !== null && this.#unlisted.has(member.state.slot)) {
+    if (this.#metadata !== null && this.#members.hidesDamage(member.state.slot)) {
       throw new RaidError(
         'REDUNDANCY_LOST',
         `${member.name} has bad places that are on no list, and is not in sync`,
@@ -1219,16 +1215,14 @@ export class RaidArray extends Device {
         return;
       }
       const before = this.#members.bad;
+      const isOnly = !this.#members.hidesDamage(number);
       this.#members.damage([{ member: number, offsetBytes, lengthBytes }]);
-      const wasListed = !this.#unlisted.has(number);
-      this.#unlisted.add(number);
       await this.#engine.setHealth(this.#health());
       await this.#recordBadBlocks(before);
-      if (!this.#unlisted.has(number) || this.#metadata === null) return;
+      if (this.#metadata === null || !this.#members.hidesDamage(number)) return;
       // It is a place that has not been recovered yet, and no damage: redundancy elsewhere can be trusted.
-      if (wasListed) {
+      if (isOnly) {
         this.#members.mend(number, offsetBytes, lengthBytes);
-        this.#unlisted.delete(number);
         await this.#engine.setHealth(this.#health());
       }
       throw new RaidError(

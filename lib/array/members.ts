@@ -66,6 +66,8 @@ export interface Member {
 
 interface BadPlace extends ErasedRange {
   readonly since: number;
+  /** On the device too: the next life will hear of it. */
+  readonly isOnRecord: boolean;
 }
 
 export class Members {
@@ -83,7 +85,7 @@ export class Members {
   constructor(layout: Layout, name: string, bad: readonly ErasedRange[]) {
     this.#layout = layout;
     this.#name = name;
-    this.damage(bad);
+    this.damage(bad, true);
   }
 
   get list(): readonly Member[] {
@@ -235,11 +237,21 @@ export class Members {
     return [...devices, ...members.map((member) => member?.log ?? null)];
   }
 
-  damage(ranges: readonly ErasedRange[]): void {
+  damage(ranges: readonly ErasedRange[], isOnRecord = false): void {
     if (ranges.length === 0) return;
     this.#moment += 1;
     const since = this.#moment;
-    this.#setBad([...this.#bad, ...ranges.map((range) => ({ ...range, since }))]);
+    this.#setBad([...this.#bad, ...ranges.map((range) => ({ ...range, since, isOnRecord }))]);
+  }
+
+  /** These are on their device's list. */
+  recorded(ranges: readonly ErasedRange[]): void {
+    this.#setBad(this.#bad.map((place) => (ranges.includes(place) ? { ...place, isOnRecord: true } : place)));
+  }
+
+  /** Whether there are bad places that the next life would not hear of: on this one, or on any. */
+  hidesDamage(number: number | null = null): boolean {
+    return this.#bad.some(({ member, isOnRecord }) => !isOnRecord && (number ?? member) === member);
   }
 
   /**

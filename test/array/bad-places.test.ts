@@ -5,7 +5,9 @@ import { describe, expect, test } from 'vitest';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { createArray, openArray } from '../../lib/array/folder.ts';
 import { badPlacesOn } from '../../lib/array/superblocks.ts';
+import type { Device } from '../../lib/device/device.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
+import { RaidError } from '../../lib/errors.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { bytesOf, expectSame, filled, newFolder, quiet } from './snapshot-folders.ts';
 
@@ -132,4 +134,49 @@ test('what a replacement could not get is bad on it, in its log too, from before
   await array.write(0, content);
   expect(array.health.erased).toEqual([]);
   expectSame(await whole(), content);
+});
+
+test('where there is no list, a place that was made good again is no reason to end a later recovery', async () => {
+  const folder = newFolder();
+  await using array = await createArray(folder, { ...shapes[1], ...quiet, diskSize: '4M', bitmap: 'none' });
+  await array.metadata?.update((md) => ({
+    ...md,
+    events: md.events + 1,
+    members: md.members.map((each) => ({
+      ...each,
+      superblock: { ...each.superblock, bblogSectors: 0, bblogOffsetSectors: 0, bblogShift: 0 },
+    })),
+  }));
+  const content = filled(array.limits.sizeBytes, 7);
+  await array.write(0, content);
+  await array.close();
+  let refuses = false;
+  const wrap = (device: Device, name: string): Device => {
+    const write = device.write.bind(device);
+    device.write = (...args) =>
+      refuses && name === 'disk0' && args[0] >= 1 * MIB
+        ? Promise.reject(new RaidError('WRITE_FAILED', `${name} refuses`, { device: name }))
+        : write(...args);
+    return device;
+  };
+  await using again = await openArray(folder, { ...quiet, wrap });
+  await again.fail('disk2');
+  refuses = true;
+  await expect(again.write(0, content.subarray(0, 4 * KIB))).rejects.toMatchObject({
+    code: 'REDUNDANCY_LOST',
+  });
+  refuses = false;
+  expect(again.health.erased).not.toEqual([]);
+  await again.write(0, content);
+  expect(again.health.erased).toEqual([]);
+  for (const [gone, come] of [
+    ['disk2', 'new2'],
+    ['disk0', 'new0'],
+  ] as const) {
+    if (gone === 'disk0') await again.fail(gone);
+    await again.add(new MemoryDevice({ sizeBytes: 4 * MIB }), come);
+    await rebuilt(again);
+    expect(again.members.find(({ name }) => name === come)?.state.state).toBe('in_sync');
+  }
+  expectSame(await bytesOf(again), content);
 });
