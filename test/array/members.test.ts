@@ -1,5 +1,5 @@
 /**
- * Which places of a member are bad, held against a model that knows every sector by itself: when it was listed, and
+ * Which places of a member are bad (I22), held against a model that knows every sector by itself: when it was listed, and
  * nothing else. Writes overlap, begin and end in any order, and replacements change places with their originals meanwhile.
  */
 import { expect, test } from 'vitest';
