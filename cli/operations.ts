@@ -282,16 +282,17 @@ export const operations = {
 
   async *snapshotRollback(
     opened: Opened,
-    { name, force }: { readonly name: string; readonly force: boolean },
+    { name, force, isMerge }: { readonly name: string; readonly force: boolean; readonly isMerge: boolean },
   ): AsyncGenerator<RollbackProgress> {
     const clients = opened.clientCount?.() ?? 0;
     if (clients > 0 && !force) {
       throw new RaidError(
         'BUSY',
-        `${opened.array.name} has ${clients === 1 ? 'a client' : `${clients} clients`}, which would not know that its bytes have changed; let them go (umount, disconnect), or if that is meant:${commandLine('snapshot', 'rollback', opened.folder, name, '--force')}`,
+        `${opened.array.name} has ${clients === 1 ? 'a client' : `${clients} clients`}, which would not know that its bytes have changed; let them go (umount, disconnect), or if that is meant:${commandLine('snapshot', isMerge ? 'merge' : 'rollback', opened.folder, name, '--force')}`,
       );
     }
     findSnapshot(opened, name);
+    if (isMerge) await snapshotsOf(opened).refuseWhileUsed(name);
     let last: RollbackProgress = { doneBytes: 0, totalBytes: 0 };
     let wake: () => void = () => undefined;
     let isDone = false;
@@ -316,6 +317,7 @@ export const operations = {
       if (last.doneBytes < last.totalBytes) yield last;
     }
     await telling(opened.array, work);
+    if (isMerge) await snapshotsOf(opened).delete(name);
     yield last;
   },
 
@@ -326,6 +328,16 @@ export const operations = {
   ): AsyncGenerator<never, void> {
     findSnapshot(opened, name);
     await snapshotsOf(opened).delete(name, { keepTracking });
+  },
+
+  // biome-ignore lint/correctness/useYield: nothing happens on the way.
+  async *cloneDelete(opened: Opened, { name }: { readonly name: string }): AsyncGenerator<never, void> {
+    if (await snapshotsOf(opened).deleteClone(name)) return;
+    findSnapshot(opened, name);
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      `snapshot ${name} of ${opened.folder} has no clone; to make one, and write to it:${commandLine('serve', opened.folder, '--clone', name)}`,
+    );
   },
 
   // biome-ignore lint/correctness/useYield: nothing happens on the way.

@@ -9,6 +9,7 @@
  */
 import { basename, join, resolve } from 'node:path';
 import {
+  type ArraySnapshots,
   CONTROL_SOCKET,
   ControlServer,
   DelayDevice,
@@ -36,6 +37,8 @@ export interface ServeOptions {
   readonly exportName: string | null;
   /** Exported too, for reading, as ARRAY@NAME. */
   readonly snapshots: readonly string[];
+  /** Snapshots of which a clone is exported, for writing, as ARRAY@NAME@clone. */
+  readonly clones: readonly string[];
   readonly tls: NbdTls | null;
   readonly insecure: boolean;
   readonly onEvent: (event: NbdEvent) => void;
@@ -73,6 +76,14 @@ const codes = {
   any: 'MEMBER_GONE',
 } as const;
 
+/** What is exported beside the array. */
+interface Beside {
+  readonly exportName: string;
+  readonly description: string;
+  readonly open: (array: RaidArray) => Promise<Device>;
+  device: Device;
+}
+
 /** The filters on one member, and what they were told to do. */
 interface Filters {
   readonly fault: FaultDevice;
@@ -92,6 +103,7 @@ export class Serving {
   readonly #options: ServeOptions;
   readonly #exportName: string;
   readonly #server: NbdServer;
+  readonly #beside: readonly Beside[];
   #opened: Opened;
   #control: ControlServer | null = null;
   /** Of each member; none while nobody wants faults. */
@@ -100,11 +112,18 @@ export class Serving {
   /** The exchange that is under way, if one is: operations wait for it. */
   #exchanging: Promise<void> = Promise.resolve();
 
-  private constructor(folder: string, options: ServeOptions, opened: Opened) {
+  private constructor(
+    folder: string,
+    options: ServeOptions,
+    opened: Opened,
+    exportName: string,
+    beside: readonly Beside[],
+  ) {
     this.folder = folder;
     this.#options = options;
     this.#opened = opened;
-    this.#exportName = options.exportName ?? exportNameOf(folder);
+    this.#exportName = exportName;
+    this.#beside = beside;
     const { array } = opened;
     this.#server = new NbdServer({
       exports: [
@@ -113,11 +132,7 @@ export class Serving {
           device: array,
           description: `${array.layout.geometry.level} ${array.name}`,
         },
-        ...options.snapshots.map((name) => ({
-          name: `${this.#exportName}@${name}`,
-          device: snapshotOf(array, name),
-          description: `snapshot ${name} of ${array.name}`,
-        })),
+        ...beside.map(({ exportName: name, device, description }) => ({ name, device, description })),
       ],
       tls: options.tls ?? undefined,
       insecure: options.insecure,
@@ -128,10 +143,15 @@ export class Serving {
   static async start(folder: string, options: ServeOptions): Promise<Serving> {
     await checkFolder(folder);
     const opened = await openToServe(folder, options.readOnly);
+    const exportName = options.exportName ?? exportNameOf(folder);
+    const beside: Beside[] = [];
     let serving: Serving;
     try {
-      serving = new Serving(folder, options, opened);
+      for (const each of besideOf(opened.array.name, exportName, options))
+        beside.push({ ...each, device: await each.open(opened.array) });
+      serving = new Serving(folder, options, opened, exportName, beside);
     } catch (error) {
+      for (const { device } of beside) await device.close();
       await opened.array.close();
       throw error;
     }
@@ -161,7 +181,10 @@ export class Serving {
     await this.#control?.close();
     await this.#server.close(graceMs);
     await this.#exchanging.catch(() => undefined);
+    // A clone makes durable here where its bytes are.
+    const closing = await Promise.allSettled(this.#beside.map(({ device }) => device.close()));
     await this.#opened.array.close();
+    for (const outcome of closing) if (outcome.status === 'rejected') throw outcome.reason;
   }
 
   #operations(): Operations {
@@ -231,15 +254,17 @@ export class Serving {
     return exchange;
   }
 
-  /** Those of the snapshots from this one on, and within them the array. */
+  /** Those beside the array from this one on, and within them the array. */
   #exchangeFrom(index: number, withFilters: boolean): Promise<void> {
-    const name = this.#options.snapshots[index];
-    if (name === undefined)
+    const beside = this.#beside[index];
+    if (beside === undefined)
       return this.#server.exchange(this.#exportName, () => this.#openAgain(withFilters));
-    return this.#server.exchange(`${this.#exportName}@${name}`, async (device) => {
-      await this.#exchangeFrom(index + 1, withFilters);
+    return this.#server.exchange(beside.exportName, async (device) => {
+      // Before the array under it.
       await device.close();
-      return snapshotOf(this.array, name);
+      await this.#exchangeFrom(index + 1, withFilters);
+      beside.device = await beside.open(this.array);
+      return beside.device;
     });
   }
 
@@ -303,8 +328,27 @@ export class Serving {
   }
 }
 
-function snapshotOf(array: RaidArray, name: string): Device {
-  if (array.snapshots !== null) return array.snapshots.openSnapshot(name);
+function besideOf(
+  array: string,
+  exportName: string,
+  { snapshots, clones }: ServeOptions,
+): readonly Omit<Beside, 'device'>[] {
+  return [
+    ...snapshots.map((name) => ({
+      exportName: `${exportName}@${name}`,
+      description: `snapshot ${name} of ${array}`,
+      open: async (opened: RaidArray) => snapshotsOf(opened).openSnapshot(name),
+    })),
+    ...clones.map((name) => ({
+      exportName: `${exportName}@${name}@clone`,
+      description: `clone of snapshot ${name} of ${array}`,
+      open: (opened: RaidArray) => snapshotsOf(opened).openClone(name),
+    })),
+  ];
+}
+
+function snapshotsOf(array: RaidArray): ArraySnapshots {
+  if (array.snapshots !== null) return array.snapshots;
   throw new RaidError(
     'NOT_SUPPORTED',
     `${array.name} is open for reading only, or writes to an overlay: its snapshots are left alone`,

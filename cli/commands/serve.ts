@@ -9,6 +9,7 @@ interface Options extends ListenOptions {
   readonly readonly?: boolean;
   readonly export?: string;
   readonly snapshot?: readonly string[];
+  readonly clone?: readonly string[];
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
@@ -31,6 +32,11 @@ export function define(command: Command): void {
       '--snapshot <name>',
       'this snapshot too, read-only, as ARRAY@NAME; more than once for more of them',
       (name: string, before: readonly string[] = []) => [...before, name],
+    )
+    .option(
+      '--clone <name>',
+      'a clone of this snapshot too, to be written to, as ARRAY@NAME@clone; more than once for more of them',
+      (name: string, before: readonly string[] = []) => [...before, name],
     );
   listenOptions(command, 'let everybody read and write who can reach --listen')
     .addOption(jsonOption('what happens as JSON lines'))
@@ -45,11 +51,15 @@ export function define(command: Command): void {
       'raidsim serve demo --listen 127.0.0.1:10809',
       'raidsim serve demo --listen 0.0.0.0:10809 --tls-certificates pki',
       'raidsim serve demo --snapshot before-upgrade',
+      'raidsim serve demo --clone before-upgrade',
       "nbdinfo 'nbd+unix:///?socket=demo/nbd.sock'",
       "nbdcopy 'nbd+unix:///demo@before-upgrade?socket=demo/nbd.sock' before.img",
     ],
     `Prints "ready URI" when clients may connect, and then what happens, until Ctrl-C: then what is in flight is finished,
-and the array is stopped clean. Meanwhile the other verbs work on it as ever: raidsim fail demo disk1, raidsim status demo.`,
+and the array is stopped clean. Meanwhile the other verbs work on it as ever: raidsim fail demo disk1, raidsim status demo.
+
+A clone begins as the snapshot. What is written to it goes to a file in the folder of the array, NAME.clone, and is there again the
+next time; array and snapshot stay as they are. raidsim snapshot delete ARRAY NAME --clone throws it away.`,
   );
 }
 
@@ -71,6 +81,7 @@ async function run(folder: string, options: Options): Promise<void> {
     listen: options.listen ?? null,
     exportName: options.export ?? null,
     snapshots: [...new Set(options.snapshot ?? [])],
+    clones: [...new Set(options.clone ?? [])],
     tls: await tlsOf(options),
     insecure: options.insecure === true,
     onEvent: (event) => teller.client(event),

@@ -10,13 +10,14 @@ import {
   SIZES,
 } from '../options.ts';
 
-const actions = ['create', 'list', 'read', 'rollback', 'delete'] as const;
+const actions = ['create', 'list', 'read', 'rollback', 'merge', 'delete'] as const;
 type Action = (typeof actions)[number];
 
 interface Options extends ReadingOptions {
   readonly limit?: string;
   readonly force?: boolean;
   readonly all?: boolean;
+  readonly clone?: boolean;
 }
 
 const common: readonly (keyof Options)[] = ['json', 'quiet'];
@@ -27,7 +28,8 @@ const taken: Readonly<Record<Action, readonly (keyof Options)[]>> = {
   list: [],
   read: ['to', 'offset', 'length', 'keepGoing'],
   rollback: ['force'],
-  delete: ['all', 'force'],
+  merge: ['force'],
+  delete: ['all', 'force', 'clone'],
 };
 
 export function define(command: Command): void {
@@ -40,7 +42,6 @@ export function define(command: Command): void {
         take: 'create',
         restore: 'rollback',
         revert: 'rollback',
-        merge: 'rollback',
       }),
     )
     .argument('<array>', 'folder of the array')
@@ -49,13 +50,14 @@ export function define(command: Command): void {
     .option('--limit <size>', 'what the copies of all snapshots may take (default: a fifth of the array)')
     .optionsGroup('Options of read:');
   readingOptions(command)
-    .optionsGroup('Options of rollback, and of delete --all:')
+    .optionsGroup('Options of rollback and merge, and of delete --all:')
     .option(
       '--force',
-      'although clients are connected, who would not notice; to finish a rollback in which something else wrote, or let go of one; to a snapshot that lacks a place, which is left as it is',
+      'although clients are connected, who would not notice; to finish a rollback in which something else wrote, or let go of one; to a snapshot that lacks a place, which is left as it is; with what was written to clones',
     )
     .optionsGroup('Options of delete:')
     .option('--all', 'all snapshots and their store, also one that cannot be used')
+    .option('--clone', 'not the snapshot, but what was written to its clone (serve --clone)')
     .optionsGroup('Options:')
     .addOption(jsonOption('one JSON document'))
     .addOption(quietOption())
@@ -69,14 +71,18 @@ export function define(command: Command): void {
       'raidsim snapshot list demo',
       'raidsim snapshot read demo before-upgrade --to before.img',
       'raidsim snapshot rollback demo before-upgrade',
+      'raidsim snapshot merge demo before-upgrade',
       'raidsim snapshot delete demo before-upgrade',
       'raidsim serve demo --snapshot before-upgrade',
+      'raidsim serve demo --clone before-upgrade',
     ],
     `A snapshot takes no room by itself: what is overwritten afterwards is copied first, into one file in the folder of the
 array, snapshots.store. When that is full, the oldest snapshot becomes invalid, and the array goes on. All of this works on an
 array that is served, too.
 
 rollback makes the array what it was. What was written since is lost, but for other snapshots, which stay as they are.
+merge does the same, and deletes the snapshot then: the array goes on from there. To go on without going back, delete it: what older
+snapshots need of it stays with them.
 
 A place that the array cannot read can be written over, which mends it; snapshots then lack it (LOST), and say so when it is read.
 
@@ -98,6 +104,11 @@ async function run(action: Action, folder: string, name: string | null, options:
     throw new RaidError('BAD_ARGUMENT', `snapshot ${action} does not take ${flag}`);
   }
   await checkFolder(folder, name === null ? [] : [name]);
+  if (options.clone === true && options.all === true)
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      'snapshot delete takes --clone, of one snapshot, or --all, and not both',
+    );
   if (action === 'list' || (action === 'delete' && options.all === true)) {
     if (name !== null)
       throw new RaidError(
@@ -123,8 +134,8 @@ async function run(action: Action, folder: string, name: string | null, options:
     const { takeOut } = await import('../reading.ts');
     return await takeOut(folder, options, name);
   }
-  const works = { create, rollback, delete: deleteOne } as const;
-  return await works[action as keyof typeof works](folder, name, options);
+  const works = { create, rollback, merge: rollback, delete: deleteOne } as const;
+  return await works[action as keyof typeof works](folder, name, options, action === 'merge');
 }
 
 async function create(folder: string, name: string, options: Options): Promise<void> {
@@ -211,17 +222,21 @@ function unwitnessed(level: string): string {
   return `nothing tells whether mdadm or the kernel wrote to a ${level} array in between: keep it to raidsim, or its snapshots are wrong`;
 }
 
-async function rollback(folder: string, name: string, options: Options): Promise<void> {
+async function rollback(folder: string, name: string, options: Options, isMerge: boolean): Promise<void> {
   const { formatSize } = await import('../../lib/index.ts');
   const { printJson, Progress } = await import('../progress.ts');
-  const { inspect, reach } = await import('../reach.ts');
+  const { reach, resultOf } = await import('../reach.ts');
   const reached = await reach(folder, { writes: true });
   const progress = new Progress({ json: false, quiet: options.quiet === true || options.json === true });
   let writtenBytes = 0;
+  let lostBytes = 0;
   try {
+    const snapshots = await resultOf(reached.run('snapshotList', undefined));
+    lostBytes = snapshots.find((each) => each.name === name)?.lostBytes ?? 0;
     for await (const { doneBytes, totalBytes } of reached.run('snapshotRollback', {
       name,
       force: options.force === true,
+      isMerge,
     })) {
       writtenBytes = doneBytes;
       progress.show({ action: 'rollback', doneBytes, totalBytes });
@@ -230,12 +245,10 @@ async function rollback(folder: string, name: string, options: Options): Promise
     progress.clear();
     await reached.close();
   }
-  const { snapshots } = (await inspect(folder)).status;
-  const lostBytes = snapshots?.find((each) => each.name === name)?.lostBytes ?? 0;
   if (options.json === true) return printJson({ name, writtenBytes, lostBytes });
   if (options.quiet === true) return;
   process.stdout.write(
-    `${reached.facts.name} is what it was at snapshot ${name}; ${formatSize(writtenBytes)} written back\n`,
+    `${reached.facts.name} is what it was at snapshot ${name}${isMerge ? ', which is deleted' : ''}; ${formatSize(writtenBytes)} written back\n`,
   );
   if (lostBytes > 0) process.stderr.write(`${formatSize(lostBytes)} that it lacks are as they were before\n`);
 }
@@ -245,12 +258,15 @@ async function deleteOne(folder: string, name: string, options: Options): Promis
   const { reach, resultOf } = await import('../reach.ts');
   const reached = await reach(folder, { writes: true });
   try {
-    await resultOf(reached.run('snapshotDelete', { name, keepTracking: false }));
+    if (options.clone === true) await resultOf(reached.run('cloneDelete', { name }));
+    else await resultOf(reached.run('snapshotDelete', { name, keepTracking: false }));
   } finally {
     await reached.close();
   }
-  if (options.json === true) return printJson({ deleted: [name] });
-  if (options.quiet !== true) process.stdout.write(`snapshot ${name} of ${reached.facts.name} is deleted\n`);
+  const what = options.clone === true ? 'the clone of snapshot' : 'snapshot';
+  if (options.json === true)
+    return printJson({ [options.clone === true ? 'clonesDeleted' : 'deleted']: [name] });
+  if (options.quiet !== true) process.stdout.write(`${what} ${name} of ${reached.facts.name} is deleted\n`);
 }
 
 async function deleteAll(folder: string, options: Options): Promise<void> {

@@ -35,10 +35,11 @@
  * An array that only is read, or writes to an overlay, leaves the store alone, and has no snapshots. While a rollback is to be finished
  * it is not read either.
  */
-import { rename, rm } from 'node:fs/promises';
+import { readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Device, type Extent, type Limits, type ZeroOptions } from '../device/device.ts';
 import { syncFolder } from '../device/file.ts';
+import { OverlayDevice } from '../device/overlay.ts';
 import { RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import { confirm, witnessOf } from '../md/update.ts';
@@ -56,6 +57,8 @@ import type { Metadata } from './metadata.ts';
 import { isThere } from './source.ts';
 
 export const SNAPSHOT_STORE = 'snapshots.store';
+/** What was written to the clone of a snapshot, by its name. */
+const CLONE = '.clone';
 
 /** Of the array, where nobody says how much all copies together may take; and never less than a MiB. */
 const SHARE = 5;
@@ -100,6 +103,7 @@ export class ArraySnapshots {
   #origin: SnapshotOrigin | null = null;
   #problem: RaidError | null = null;
   #isBetween = false;
+  readonly #clones = new Map<string, OverlayDevice>();
   /** Making and dropping the store take turns, and a rollback: nothing may be written past it while it runs. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -197,6 +201,44 @@ export class ArraySnapshots {
     return this.#found(name).openSnapshot(name);
   }
 
+  /**
+   * The snapshot, to be written to. It stays as it is: what is written goes to a file beside the manifest, which is found again. While there is
+   * one, the snapshot is not deleted.
+   */
+  async openClone(name: string): Promise<OverlayDevice> {
+    const label = `${this.#parts.name}@${name}@clone`;
+    if (this.#clones.get(name)?.isClosed === false)
+      throw new RaidError('BUSY', `${label} is open already`, { device: label });
+    const below = this.openSnapshot(name);
+    try {
+      const origin = this.list().find((each) => each.name === name)?.point;
+      const clone = await OverlayDevice.open(below, this.#clonePath(name), {
+        create: true,
+        origin,
+        name: label,
+      });
+      this.#clones.set(name, clone);
+      return clone;
+    } catch (error) {
+      await below.close();
+      throw error;
+    }
+  }
+
+  /** False where there is none. */
+  async deleteClone(name: string): Promise<boolean> {
+    if (this.#clones.get(name)?.isClosed === false) {
+      throw new RaidError('BUSY', `the clone of snapshot ${name} of ${this.#parts.name} is in use`, {
+        device: this.#parts.name,
+      });
+    }
+    const path = this.#clonePath(name);
+    if (!(await isThere(path))) return false;
+    await rm(path, { force: true });
+    await syncFolder(this.#parts.folder);
+    return true;
+  }
+
   /** `force`: see `SnapshotOrigin.rollback`. */
   rollback(
     name: string,
@@ -207,12 +249,26 @@ export class ArraySnapshots {
   }
 
   async delete(name: string, options: { readonly keepTracking?: boolean } = {}): Promise<void> {
+    await this.refuseWhileUsed(name);
     await this.#found(name).delete(name, options);
+  }
+
+  /** A snapshot that is read, or has a clone, is not deleted. */
+  async refuseWhileUsed(name: string): Promise<void> {
+    this.#found(name).refuseWhileRead(name);
+    if (await isThere(this.#clonePath(name))) {
+      const { folder, name: array } = this.#parts;
+      throw new RaidError(
+        'BUSY',
+        `snapshot ${name} of ${array} has a clone, which is nothing without it; let go of what was written there first: raidsim snapshot delete ${folder} ${name} --clone`,
+        { device: array },
+      );
+    }
   }
 
   /**
    * All of them, and the store: the array is one without snapshots again. `force`: although a rollback was cut short, whose copies
-   * go too: it stays half and half.
+   * go too: it stays half and half; and with what was written to clones.
    */
   deleteAll(options: { readonly force?: boolean } = {}): Promise<void> {
     return this.#inTurn(async () => {
@@ -220,6 +276,15 @@ export class ArraySnapshots {
       const origin = this.#origin;
       if (origin?.isRead === true)
         throw new RaidError('BUSY', `a snapshot of ${name} is being read`, { device: name });
+      const clones = (await readdir(folder)).filter((file) => file.endsWith(CLONE));
+      if (clones.length > 0 && options.force !== true) {
+        const names = clones.map((file) => file.slice(0, -CLONE.length)).join(', ');
+        throw new RaidError(
+          'BUSY',
+          `snapshots of ${name} have clones (${names}), and what was written there would go too; if that is meant: raidsim snapshot delete ${folder} --all --force`,
+          { device: name },
+        );
+      }
       const unfinished = this.problemOfReads;
       if (unfinished !== null && options.force !== true) {
         throw new RaidError(
@@ -236,6 +301,7 @@ export class ArraySnapshots {
         this.#origin = null;
         await origin.close();
       }
+      for (const file of clones) await rm(join(folder, file), { force: true });
       this.#problem = null;
       this.#isBetween = false;
     });
@@ -254,6 +320,10 @@ export class ArraySnapshots {
   async close(): Promise<void> {
     await this.#turn;
     await (this.#origin ?? this.#below).close();
+  }
+
+  #clonePath(name: string): string {
+    return join(this.#parts.folder, `${name}${CLONE}`);
   }
 
   async #remove(): Promise<void> {

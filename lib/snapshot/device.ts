@@ -1,6 +1,6 @@
 /**
  * A snapshot as a device: read-only, and the same bytes for ever, or an error. A writable clone of it is an `OverlayDevice`
- * over it.
+ * over it (`ArraySnapshots.openClone`).
  *
  * Reading needs no lock. Before the first write to a chunk since the snapshot reaches the origin, the copy is in the history; so where,
  * after a chunk was read from the origin, the history still has no copy of it, no such write had begun. Where it has,

@@ -353,13 +353,18 @@ export class SnapshotOrigin extends Device {
     });
   }
 
+  /** What is open as a device is not deleted. */
+  refuseWhileRead(name: string): void {
+    const isRead = (this.#open.get(this.#found(name).id) ?? 0) > 0;
+    if (isRead)
+      throw new RaidError('BUSY', `snapshot ${name} of ${this.name} is being read`, { device: this.name });
+  }
+
   /** What older snapshots read through it stays; the rest is free. `keepTracking` lets it be asked what changed since. */
   delete(name: string, options: { readonly keepTracking?: boolean } = {}): Promise<void> {
     return this.#inTurn(async () => {
       const { id, state } = this.#found(name);
-      if ((this.#open.get(id) ?? 0) > 0) {
-        throw new RaidError('BUSY', `snapshot ${name} of ${this.name} is being read`, { device: this.name });
-      }
+      this.refuseWhileRead(name);
       if (this.#store.history.rollbackTo === id) {
         throw new RaidError('BUSY', `${this.name} is on its way back to snapshot ${name}`, {
           device: this.name,

@@ -277,3 +277,78 @@ test.each(['nobody has open', 'is served'])(
     expectSame(await readFile(scratch.path('copy')), content);
   },
 );
+
+test('a clone is written to, also after a restart and while faults come and go, and array and snapshot stay as they are', async () => {
+  await using scratch = await Scratch.make();
+  const content = await fullArray(scratch);
+  await done(scratch, 'snapshot create demo one --limit 64M -q');
+  const other = content.toReversed();
+  await writeFile(scratch.path('other'), other);
+  await done(scratch, 'write demo --from other -q');
+  const uri = (name: string) => `nbd+unix:///${name}?socket=${scratch.path('demo', 'nbd.sock')}`;
+  const wanted = Buffer.from(content);
+  const image = Buffer.alloc(content.byteLength);
+  const random = seededRandom(1);
+  for (let life = 0; life < 2; life += 1) {
+    const live = await Live.serve(scratch, ['--clone', 'one', '--snapshot', 'one']);
+    try {
+      await using client = await NbdDevice.open(uri('demo@one@clone'));
+      for (let turn = 0; turn < 20; turn += 1) {
+        const piece = sampleBytes(1 + random(9000)).map((byte) => byte ^ (turn + 20 * life));
+        const at = random(wanted.byteLength - piece.byteLength);
+        await client.write(at, piece);
+        wanted.set(piece, at);
+        if (turn === 7) await done(scratch, 'fault demo disk0 delay 1ms');
+        if (turn === 14) await done(scratch, 'fault demo clear');
+      }
+      await client.read(0, image);
+      expectSame(image, wanted);
+      await using shown = await NbdDevice.open(uri('demo@one'));
+      await shown.read(0, image);
+      expectSame(image, content);
+    } catch (error) {
+      await live.stop();
+      throw error;
+    }
+    for (const [line, text] of [
+      ['snapshot delete demo one', 'is being read'],
+      ['snapshot delete demo one --clone', 'is in use'],
+      ['snapshot delete demo --all --force', 'is being read'],
+    ] as const)
+      expect(await live.run(line)).toMatchObject({ code: 4, stderr: expect.stringContaining(text) });
+    await live.until(async () =>
+      (await live.run('snapshot merge demo one')).stderr.includes('is being read'),
+    );
+    expectSame(await imageOf(scratch), other);
+    await live.stop();
+  }
+  for (const line of ['snapshot delete demo one', 'snapshot merge demo one']) {
+    const { code, stderr } = await scratch.run(line);
+    expect([line, code, stderr]).toEqual([line, 4, expect.stringContaining('delete demo one --clone')]);
+  }
+  expect(await scratch.run('snapshot delete demo --all')).toMatchObject({
+    code: 4,
+    stderr: expect.stringContaining('have clones (one)'),
+  });
+  expectSame(await imageOf(scratch), other);
+  expectSame(await imageOf(scratch, 'one'), content);
+  expect(await done(scratch, 'snapshot delete demo one --clone')).toBe(
+    'the clone of snapshot one of demo is deleted\n',
+  );
+  expect(await done(scratch, 'snapshot merge demo one')).toContain('which is deleted');
+  expectSame(await imageOf(scratch), content);
+  await done(scratch, 'snapshot create demo two -q');
+  const live = await Live.serve(scratch, ['--clone', 'two']);
+  {
+    await using client = await NbdDevice.open(uri('demo@two@clone'));
+    await client.write(0, other.subarray(0, 4096));
+  }
+  await live.stop();
+  await done(scratch, 'snapshot delete demo --all --force');
+  expect((await readdir(scratch.path('demo'))).filter((file) => /clone|snapshots/.test(file))).toEqual([]);
+  for (const [line, text] of [
+    ['serve demo --clone two', 'has no snapshot two'],
+    ['serve demo --clone two --readonly', 'reading only'],
+  ] as const)
+    expect(await scratch.run(line)).toMatchObject({ code: 2, stderr: expect.stringContaining(text) });
+});

@@ -45,13 +45,16 @@ test('what was overwritten is read from the snapshot, rolled back to, and let go
     ['snapshot delete demo one --force', 2, 'takes --force with --all only'],
     // Without the folder nobody says whose certificates these are: no client would be asked for one.
     ['serve demo --listen 127.0.0.1:0 --tls-verify-client', 2, 'needs --tls-certificates'],
-    ['snapshot squeeze demo one', 2, 'create, list, read, rollback, delete'],
+    ['snapshot squeeze demo one', 2, 'create, list, read, rollback, merge, delete'],
+    ['snapshot delete demo --all --clone', 2, 'and not both'],
+    ['snapshot delete demo one --clone', 2, 'raidsim serve demo --clone one'],
+    ['snapshot rollback demo one --clone', 2, 'does not take --clone'],
     ['snapshot crate demo one', 2, 'Did you mean create?'],
     ['snapshot revert demo one', 2, 'Did you mean rollback?'],
     [
       'snapshot demo delete',
       2,
-      'raidsim snapshot ACTION demo ... It is one of create, list, read, rollback, delete',
+      'raidsim snapshot ACTION demo ... It is one of create, list, read, rollback, merge, delete',
     ],
     ['backup creat demo', 2, 'Did you mean create?'],
     ['path lst demo', 2, 'Did you mean list?'],
@@ -120,10 +123,32 @@ test('whoever writes is told which snapshots that has cost', async () => {
   const { scratch } = await made();
   await using _scratch = scratch;
   await scratch.done('snapshot create demo one --limit 64K -q');
-  expect((await scratch.type('write demo --from second --length 4K')).stderr).toBe('');
+  expect((await scratch.type('write demo --from second --length 4K -q')).stderr).toBe('');
   const lost = await scratch.type('write demo --from second');
   expect(lost).toMatchObject({ code: 0, stderr: expect.stringContaining('snapshot one became invalid') });
   await scratch.done('snapshot create demo two');
   const told = JSON.parse(await scratch.done('write demo --from first --json'));
   expect(told).toMatchObject({ invalidSnapshots: ['two'] });
+});
+
+test('merged, the array is what the snapshot held, which is gone then, and others stay', async () => {
+  const { scratch, first } = await made();
+  await using _scratch = scratch;
+  await scratch.done('snapshot create demo one --limit 4M -q');
+  await scratch.done('write demo --from second -q');
+  await scratch.done('snapshot create demo two -q');
+  expect(await scratch.done('snapshot merge demo one')).toBe(
+    'demo is what it was at snapshot one, which is deleted; 296 KiB written back\n',
+  );
+  await scratch.done(`read demo --length ${SIZE} --to out -q`);
+  expect(Buffer.compare(await readFile(scratch.path('out')), first)).toBe(0);
+  const { snapshots } = JSON.parse(await scratch.done('snapshot list demo --json'));
+  expect(snapshots).toMatchObject([{ name: 'two' }]);
+  await scratch.done(`snapshot read demo two --length ${SIZE} --to out -q`);
+  expect(Buffer.compare(await readFile(scratch.path('out')), first.toReversed())).toBe(0);
+  expect(JSON.parse(await scratch.done('snapshot merge demo two --json'))).toEqual({
+    name: 'two',
+    writtenBytes: 303_104,
+    lostBytes: 0,
+  });
 });
