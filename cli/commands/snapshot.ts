@@ -42,6 +42,10 @@ export function define(command: Command): void {
         take: 'create',
         restore: 'rollback',
         revert: 'rollback',
+        clone: '`raidsim serve ARRAY --clone NAME`',
+        export: '`raidsim serve ARRAY --snapshot NAME`',
+        mount: '`raidsim serve ARRAY --snapshot NAME`',
+        serve: '`raidsim serve ARRAY --snapshot NAME`',
       }),
     )
     .argument('<array>', 'folder of the array')

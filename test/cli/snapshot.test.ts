@@ -51,6 +51,8 @@ test('what was overwritten is read from the snapshot, rolled back to, and let go
     ['snapshot rollback demo one --clone', 2, 'does not take --clone'],
     ['snapshot crate demo one', 2, 'Did you mean create?'],
     ['snapshot revert demo one', 2, 'Did you mean rollback?'],
+    ['snapshot clone demo one', 2, 'Did you mean `raidsim serve ARRAY --clone NAME`?'],
+    ['snapshot mount demo one', 2, 'Did you mean `raidsim serve ARRAY --snapshot NAME`?'],
     [
       'snapshot demo delete',
       2,
