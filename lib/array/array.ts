@@ -129,6 +129,8 @@ export class RaidArray extends Device {
   #snapshots: ArraySnapshots | null = null;
   /** Why its content is nobody's to read or write. */
   #unfit: RaidError | null = null;
+  /** Its superblocks are to say, or say, another shape than this object has: it can only be read, and closed. */
+  #outgrown: RaidError | null = null;
   /** Writes of any kind, from the call on. */
   #changes = new InFlight();
   /** Resolves when the last of the turns asked for has ended. */
@@ -502,7 +504,17 @@ export class RaidArray extends Device {
   /** Records a larger shape, which the array takes on when it is opened next (grow.ts says what can grow). */
   grow(options: GrowOptions): Promise<void> {
     return this.#verb(async () => {
-      this.#unsyncedFromBytes = await recordGrowth(this, options);
+      const shape = shapeOnRecord(this.#metadata);
+      this.#outgrown = new RaidError(
+        'BUSY',
+        `${this.name} grows; close it, and open it again in its new shape`,
+      );
+      try {
+        await this.#changes.whenIdle();
+        this.#unsyncedFromBytes = await recordGrowth(this, options);
+      } finally {
+        if (shapeOnRecord(this.#metadata) === shape) this.#outgrown = null;
+      }
     });
   }
 
@@ -599,7 +611,8 @@ export class RaidArray extends Device {
   }
 
   protected doWrite(offsetBytes: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
-    if (this.#unfit !== null) return Promise.reject(this.#unfit);
+    const refusal = this.#unfit ?? this.#outgrown;
+    if (refusal !== null) return Promise.reject(refusal);
     if (this.#snapshots === null) return this.#write(offsetBytes, sources, fua);
     const { origin } = this.#snapshots;
     const problem = this.#snapshots.problem ?? this.#snapshots.problemOfReads;
@@ -642,7 +655,8 @@ export class RaidArray extends Device {
     lengthBytes: number,
     options: Required<ZeroOptions>,
   ): Promise<void> {
-    if (this.#unfit !== null) return Promise.reject(this.#unfit);
+    const refusal = this.#unfit ?? this.#outgrown;
+    if (refusal !== null) return Promise.reject(refusal);
     if (this.#snapshots === null) return this.#writeZeroes(offsetBytes, lengthBytes, options);
     const { origin } = this.#snapshots;
     const problem = this.#snapshots.problem ?? this.#snapshots.problemOfReads;
@@ -890,6 +904,7 @@ export class RaidArray extends Device {
 
   #checkWritable(): void {
     this.#checkOpen();
+    if (this.#outgrown !== null) throw this.#outgrown;
     if (!this.limits.readOnly) return;
     throw new RaidError('READ_ONLY', `${this.name} is open for reading only`, { device: this.name });
   }
@@ -1028,6 +1043,7 @@ export class RaidArray extends Device {
   }
 
   #startSync(): void {
+    if (this.#outgrown !== null) return;
     if (this.#autoSync && !this.limits.readOnly && this.#syncIsDue()) this.#sync.start();
   }
 
@@ -1284,6 +1300,10 @@ function takesWrites(
 
 function checkReach(driver: DriverKind, device: Device): void {
   if (!canReach(driver, device)) throw unreachableBy(driver, device);
+}
+
+function shapeOnRecord(metadata: Metadata | null): string {
+  return `${metadata?.array.sizeSectors} ${metadata?.array.raidDisks}`;
 }
 
 /** Read anew: states change while one waits, which the compiler's narrowing does not know. */

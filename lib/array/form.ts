@@ -660,7 +660,9 @@ async function bitmapOn(device: Device, at: number, owner: BitmapOwner): Promise
   await device.read(at, area);
   const bits = new Bits(area, owner.syncSectors, superblock.chunkBytes);
   if (isStale(superblock, owner)) bits.setAll();
-  return { superblock, bits, mayDiffer: true };
+  // Of an array that has grown: nobody has written what lies behind the bits that there were.
+  if (superblock.syncSectors < owner.syncSectors) bits.setFrom(superblock.syncSectors);
+  return { superblock: { ...superblock, syncSectors: owner.syncSectors }, bits, mayDiffer: true };
 }
 
 /** Of the members, and of what is to replace them, under its numbers. */

@@ -110,7 +110,10 @@ async function growMembers(array: RaidArray, metadata: Metadata, size: string | 
   if (sizeSectors < md.sizeSectors)
     throw new RaidError('BAD_ARGUMENT', 'the members are smaller than what the array uses');
   refuseImpossible(md, { sizeSectors });
-  refuseIfBitmapDoesNotFit(metadata, sizeSectors);
+  const syncSectors =
+    md.level === 10 ? arraySectorsOf({ ...md, sizeSectors, hasRaid0Layout: false }) : sizeSectors;
+  refuseIfBitmapDoesNotFit(metadata, syncSectors);
+  await metadata.growBitmap(syncSectors);
   const synced = md.level === 10 ? arraySectorsOf({ ...md, hasRaid0Layout: false }) : md.sizeSectors;
   const unsyncedFrom = sizeSectors === md.sizeSectors ? Number.POSITIVE_INFINITY : synced;
   await metadata.update((now, utime) =>
@@ -153,11 +156,10 @@ function newSizeOf(md: MdArray, dataSectors: readonly number[]): number {
   return roundDown(Math.min(...dataSectors), unit);
 }
 
-function refuseIfBitmapDoesNotFit(metadata: Metadata, sizeSectors: number): void {
+function refuseIfBitmapDoesNotFit(metadata: Metadata, syncSectors: number): void {
   const { bitmap, array: md } = metadata;
   if (bitmap === null) return;
-  const sync = md.level === 10 ? arraySectorsOf({ ...md, sizeSectors, hasRaid0Layout: false }) : sizeSectors;
-  const needed = bitmapAreaBytes(sync, bitmap.superblock.chunkBytes) / SECTOR_BYTES;
+  const needed = bitmapAreaBytes(syncSectors, bitmap.superblock.chunkBytes) / SECTOR_BYTES;
   for (const { superblock } of md.members) {
     const start = superblock.superSector + (bitmapOffsetOf(superblock) ?? 0);
     const log =

@@ -14,6 +14,7 @@ import {
   type BitmapSuperblock,
   type Bits,
   encodeBitmapSuperblock,
+  grownBits,
   type SectorRange,
   withEvents,
 } from '../md/bitmap.ts';
@@ -115,6 +116,21 @@ export class Intent {
   /** All of it, for a member that has none yet. */
   areaFor(): Uint8Array {
     return this.#bits.area.slice();
+  }
+
+  /**
+   * Durably on every member, a bitmap of the array as it will be when its superblocks say that it has grown: all of what
+   * is new is to be made to agree. Until then nobody reads that far.
+   */
+  async grow(syncSectors: number): Promise<void> {
+    await this.level();
+    const { area } = grownBits(this.#bits, syncSectors);
+    this.#superblock = { ...this.#superblock, syncSectors };
+    area.set(encodeBitmapSuperblock(this.#superblock));
+    this.#bits.area.set(area.subarray(0, this.#bits.area.byteLength));
+    await this.writeAll();
+    const known = this.#bits.area.byteLength;
+    if (area.byteLength > known) await this.#options.write(known, area.subarray(known));
   }
 
   /** Everything once more: a member that has just got its copy may have missed what was set since. */

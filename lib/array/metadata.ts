@@ -184,6 +184,11 @@ export class Metadata {
     return this.#intent === null ? null : { bits: this.#intent.bits, superblock: this.#intent.superblock };
   }
 
+  /** To be called before the superblocks say so. */
+  async growBitmap(syncSectors: number): Promise<void> {
+    await this.#intent?.grow(syncSectors);
+  }
+
   /** Before anything but a write of a caller is written to members. Null when it may be at once. */
   begin(): Promise<void> | null {
     if (this.#record.hasBegun && this.#intent?.mayDiffer !== true) return null;

@@ -180,6 +180,14 @@ export class Bits {
     this.area.fill(0xff, BITMAP_SUPERBLOCK_BYTES);
   }
 
+  /** Sets every bit that covers anything from this sector on, and what lies behind the last bit. */
+  setFrom(sector: number): void {
+    const first = Math.floor(sector / this.chunkSectors);
+    for (let bit = first; bit < this.bitCount && (bit & 7) !== 0; bit += 1) this.set(bit);
+    const at = BITMAP_SUPERBLOCK_BYTES + Math.ceil(first / 8);
+    this.area.fill(0xff, at);
+  }
+
   count(): number {
     let total = 0;
     for (let bit = 0; bit < this.bitCount; bit += 1) total += Number(this.has(bit));
@@ -221,6 +229,15 @@ export class Bits {
     assert(bit >= 0 && bit < this.bitCount, 'a bit lies inside the bitmap');
     return BITMAP_SUPERBLOCK_BYTES + (bit >>> 3);
   }
+}
+
+/** The same bits for an array that has grown to this, with all of what is new set. */
+export function grownBits(bits: Bits, syncSectors: number): Bits {
+  const chunkBytes = bits.chunkSectors * 512;
+  const grown = Bits.empty(syncSectors, chunkBytes);
+  grown.area.set(bits.area);
+  grown.setFrom(bits.syncSectors);
+  return grown;
 }
 
 /** A new bitmap as mdadm leaves it on every member: all bits set. */
