@@ -237,11 +237,16 @@ export class Members {
     return [...devices, ...members.map((member) => member?.log ?? null)];
   }
 
+  /** What was listed there before is listed as of now. */
   damage(ranges: readonly ErasedRange[], isOnRecord = false): void {
     if (ranges.length === 0) return;
     this.#moment += 1;
     const since = this.#moment;
-    this.#setBad([...this.#bad, ...ranges.map((range) => ({ ...range, since, isOnRecord }))]);
+    const others = ranges.reduce(
+      (bad, { member, offsetBytes, lengthBytes }) => outside(bad, [member], offsetBytes, lengthBytes),
+      this.#bad,
+    );
+    this.#setBad([...others, ...ranges.map((range) => ({ ...range, since, isOnRecord }))]);
   }
 
   /** These are on their device's list. */
@@ -259,20 +264,10 @@ export class Members {
    * be. `member`: a slot, whose replacement is written with it, or a replacement alone.
    */
   mend(member: number, offsetBytes: number, lengthBytes: number, began = this.#moment): void {
-    const end = offsetBytes + lengthBytes;
     const written = [member];
     if (member < this.#layout.memberCount) written.push(this.#replacementNumber(member));
-    let isChanged = false;
-    const kept = this.#bad.flatMap((place) => {
-      const placeEnd = place.offsetBytes + place.lengthBytes;
-      const overlaps = written.includes(place.member) && place.offsetBytes < end && offsetBytes < placeEnd;
-      if (!overlaps || place.since > began) return [place];
-      isChanged = true;
-      const left = { ...place, lengthBytes: offsetBytes - place.offsetBytes };
-      const right = { ...place, offsetBytes: end, lengthBytes: placeEnd - end };
-      return [left, right].filter((part) => part.lengthBytes > 0);
-    });
-    if (isChanged) this.#setBad(kept);
+    const kept = outside(this.#bad, written, offsetBytes, lengthBytes, began);
+    if (kept !== this.#bad) this.#setBad(kept);
   }
 
   /** Whatever is listed in this slot is not on the device that was in it any more. */
@@ -310,6 +305,28 @@ export class Members {
       return this.#changing.has(slot) ? [{ member: slot, offsetBytes, lengthBytes }] : [];
     });
   }
+}
+
+/** What is left of these places outside this range of these members, of those that were listed by `began`. */
+function outside(
+  bad: readonly BadPlace[],
+  members: readonly number[],
+  offsetBytes: number,
+  lengthBytes: number,
+  began = Number.POSITIVE_INFINITY,
+): readonly BadPlace[] {
+  const end = offsetBytes + lengthBytes;
+  let isChanged = false;
+  const kept = bad.flatMap((place) => {
+    const placeEnd = place.offsetBytes + place.lengthBytes;
+    const overlaps = members.includes(place.member) && place.offsetBytes < end && offsetBytes < placeEnd;
+    if (!overlaps || place.since > began) return [place];
+    isChanged = true;
+    const left = { ...place, lengthBytes: offsetBytes - place.offsetBytes };
+    const right = { ...place, offsetBytes: end, lengthBytes: placeEnd - end };
+    return [left, right].filter((part) => part.lengthBytes > 0);
+  });
+  return isChanged ? kept : bad;
 }
 
 /** One object, or two that have opened one file. */

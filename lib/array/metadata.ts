@@ -419,6 +419,7 @@ export class Metadata {
       await this.#giveBitmap(device, member.superblock);
     }
     if (device !== undefined && member !== undefined) await this.#emptyLog(device, member.superblock);
+    await this.#forgetBadPlaces(descriptor);
     this.#recovered.set(descriptor, 0);
     await this.#record.change((array, utime) => {
       const now = array.members.find((each) => each.descriptor === descriptor);
@@ -445,6 +446,7 @@ export class Metadata {
       await this.#giveBitmap(device, member.superblock);
     }
     if (device !== undefined && member !== undefined) await this.#emptyLog(device, member.superblock);
+    await this.#forgetBadPlaces(descriptor);
     this.#recovered.set(descriptor, 0);
     await this.#record.change((array, utime) => {
       // Either may have failed by now.
@@ -455,6 +457,8 @@ export class Metadata {
         ? startReplacement(array, descriptor, slot, utime)
         : array;
     });
+    // Of what was set meanwhile it may have got nothing.
+    await this.#intent?.writeAll();
     return this.array.members.some(
       (each) => each.descriptor === descriptor && each.state === 'replacement' && each.slot === slot,
     );
@@ -762,6 +766,13 @@ export class Metadata {
     await log.write(0, new Uint8Array(PPL_HEADER_BYTES), { fua: true });
     await log.write(PPL_HEADER_BYTES, new Uint8Array(areaBytes - PPL_HEADER_BYTES), { fua: true });
     await log.write(0, header, { fua: true });
+  }
+
+  /** A spare may have been on its way into a slot before, and what it had not got then, it is to get now. */
+  async #forgetBadPlaces(descriptor: number): Promise<void> {
+    const member = this.array.members.find((each) => each.descriptor === descriptor);
+    if (member === undefined || (member.superblock.featureMap & features.BADBLOCKS) === 0) return;
+    await this.setBadBlocks(descriptor, []);
   }
 
   async #giveBitmap(device: Device, superblock: Superblock1): Promise<void> {

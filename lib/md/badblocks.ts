@@ -48,14 +48,25 @@ export function decodeBadBlocks(
   return ranges;
 }
 
-/** Null when the log has no room for so many: then the member has to fail instead. */
+/**
+ * What overlaps or touches is one entry, in whole units. Null when the log has no room for so many: then the member has to
+ * fail instead.
+ */
 export function encodeBadBlocks(ranges: readonly BadRange[], shift: number): Uint8Array | null {
   const unit = 2 ** shift;
-  const entries: bigint[] = [];
+  const runs: { from: number; to: number }[] = [];
   for (const { fromSector, lengthSectors } of ranges.toSorted((a, b) => a.fromSector - b.fromSector)) {
     assert(lengthSectors > 0, 'a bad range has a length');
-    let at = Math.floor(fromSector / unit);
-    let left = Math.ceil((fromSector + lengthSectors) / unit) - at;
+    const from = Math.floor(fromSector / unit);
+    const to = Math.ceil((fromSector + lengthSectors) / unit);
+    const last = runs.at(-1);
+    if (last !== undefined && from <= last.to) last.to = Math.max(last.to, to);
+    else runs.push({ from, to });
+  }
+  const entries: bigint[] = [];
+  for (const { from, to } of runs) {
+    let at = from;
+    let left = to - from;
     for (; left > 0; left -= LENGTH_MAX, at += LENGTH_MAX) {
       entries.push((BigInt(at) << 10n) | BigInt(Math.min(left, LENGTH_MAX)));
     }
@@ -65,41 +76,4 @@ export function encodeBadBlocks(ranges: readonly BadRange[], shift: number): Uin
   const view = viewOf(bytes);
   for (const [index, entry] of entries.entries()) view.setBigUint64(index * 8, entry, true);
   return bytes;
-}
-
-/** Adds a range, joined with those it touches; what comes back is rising and disjoint. */
-export function withBadRange(ranges: readonly BadRange[], added: BadRange): readonly BadRange[] {
-  let from = added.fromSector;
-  let to = added.fromSector + added.lengthSectors;
-  const apart: BadRange[] = [];
-  for (const range of ranges) {
-    const end = range.fromSector + range.lengthSectors;
-    if (end < from || range.fromSector > to) {
-      apart.push(range);
-    } else {
-      from = Math.min(from, range.fromSector);
-      to = Math.max(to, end);
-    }
-  }
-  return [...apart, { fromSector: from, lengthSectors: to - from }].sort(
-    (a, b) => a.fromSector - b.fromSector,
-  );
-}
-
-/** What is left when a range has been written successfully. */
-export function withoutRange(ranges: readonly BadRange[], written: BadRange): readonly BadRange[] {
-  const writtenEnd = written.fromSector + written.lengthSectors;
-  return ranges.flatMap((range) => {
-    const end = range.fromSector + range.lengthSectors;
-    const before = {
-      fromSector: range.fromSector,
-      lengthSectors: Math.min(end, written.fromSector) - range.fromSector,
-    };
-    const after = {
-      fromSector: Math.max(range.fromSector, writtenEnd),
-      lengthSectors: end - Math.max(range.fromSector, writtenEnd),
-    };
-    if (after.fromSector === range.fromSector || before.lengthSectors === range.lengthSectors) return [range];
-    return [before, after].filter((part) => part.lengthSectors > 0);
-  });
 }

@@ -180,3 +180,48 @@ test('where there is no list, a place that was made good again is no reason to e
   }
   expectSame(await bytesOf(again), content);
 });
+
+test('a replacement whose original fails has no bad places when it has recovered the slot, in its log neither', async () => {
+  const { folder, content } = await withBadPlaces(shapes[1], [0, 1]);
+  await using array = await openArray(folder, { ...quiet, windowBytes: 64 * KIB });
+  const fresh = new MemoryDevice({ sizeBytes: 4 * MIB });
+  const { descriptor } = await array.add(fresh, 'fresh');
+  await array.replace(1, 'fresh');
+  let steps = 0;
+  for await (const _ of array.rebuild({ limitBytesPerSecond: 200_000 })) {
+    steps += 1;
+    if (steps === 2) break;
+  }
+  await array.fail('disk1');
+  // What disk0 lacks is written, and so there is nothing left that could not be computed.
+  await array.write(0, content);
+  await rebuilt(array);
+  expect(memberIn(array, 1).name).toBe('fresh');
+  const md = array.metadata?.array;
+  const superblock = md?.members.find((each) => each.descriptor === descriptor)?.superblock;
+  if (md === undefined || superblock === undefined) throw new Error('it has a superblock');
+  expect(await badPlacesOn(fresh, superblock, md.sizeSectors, 1)).toEqual([]);
+  expect(array.health.erased).toEqual([]);
+});
+
+test('a place that is refused again and again is listed once', async () => {
+  const { folder, content } = await withBadPlaces(shapes[1], []);
+  let isBad = false;
+  const wrap = (device: Device, name: string): Device => {
+    const write = device.write.bind(device);
+    device.write = (...args) =>
+      isBad && name === 'disk0' && args[0] >= 1 * MIB
+        ? Promise.reject(new RaidError('WRITE_FAILED', `${name} refuses`, { device: name }))
+        : write(...args);
+    return device;
+  };
+  await using array = await openArray(folder, { ...quiet, wrap });
+  await array.fail('disk2');
+  isBad = true;
+  for (let times = 0; times < 20; times += 1)
+    await array.write(0, content.subarray(0, 128 * KIB)).catch(() => undefined);
+  expect(array.health.erased).toEqual([{ member: 0, offsetBytes: 0, lengthBytes: 64 * KIB }]);
+  isBad = false;
+  await array.write(0, content.subarray(0, 128 * KIB));
+  expect(array.health.erased).toEqual([]);
+});

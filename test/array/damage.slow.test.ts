@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { createArray, openArray } from '../../lib/array/folder.ts';
 import type { Device } from '../../lib/device/device.ts';
+import { MemoryDevice } from '../../lib/device/memory.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { KIB } from '../../lib/units.ts';
 import { copyFolder, newFolder, quiet, small } from './snapshot-folders.ts';
@@ -82,4 +83,18 @@ test.each([
     // The place can be read again, and so nothing is lost.
     expect(await badBlocks(array)).toBe(0);
   }
+});
+
+test('a new disk is filled though another one lists more than its own log could, a page at a time', async () => {
+  const folder = newFolder();
+  const lengthBytes = 640 * BLOCK;
+  {
+    await using array = await createArray(folder, { ...small, diskSize: '8M', bitmap: 'none' });
+    await array.metadata?.setBadBlocks(0, [{ member: 0, offsetBytes: 0, lengthBytes }]);
+    await array.fail('disk1');
+  }
+  await using array = await openArray(folder, { ...quiet, run: true });
+  await array.add(new MemoryDevice({ sizeBytes: 8 * 1024 * KIB }), 'fresh');
+  for await (const _step of array.rebuild());
+  expect(array.members.find(({ name }) => name === 'fresh')?.state).toEqual({ state: 'in_sync', slot: 1 });
 });
