@@ -7,7 +7,7 @@
  *
  * Memory. A pack needs a room from its first chunk until it is durable and in the parity, and each thread has two (this one three),
  * so that packs are written while others are filled. Where the store is slow, threads wait for rooms, and chunks for
- * threads: nothing piles up. With chunks of 256 KiB and packs of 16 MiB that is up to 54 MiB for this thread and 37 for each other.
+ * threads: nothing piles up. With chunks of 256 KiB and packs of 16 MiB that is up to 52 MiB for this thread and 37 for each other.
  *
  * What is durable when, so that nothing that is listed can lack something:  packs, parity over them, index, and only then
  * what refers to them (create.ts) or what replaces others (prune.ts).
