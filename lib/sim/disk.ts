@@ -39,6 +39,9 @@ import type { Clock, Process } from './clock.ts';
 
 const PAGE_BYTES = 4 * KIB;
 
+/** To copy, since to fill memory that is shared goes byte by byte. */
+const zeros = new Uint8Array(PAGE_BYTES);
+
 /** Most writes and pages are this long, or less. */
 const PIECE_BYTES = 64 * KIB;
 
@@ -92,8 +95,8 @@ class Image {
       const at = (offsetBytes + done) % PAGE_BYTES;
       const count = Math.min(PAGE_BYTES - at, target.byteLength - done);
       const page = this.#pages[(offsetBytes + done - at) / PAGE_BYTES];
-      if (page === undefined) target.fill(0, done, done + count);
-      else target.set(count === PAGE_BYTES ? page : page.subarray(at, at + count), done);
+      const from = page ?? zeros;
+      target.set(count === PAGE_BYTES ? from : from.subarray(at, at + count), done);
       done += count;
     }
   }
