@@ -10,7 +10,7 @@ import {
   processWitness,
   RaidError,
   type Repository,
-  type RestoreOptions,
+  type RestoreBackupOptions,
   realHost,
   writeNewFile,
 } from '../lib/index.ts';
@@ -244,7 +244,7 @@ export async function restoreTo(
   repository: Repository,
   backup: Backup,
   to: string,
-  options: RestoreOptions,
+  options: RestoreBackupOptions,
 ): Promise<boolean> {
   const found = await statOf(to);
   if (found?.isDirectory() === true) {
@@ -272,7 +272,7 @@ async function restoreToFile(
   repository: Repository,
   backup: Backup,
   to: string,
-  options: RestoreOptions,
+  options: RestoreBackupOptions,
 ): Promise<boolean> {
   let lost: RaidError | null = null;
   const outcome = await writeNewFile(resolve(to), backup.sizeBytes, async (target) => {

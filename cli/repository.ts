@@ -83,6 +83,15 @@ export function withRoom(error: unknown, choice: RepositoryChoice): unknown {
   );
 }
 
+/** Says so where a backup is read that cannot be held. */
+export function saysUnheld(repository: RepositoryType, id: string): () => void {
+  return () => {
+    process.stderr.write(
+      `nothing can be written in ${repository.name}, so a prune elsewhere will not know that ${id} is being read\n`,
+    );
+  };
+}
+
 export interface Opened {
   readonly repository: RepositoryType;
   readonly isNew: boolean;

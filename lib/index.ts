@@ -65,9 +65,11 @@ export type { Backup } from './backup/record.ts';
 export type { RepairReport } from './backup/repair.ts';
 export {
   type CreateRepositoryOptions,
+  type HoldOptions,
   type OpenBackupOptions,
   type OpenRepositoryOptions,
   Repository,
+  type RestoreBackupOptions,
 } from './backup/repository.ts';
 export type { RestoreOptions, RestoreProgress } from './backup/restore.ts';
 export type { KeepRules } from './backup/retain.ts';

@@ -113,7 +113,8 @@ may be written to meanwhile. What changes afterwards is remembered, and the next
 not known (the snapshot store was dropped, or something wrote past it), all of the array is read.
 
 mount serves a backup over NBD, read-only, without restoring it, until Ctrl-C. What is read comes out of the packs then, checked; what is
-lost is an error of exactly that place. Nothing is locked: backups are made meanwhile. prune lets a mounted backup stay, and says who has it.
+lost is an error of exactly that place. Nothing is locked: backups are made meanwhile. prune lets a backup stay that is mounted, restored or
+exported, and says who reads it.
 
 verify ends with 12 if repair can mend what it found, and with 5 if data is lost, and names it.`,
   );
@@ -246,7 +247,7 @@ async function list(options: Options): Promise<void> {
 async function restore(id: string, options: Options): Promise<void> {
   const { formatSize, RaidError } = await import('../../lib/index.ts');
   const { Interrupt, INTERRUPTED, printJson, Progress } = await import('../progress.ts');
-  const { openRepository } = await import('../repository.ts');
+  const { openRepository, saysUnheld } = await import('../repository.ts');
   const { duration } = await import('../render.ts');
   const { restoreTo } = await import('../image.ts');
   const { to } = options;
@@ -256,6 +257,7 @@ async function restore(id: string, options: Options): Promise<void> {
   const backup = await repository.find(id);
   const progress = new Progress({ json: false, quiet: options.quiet === true || options.json === true });
   const isDone = await restoreTo(repository, backup, to, {
+    unheld: saysUnheld(repository, backup.id),
     signal: interrupt.signal,
     progress: ({ doneBytes, totalBytes }) => progress.show({ action: 'restore', doneBytes, totalBytes }),
   }).finally(() => progress.clear());
@@ -275,20 +277,16 @@ async function restore(id: string, options: Options): Promise<void> {
 /** Until a signal comes. */
 async function mount(id: string, options: Options): Promise<void> {
   const { resolve } = await import('node:path');
-  const { RaidError, serveNbd } = await import('../../lib/index.ts');
+  const { serveNbd } = await import('../../lib/index.ts');
   const { printJsonLine } = await import('../progress.ts');
-  const { openRepository } = await import('../repository.ts');
+  const { openRepository, saysUnheld } = await import('../repository.ts');
   const { stopAsked } = await import('../signals.ts');
   const stop = stopAsked();
   const repository = await openRepository(options);
   const { id: whole, array, sizeBytes } = await repository.find(id);
-  await using device = await repository.openBackup(whole, { hold: true }).catch(async (error: unknown) => {
-    if (!(error instanceof RaidError) || (error.code !== 'READ_ONLY' && error.code !== 'NO_SPACE'))
-      throw error;
-    process.stderr.write(
-      `nothing can be written in ${repository.name}, so a prune elsewhere will not know that ${whole} is mounted\n`,
-    );
-    return await repository.openBackup(whole);
+  await using device = await repository.openBackup(whole, {
+    hold: true,
+    unheld: saysUnheld(repository, whole),
   });
   // A socket is for its owner only.
   process.umask(0o077);

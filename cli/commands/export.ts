@@ -98,20 +98,29 @@ async function open(what: string, to: string, options: Options): Promise<Exporte
       throw new RaidError('BAD_ARGUMENT', '--since compares backups: it needs --repo');
     return { ...(await openSource(what, to)), backing: null };
   }
-  const { openRepository } = await import('../repository.ts');
+  const { openRepository, saysUnheld } = await import('../repository.ts');
   const repository = await openRepository(options);
-  const device = await repository.openBackup(what);
+  // One and the same throughout: what is the latest can change.
+  const { id } = await repository.find(what);
+  const held = { hold: true, unheld: saysUnheld(repository, id) };
+  const device = await repository.openBackup(id, held);
   const close = (): Promise<void> => device.close();
   if (options.since === undefined || options.backing === undefined) return { device, backing: null, close };
-  return {
-    device,
-    backing: {
-      path: await pathFrom(to, options.backing),
-      format: await formatOf(options.backing),
-      changed: await repository.changedBetween(options.since, what),
-    },
-    close,
-  };
+  try {
+    const changed = await repository.changedBetween(options.since, id, { ...held, unheld: () => undefined });
+    return {
+      device,
+      backing: {
+        path: await pathFrom(to, options.backing),
+        format: await formatOf(options.backing),
+        changed,
+      },
+      close,
+    };
+  } catch (error) {
+    await close().catch(() => undefined);
+    throw error;
+  }
 }
 
 /** An image finds its backing file from where it is itself. */

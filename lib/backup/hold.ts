@@ -1,5 +1,5 @@
 /**
- * Who reads a backup for long, and must not lose it meanwhile: a file for each of them, `mounts/<backup>.<drawn>`, that says which process on
+ * Who reads a backup for long (mounts, restores, exports it), and must not lose it meanwhile: a file for each of them, `mounts/<backup>.<drawn>`, that says which process on
  * which machine it is. Prune keeps what is held. Nothing is locked: backups are made, and others pruned.
  *
  *   hold      put the file, and only then look whether the backup is there
@@ -91,7 +91,7 @@ export function refuseIfHeld(
   if (who === undefined) return;
   throw new RaidError(
     'BUSY',
-    `backup ${backup} in ${where} is mounted by ${who.join(', ')}; end that, or let it stay`,
+    `backup ${backup} in ${where} is read by ${who.join(', ')}; wait until that is done, end it, or let the backup stay`,
     { device: where },
   );
 }

@@ -1,8 +1,8 @@
 /**
  * Forgets backups, and gives back the space that only they needed.
  *
- *   1  the records that are to go, all copies: from here on there is only more in the repository than needed. What somebody has mounted
- *      stays (hold.ts)
+ *   1  the records that are to go, all copies: from here on there is only more in the repository than needed. What somebody reads for
+ *      long stays (hold.ts)
  *   2  which chunks the remaining backups need. One page of one of them that cannot be read, and nothing more is done
  *   3  packs of which nothing is needed go at once where nothing has to be written for that: such as those that a backup left that
  *      filled the disk. First the indexes and groups that know of no other packs, then these packs
@@ -84,7 +84,7 @@ export async function pruneRepository(
   const catalog = await Catalog.load(site);
   const plan = planPacks(catalog, await neededEntries(site, catalog, staying));
   const becauseOf = (id: string): readonly string[] =>
-    rules.get(id) ?? (holders.get(id) ?? []).map((who) => `mounted by ${who}`);
+    rules.get(id) ?? (holders.get(id) ?? []).map((who) => `read by ${who}`);
   const report = {
     removed: going.map(withoutPages),
     kept: staying.map((record) => ({ ...withoutPages(record), because: becauseOf(record.id) })),

@@ -12,7 +12,7 @@
  *   tmp/             files that are not finished, in a folder only                      directory.ts
  *
  * A file is written once and never changed; only repair puts one in the place of another, and then what was there before.
- * Reading needs no lock, and one that only reads never writes, but for a file that says what is mounted.
+ * Reading needs no lock, and one that only reads never writes, but for a file that says which backup is read for long.
  */
 import { availableParallelism } from 'node:os';
 import type { Device } from '../device/device.ts';
@@ -57,10 +57,18 @@ export interface OpenRepositoryOptions {
   readonly threads?: number;
 }
 
-export interface OpenBackupOptions {
-  /** Until it is closed, `prune` lets it stay, whoever calls that, wherever. Writes a small file into the repository. */
+/** A backup that is read for long is held: `prune` lets it stay, whoever calls that, wherever. That writes a small file into the repository. */
+export interface HoldOptions {
+  /** Called where nothing can be written there (READ_ONLY, NO_SPACE): what is read all the same is not held. */
+  readonly unheld?: (why: RaidError) => void;
+}
+
+export interface OpenBackupOptions extends HoldOptions {
+  /** Until it is closed; without `unheld` it is opened so, or not at all. */
   readonly hold?: boolean;
 }
+
+export interface RestoreBackupOptions extends RestoreOptions, HoldOptions {}
 
 export interface CreateRepositoryOptions extends OpenRepositoryOptions {
   /** Parity files for each group of packs (default 0). */
@@ -71,6 +79,12 @@ export interface CreateRepositoryOptions extends OpenRepositoryOptions {
   readonly groupPacks?: number;
   /** What an attacker pays for each guess of the passphrase. */
   readonly scrypt?: ScryptCost;
+}
+
+/** As it is listed now that nobody takes it away. */
+interface Held {
+  readonly record: BackupRecord;
+  readonly release: () => Promise<void>;
 }
 
 export class Repository {
@@ -170,28 +184,39 @@ export class Repository {
   }
 
   /** The backup as a device that can be read. */
-  async openBackup(text: string, { hold = false }: OpenBackupOptions = {}): Promise<BackupDevice> {
+  async openBackup(text: string, options: OpenBackupOptions = {}): Promise<BackupDevice> {
     const record = await this.#record(text);
-    if (!hold) return new BackupDevice(record, await this.#reader());
-    const held = await Hold.take(this.#site, this.#witness, record.id);
+    if (options.hold !== true) return new BackupDevice(record, await this.#reader());
+    const { record: held, release } = await this.#held(record.id, options.unheld);
     try {
-      return new BackupDevice(await this.#record(record.id), await this.#reader(), () => held.release());
+      return new BackupDevice(held, await this.#reader(), release);
     } catch (error) {
-      await held.release().catch(() => undefined);
+      await release().catch(() => undefined);
       throw error;
     }
   }
 
   /** Where the newer one differs, in whole chunks. */
-  async changedBetween(older: string, newer: string): Promise<readonly Range[]> {
-    await using before = await this.openBackup(older);
-    await using after = await this.openBackup(newer);
+  async changedBetween(
+    older: string,
+    newer: string,
+    options: OpenBackupOptions = {},
+  ): Promise<readonly Range[]> {
+    await using before = await this.openBackup(older, options);
+    await using after = await this.openBackup(newer, options);
     return await changedBetween(before, after, this.settings.chunkBytes);
   }
 
-  /** False where `signal` asked to stop. What is lost is REDUNDANCY_LOST, after all else was written. */
-  async restore(text: string, target: Device, options: RestoreOptions = {}): Promise<boolean> {
-    return await restoreBackup(await this.#reader(), await this.#record(text), target, options);
+  /** The backup is held meanwhile. False where `signal` asked to stop. What is lost is REDUNDANCY_LOST, after all else was written. */
+  async restore(text: string, target: Device, options: RestoreBackupOptions = {}): Promise<boolean> {
+    const { id } = await this.#record(text);
+    const { record, release } = await this.#held(id, options.unheld ?? (() => undefined));
+    try {
+      return await restoreBackup(await this.#reader(), record, target, options);
+    } finally {
+      // What stays holds nothing once this process is gone.
+      await release().catch(() => undefined);
+    }
   }
 
   /** Null where `signal` asked to stop. */
@@ -210,6 +235,25 @@ export class Repository {
 
   async #reader(): Promise<ChunkReader> {
     return new ChunkReader(this.#site, await Catalog.load(this.#site));
+  }
+
+  async #held(id: string, unheld: HoldOptions['unheld']): Promise<Held> {
+    let hold: Hold;
+    try {
+      hold = await Hold.take(this.#site, this.#witness, id);
+    } catch (error) {
+      const isReadOnly =
+        error instanceof RaidError && (error.code === 'READ_ONLY' || error.code === 'NO_SPACE');
+      if (!isReadOnly || unheld === undefined) throw error;
+      unheld(error);
+      return { record: await this.#record(id), release: () => Promise.resolve() };
+    }
+    try {
+      return { record: await this.#record(id), release: () => hold.release() };
+    } catch (error) {
+      await hold.release().catch(() => undefined);
+      throw error;
+    }
   }
 
   async #record(text: string): Promise<BackupRecord> {

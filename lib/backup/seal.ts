@@ -17,7 +17,7 @@
  *
  * Hidden: names and sizes of what is backed up, the sizes of its pieces, and which of them are shared. Visible to whoever
  * sees the store: how many backups there are, how much is stored (padded), when it was written, who holds the lock,
- * and who has which backup mounted.
+ * and who reads which backup.
  */
 import { createCipheriv, createDecipheriv, hkdfSync, scrypt } from 'node:crypto';
 import { promisify } from 'node:util';

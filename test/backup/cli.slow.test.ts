@@ -107,6 +107,8 @@ test('images of arrays and backups are what the array holds, incremental ones to
   await scratch.done('write demo --from data.bin -q');
   await scratch.done('backup create demo --repo repo --chunk 64K -q');
   await scratch.done('export latest --repo repo --to mon.qcow2 -q');
+  // It was held meanwhile, and is no more.
+  expect(await readdir(scratch.path('repo/mounts'))).toEqual([]);
   const [first] = (JSON.parse(await scratch.done('backup list --repo repo --json')) as { backups: Json[] })
     .backups;
   await scratch.done('write demo --from data.bin --offset 1M --length 100K -q');
@@ -161,7 +163,7 @@ test('a backup is mounted: nbdcopy and qemu-img read what was backed up, nobody 
   await scratch.done('backup create later --repo repo -q');
   const remove = `backup prune --repo repo --remove ${id}`;
   const busy = await scratch.type(remove);
-  expect(busy.stderr).toMatch(new RegExp(`^error BUSY: .*is mounted by process ${mount.pid} on`));
+  expect(busy.stderr).toMatch(new RegExp(`^error BUSY: .*is read by process ${mount.pid} on`));
   mount.kill('SIGTERM');
   expect((await ended)[0]).toBe(0);
   expect(await readdir(scratch.folder)).not.toContain('b.sock');

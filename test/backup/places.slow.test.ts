@@ -96,7 +96,7 @@ test('a repository that has become read-only is read and verified; who would wri
     await once(mount.stdout as NodeJS.ReadableStream, 'data');
     mount.kill('SIGTERM');
     expect(await ended).toEqual([0, null]);
-    expect(said).toContain(`will not know that ${backup.id} is mounted`);
+    expect(said).toContain(`will not know that ${backup.id} is being read`);
   }));
 
 test.for([0, 1, 2] as const)(

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { type Holder, STALE_MS, type Witness } from '../../lib/backup/lock.ts';
 import { Repository } from '../../lib/backup/repository.ts';
+import { RaidError } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { runSeed, withSeed } from '../conformance/seed.ts';
 import {
@@ -105,7 +106,7 @@ test('a backup whose map cannot be read stops it before anything goes, unless th
   });
 });
 
-describe('what is mounted', () => {
+describe('what is read for long', () => {
   const images = [1, 2].map((seed) => imageOf(seededRandom(seed), 12_000));
   const witness = (pid: number, isAlive: (holder: Holder) => boolean | 'unknown'): Witness => ({
     self: () => Promise.resolve({ host: 'far', pid, startTime: '1', bootId: 'b', pidNamespace: 'n' }),
@@ -125,15 +126,42 @@ describe('what is mounted', () => {
     const device = await repository.openBackup(id, { hold: true });
     const { kept, removed } = await repository.prune({ keep: { last: 1 } });
     expect(removed).toEqual([]);
-    expect(kept.map(({ because }) => because)).toEqual([['mounted by process 7 on "far"'], ['last']]);
+    expect(kept.map(({ because }) => because)).toEqual([['read by process 7 on "far"'], ['last']]);
     await expect(repository.prune({ remove: [id] })).rejects.toMatchObject({
       code: 'BUSY',
-      message: expect.stringContaining(`backup ${id} in memory is mounted by process 7 on "far"`),
+      message: expect.stringContaining(`backup ${id} in memory is read by process 7 on "far"`),
     });
     expectSame(await contentOf(device), images[0]!, 'what is mounted');
     await device.close();
     expect((await repository.prune({ keep: { last: 1 } })).removed).toMatchObject([{ id }]);
     expect([...store.files.keys()].filter((name) => name.startsWith('mounts/'))).toEqual([]);
+  });
+
+  test('stays while it is restored, and is restored where nothing can be written', async () => {
+    const store = new MemoryStore();
+    const id = await twoBackups(store);
+    const repository = await Repository.open(store);
+    const target = deviceOf(new Uint8Array(images[0]!.byteLength));
+    const write = target.write.bind(target);
+    let pruned: readonly unknown[] | null = null;
+    target.write = async (...given) => {
+      if (pruned === null) {
+        pruned = [];
+        pruned = (await repository.prune({ keep: { last: 1 } })).removed;
+      }
+      await write(...given);
+    };
+    await repository.restore(id, target);
+    expect(pruned).toEqual([]);
+    expectSame(await contentOf(target), images[0]!, 'what is restored');
+    store.put = () => Promise.reject(new RaidError('READ_ONLY', 'memory is full of holes'));
+    const told: string[] = [];
+    await repository.restore(id, target, { unheld: ({ code }) => void told.push(code) });
+    expect(told).toEqual(['READ_ONLY']);
+    await expect(repository.openBackup(id, { hold: true })).rejects.toMatchObject({ code: 'READ_ONLY' });
+    Reflect.deleteProperty(store, 'put');
+    expect([...store.files.keys()].filter((name) => name.startsWith('mounts/'))).toEqual([]);
+    expect((await repository.prune({ keep: { last: 1 } })).removed).toMatchObject([{ id }]);
   });
 
   test('goes where whoever had it is gone, or was not heard of for half an hour', async () => {
