@@ -7,6 +7,10 @@
  * A file that is missing or wrong is *damage* if the repository can make it again, and only what depends on files beyond
  * that is *lost*. An interrupted backup or prune leaves packs that no parity protects, and copies that were not made yet:
  * that is less redundancy, and no damage.
+ *
+ * No lock is held. Who prunes meanwhile takes away what is not needed any more and moves what is, so that it is not where it was looked
+ * for, and nothing is wrong: what is told was found by two looks at the whole repository, one after the other, and a file that reading
+ * found wrong was read again in each.
  */
 import type { LostRange } from '../errors.ts';
 import { Catalog, type Pack } from './catalog.ts';
@@ -65,13 +69,112 @@ export interface VerifyOptions {
 /** What is wrong with a pack: the whole of it, or these entries. */
 export type BadPacks = ReadonlyMap<string, 'all' | ReadonlySet<number>>;
 
+/** So many times it is looked anew whether what is wrong still is. */
+const LOOKS = 8;
+
 export async function verifyRepository(site: Site, options: VerifyOptions): Promise<VerifyReport | null> {
+  const before = await lookAt(site);
+  const { catalog } = before;
+  const faults: Faults = { packs: new Map(), parity: new Set() };
+  const packsRead = await readPacks(site, catalog, options, async (pack, bytes) => {
+    const fault = await faultOf(site, catalog, pack, bytes);
+    if (fault !== null) faults.packs.set(pack.name, fault);
+  });
+  if (packsRead === null) return null;
+  if ((options.readPercent ?? 0) > 0) {
+    for (const file of parityFiles(catalog))
+      if (!(await isWholeParity(site, file))) faults.parity.add(file.path);
+  }
+  let found = await judge(site, before, faults);
+  for (let turn = 0; turn < LOOKS && found.damaged.length + found.lost.length > 0; turn += 1) {
+    const last = found;
+    const now = await lookAt(site);
+    await readAgain(site, now, faults);
+    found = await judge(site, now, faults);
+    // The first of them was of a time before all the reading.
+    if (turn === 0) continue;
+    const damaged = found.damaged.filter(({ name }) => last.damaged.some((other) => other.name === name));
+    const lost = found.lost.filter(({ id }) => last.lost.some((other) => other.id === id));
+    const isSure = damaged.length === found.damaged.length && lost.length === found.lost.length;
+    if (isSure || turn === LOOKS - 1) found = { ...found, damaged, lost };
+    if (isSure) break;
+  }
+  return { ...found, packsRead };
+}
+
+/** What there is. Records before the packs that they need: of a backup that is made meanwhile nothing is asked. */
+interface Look {
+  readonly records: Records;
+  readonly catalog: Catalog;
+}
+
+async function lookAt(site: Site): Promise<Look> {
   const records = await readRecords(site);
-  const catalog = await Catalog.load(site);
+  return { records, catalog: await Catalog.load(site) };
+}
+
+interface PackFault {
+  readonly bad: 'all' | ReadonlySet<number>;
+  readonly why: string;
+}
+
+/** What reading found: packs by name, parity files by path. */
+interface Faults {
+  readonly packs: Map<string, PackFault>;
+  readonly parity: Set<string>;
+}
+
+async function faultOf(
+  site: Site,
+  catalog: Catalog,
+  pack: Pack,
+  bytes: Uint8Array | null,
+): Promise<PackFault | null> {
+  const bad = await badEntries(site, catalog, pack, bytes);
+  return bad === null ? null : { bad, why: bytes === null ? 'cannot be read' : 'is not as it was written' };
+}
+
+interface ParityFile {
+  readonly group: string;
+  readonly role: ParityRole;
+  readonly path: string;
+}
+
+function parityFiles({ groups }: Catalog): readonly ParityFile[] {
+  return groups.flatMap(({ name, roles }) =>
+    [...roles].map((role) => ({ group: name, role, path: parityPath(name, role) })),
+  );
+}
+
+async function isWholeParity(site: Site, { group, role, path }: ParityFile): Promise<boolean> {
+  const bytes = await getOrNull(site.store, path);
+  return bytes !== null && decodeParity(group, role, bytes, site.sum) !== null;
+}
+
+/** What is still there, and still wrong. */
+async function readAgain(site: Site, { catalog }: Look, { packs, parity }: Faults): Promise<void> {
+  for (const name of [...packs.keys()]) {
+    const pack = catalog.byName.get(name);
+    const fault =
+      pack === undefined
+        ? null
+        : await faultOf(site, catalog, pack, await getOrNull(site.store, packPath(name)));
+    if (fault === null) packs.delete(name);
+    else packs.set(name, fault);
+  }
+  const files = parityFiles(catalog).filter(({ path }) => parity.has(path));
+  parity.clear();
+  for (const file of files) if (!(await isWholeParity(site, file))) parity.add(file.path);
+}
+
+async function judge(
+  site: Site,
+  { records, catalog }: Look,
+  { packs, parity }: Faults,
+): Promise<Omit<VerifyReport, 'packsRead'>> {
   const roles = rolesFor(site.settings.redundancy);
   const whys = new Map<string, string>();
   const badPacks = new Map<string, 'all' | ReadonlySet<number>>();
-  const badParity = new Set<string>();
   for (const pack of catalog.packs) {
     if (pack.state === 'there' && pack.table !== null) continue;
     badPacks.set(pack.name, 'all');
@@ -84,23 +187,11 @@ export async function verifyRepository(site: Site, options: VerifyOptions): Prom
       whys.set(name, 'is missing');
     }
   }
-  const read = await readPacks(site, catalog, options, async (pack, bytes) => {
-    const bad = await badEntries(site, catalog, pack, bytes);
-    if (bad === null) return;
-    badPacks.set(pack.name, bad);
-    whys.set(pack.name, bytes === null ? 'cannot be read' : 'is not as it was written');
-  });
-  if (read === null) return null;
-  if ((options.readPercent ?? 0) > 0) {
-    for (const { name, roles: present } of catalog.groups) {
-      for (const role of present) {
-        const bytes = await getOrNull(site.store, parityPath(name, role));
-        if (bytes === null || decodeParity(name, role, bytes, site.sum) === null)
-          badParity.add(parityPath(name, role));
-      }
-    }
+  for (const [name, { bad, why }] of packs) {
+    badPacks.set(name, bad);
+    whys.set(name, why);
   }
-  const hopeless = beyondParity(catalog, badPacks, badParity);
+  const hopeless = beyondParity(catalog, badPacks, parity);
   const damaged: Damage[] = [
     ...records.badCopies.map((name) => {
       const id = /([0-9a-f]{16})/.exec(name)?.[1] ?? '';
@@ -114,12 +205,11 @@ export async function verifyRepository(site: Site, options: VerifyOptions): Prom
     ...catalog.bad
       .filter(({ name }) => !name.startsWith('packs/'))
       .map(({ name, why }) => ({ name, why, repairable: true })),
-    ...[...badParity].map((name) => ({ name, why: 'is not as it was written', repairable: true })),
+    ...[...parity].map((name) => ({ name, why: 'is not as it was written', repairable: true })),
   ];
   return {
     backups: records.records.length + records.unreadable.length,
     packs: catalog.packs.length,
-    packsRead: read,
     storedBytes: catalog.packs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     damaged,
     lost: await lostBackups(site, catalog, records, hopeless, badPacks),

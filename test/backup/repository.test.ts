@@ -281,3 +281,29 @@ conformance(
   },
   { readOnly: true, content },
 );
+
+test('verify finds nothing wrong with a sound repository that is pruned at any moment of it', async () => {
+  const images = [1, 2].map((seed) => imageOf(seededRandom(seed), 9000));
+  // Half of the older one is needed: packs are written anew, and others go.
+  images[1]!.set(images[0]!.subarray(0, 5000));
+  const made = new MemoryStore();
+  const maker = await newRepository(made, { redundancy: 1 });
+  for (const image of images) await maker.createBackup({ source: deviceOf(image), array: 'demo' });
+  let calls = 1;
+  for (let call = 0; call < calls; call += 1) {
+    const store = new MemoryStore(made.files);
+    const pruner = await Repository.open(store);
+    let asked = 0;
+    const before = async <T>(operation: () => Promise<T>): Promise<T> => {
+      asked += 1;
+      if (asked === call) await pruner.prune({ keep: { last: 1 } });
+      return await operation();
+    };
+    const watched = new MemoryStore();
+    watched.get = (...given) => before(() => store.get(...given));
+    watched.list = (...given) => before(() => store.list(...given));
+    const report = await (await Repository.open(watched)).verify({ readPercent: 100 });
+    expect(report, `pruned before call ${call} of verify`).toMatchObject({ damaged: [], lost: [] });
+    if (call === 0) calls = asked;
+  }
+});
