@@ -352,7 +352,7 @@ function isAllZero(bytes: Uint8Array): boolean {
 }
 
 /** As many copies as redundancy asks for. Copies of a record are the same bytes. */
-export async function putBackup(site: Site, record: BackupRecord): Promise<void> {
+async function putBackup(site: Site, record: BackupRecord): Promise<void> {
   const bytes = encodeBackup(site, record, site.host.randomBytes(SALT_BYTES));
   for (let copy = 0; copy <= site.settings.redundancy; copy += 1) {
     const isNew = await site.store.put(backupPath(record.id, copy), bytes);

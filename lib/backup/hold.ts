@@ -2,10 +2,17 @@
  * Who reads a backup for long (mounts, restores, exports it), and must not lose it meanwhile: a file for each of them, `mounts/<backup>.<drawn>`, that says which process on
  * which machine it is. Prune keeps what is held. Nothing is locked: backups are made, and others pruned.
  *
- *   hold      put the file, and only then look whether the backup is there
- *   prune     look who holds, delete records, look again, and put back the record of what is held by now. Who put a file before the second
- *             look has the backup; who puts it later finds none
- *   gone      the process is, as lock.ts finds out; or nobody can tell, and nothing was heard for half an hour. Such files go with the next prune
+ *   hold      put the file; then look for `going/<backup>`, the mark of a prune: where there is one, take the file back and have nothing;
+ *             and only then look whether the backup is there
+ *   prune     mark what is to go, then look who holds. Of what nobody holds it deletes the records; where something is held, nothing is
+ *             deleted, and it begins anew. Then the marks go
+ *   gone      the process is, as lock.ts finds out; or nobody can tell, and nothing was heard for half an hour. Such files go with the next
+ *             prune. A clock that is half an hour wrong, on either machine, makes of one who reads one who is gone: unlike the holder of a
+ *             lock, who reads does not look again, and finds chunks lost
+ *
+ * Each says what it is about to do before it looks at what the other said: so one of them sees the other, and a backup that somebody has is
+ * never let go of, wherever either is killed. They may see each other, and then nobody has the backup, and it stays. Marks of a prune that is
+ * gone mean nothing, and go with the next.
  */
 import { RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
@@ -22,6 +29,8 @@ import { hexOf } from './settings.ts';
 import { getOrNull, type Site } from './site.ts';
 import { ofEach, type Store } from './store.ts';
 
+type Place = Pick<Site, 'store' | 'host'>;
+
 const pattern = /^mounts\/([0-9a-f]{16})\.[0-9a-f]{32}$/;
 
 export class Hold {
@@ -36,13 +45,20 @@ export class Hold {
     this.#telling = this.#tell(host, claim);
   }
 
-  static async take({ store, host }: Site, witness: Witness, backup: string): Promise<Hold> {
+  static async take({ store, host }: Place, witness: Witness, backup: string): Promise<Hold> {
     const holder = await witness.self();
     const nonce = hexOf(host.randomBytes(16));
     const path = `mounts/${backup}.${nonce}`;
     const claim: Claim = { holder, nonce, heardMs: host.wallClock() };
     await store.put(path, encodeClaim(claim));
-    return new Hold(store, host, path, claim);
+    const hold = new Hold(store, host, path, claim);
+    try {
+      await refuseIfGoing({ store, host }, witness, backup);
+    } catch (error) {
+      await hold.release().catch(() => undefined);
+      throw error;
+    }
+    return hold;
   }
 
   async release(): Promise<void> {
@@ -65,7 +81,7 @@ export class Hold {
 
 /** For each backup that is held, by whom. With `tidy` the files of those who are gone are deleted. */
 export async function holdersOf(
-  { store, host }: Site,
+  { store, host }: Place,
   witness: Witness,
   tidy: boolean,
 ): Promise<ReadonlyMap<string, readonly string[]>> {
@@ -93,5 +109,35 @@ export function refuseIfHeld(
     'BUSY',
     `backup ${backup} in ${where} is read by ${who.join(', ')}; wait until that is done, end it, or let the backup stay`,
     { device: where },
+  );
+}
+
+const markOf = (backup: string): string => `going/${backup}`;
+
+/** That these backups are about to go. Only who has the lock does that. */
+export async function markGoing(
+  { store, host }: Place,
+  witness: Witness,
+  backups: readonly string[],
+): Promise<void> {
+  const holder = await witness.self();
+  const nonce = hexOf(host.randomBytes(16));
+  await ofEach(backups, (backup) =>
+    store.replace(markOf(backup), encodeClaim({ holder, nonce, heardMs: host.wallClock() })),
+  );
+}
+
+/** All marks that there are: a prune before may have been killed. */
+export async function unmark({ store }: Place): Promise<void> {
+  await ofEach(await store.list('going/'), ({ name }) => store.delete(name));
+}
+
+async function refuseIfGoing({ store, host }: Place, witness: Witness, backup: string): Promise<void> {
+  const claim = decodeClaim(await getOrNull(store, markOf(backup)));
+  if (claim?.holder == null || (await verdictOn(claim, host, witness)) === false) return;
+  throw new RaidError(
+    'BUSY',
+    `backup ${backup} in ${store.name} is being let go of by ${nameOf(claim.holder)}, which prunes; look again when that is done`,
+    { device: store.name },
   );
 }

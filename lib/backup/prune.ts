@@ -16,9 +16,8 @@
 import { RaidError } from '../errors.ts';
 import { Catalog, type Pack, writeIndex } from './catalog.ts';
 import { isZeroId } from './chunks.ts';
-import { putBackup } from './create.ts';
 import { type Group, readGroup, recoverGroup } from './group.ts';
-import { holdersOf, refuseIfHeld } from './hold.ts';
+import { holdersOf, markGoing, refuseIfHeld, unmark } from './hold.ts';
 import type { Lock, Witness } from './lock.ts';
 import { ENTRY_BYTES, packPath } from './pack.ts';
 import { isMemberFile } from './parity.ts';
@@ -96,18 +95,29 @@ export async function pruneRepository(
     const moved = plan.wasteful.reduce((sum, { neededBytes }) => sum + neededBytes, 0);
     return { ...report, freedBytes: oldBytes - moved };
   }
-  await lock.check();
-  for (const id of [...going.map(({ id: gone }) => gone), ...unreadable]) await deleteRecord(site, id);
-  const late = await holdersOf(site, witness, true);
-  const [back, gone] = [going.filter(({ id }) => late.has(id)), going.filter(({ id }) => !late.has(id))];
-  for (const record of back) await putBackup(site, record);
-  if (back.length > 0) {
-    const again = await pruneRepository(site, lock, witness, options);
-    return { ...again, removed: [...gone.map(withoutPages), ...again.removed] };
-  }
+  const isDone = await letGo(site, lock, witness, [...going.map(({ id }) => id), ...unreadable]);
+  // Somebody has come: with what that one reads, other packs are needed.
+  if (!isDone) return await pruneRepository(site, lock, witness, options);
   const left = await clear(site, lock, catalog, plan);
   const movedBytes = await rewrite(site, lock, catalog, left, options);
   return { ...report, freedBytes: Math.max(0, oldBytes - movedBytes) };
+}
+
+/** Step 1. False, and nothing is deleted, where somebody holds one of them. */
+async function letGo(site: Site, lock: Lock, witness: Witness, backups: readonly string[]): Promise<boolean> {
+  try {
+    if (backups.length > 0) {
+      await markGoing(site, witness, backups);
+      const holders = await holdersOf(site, witness, true);
+      if (backups.some((id) => holders.has(id))) return false;
+    }
+    await lock.check();
+    for (const id of backups) await deleteRecord(site, id);
+    return true;
+  } finally {
+    // What stays means nothing once this process is gone.
+    await unmark(site).catch(() => undefined);
+  }
 }
 
 async function deleteRecord({ store, settings }: Site, id: string): Promise<void> {

@@ -26,11 +26,17 @@ export async function readRecords(site: Site): Promise<Records> {
     if (id !== undefined) present.set(id, [...(present.get(id) ?? []), Number(match?.[2])]);
   }
   const files = [...present].flatMap(([id, found]) => found.map((copy) => ({ id, copy })));
-  const read = await ofEach(files, async ({ id, copy }) => {
+  let read = await ofEach(files, async ({ id, copy }) => {
     const bytes = await getOrNull(store, backupPath(id, copy));
     const record = bytes === null ? null : decodeBackup(site, id, bytes, settings);
     return { id, copy, bytes, record };
   });
+  // What a prune has deleted since it was listed is not what cannot be read.
+  if (read.some(({ bytes }) => bytes === null)) {
+    const still = new Set((await store.list('backups/')).map(({ name }) => name));
+    read = read.filter(({ id, copy, bytes }) => bytes !== null || still.has(backupPath(id, copy)));
+    for (const id of present.keys()) if (!read.some((file) => file.id === id)) present.delete(id);
+  }
   const records: BackupRecord[] = [];
   const badCopies: string[] = [];
   const missingCopies: string[] = [];

@@ -9,6 +9,7 @@
  *   backups/         a record for each backup, in redundancy + 1 copies                 record.ts
  *   locks/           who is writing                                                     lock.ts
  *   mounts/          who reads a backup for long                                        hold.ts
+ *   going/           which backups a prune is about to delete                           hold.ts
  *   tmp/             files that are not finished, in a folder only                      directory.ts
  *
  * A file is written once and never changed; only repair puts one in the place of another, and then what was there before.

@@ -211,31 +211,100 @@ describe('what is read for long', () => {
     expect((await reader.prune({ keep: { last: 1 } })).removed).toHaveLength(1);
   });
 
-  test('while prune is about to let go of it comes back, or is not mounted', async () => {
-    for (const when of ['before', 'after'] as const) {
-      const store = new MemoryStore();
-      const id = await twoBackups(store);
-      const repository = await Repository.open(store, { witness: witness(7, () => true) });
-      const deleting = store.delete.bind(store);
-      let mounting: Promise<unknown> = Promise.resolve();
-      store.delete = async (name) => {
-        if (!name.startsWith('backups/')) return await deleting(name);
-        store.delete = deleting;
-        if (when === 'after') await deleting(name);
-        mounting = repository.openBackup(id, { hold: true }).then(
-          async (device) => expectSame(await contentOf(device), images[0]!, 'what is mounted'),
-          (error: unknown) => error,
-        );
-        if (when === 'before') await mounting;
-        await deleting(name);
-        await mounting;
-      };
-      const { removed } = await repository.prune({ keep: { last: 1 } });
-      if (when === 'before') expect(await mounting).toBeUndefined();
-      else expect(await mounting).toMatchObject({ code: 'NO_SUCH_BACKUP' });
-      expect(removed).toHaveLength(when === 'before' ? 0 : 1);
-      expect(await repository.list()).toHaveLength(when === 'before' ? 2 : 1);
-      expect(await repository.verify({ readPercent: 100 })).toMatchObject({ damaged: [], lost: [] });
+  test('stays or is not to be had, whoever is held up at whatever call, and whatever becomes of prune there', async () => {
+    const small = images.map((image) => image.subarray(0, 3000));
+    const made = new MemoryStore();
+    const maker = await newRepository(made);
+    for (const image of small) await maker.createBackup({ source: deviceOf(image), array: 'demo' });
+    const id = (await maker.list())[0]!.id;
+    const keep = { last: 1 };
+    const never = Number.POSITIVE_INFINITY;
+    /** Prune is held up before its n-th call; the reader goes on to its m-th; prune ends, or is killed some calls later; the reader goes on. */
+    const run = async (n: number, m: number, callsLeft: number): Promise<readonly string[]> => {
+      let isGone = false;
+      const what = `prune held up at call ${n}, the reader at ${m}, prune killed after ${callsLeft} more`;
+      const store = new MemoryStore(made.files);
+      const as = (pid: number): Witness => witness(pid, (holder) => holder.pid !== 8 || !isGone);
+      const [pruning, reading] = [new HaltedStore(store), new HaltedStore(store)];
+      const pruner = await Repository.open(pruning, { witness: as(8) });
+      const reader = await Repository.open(reading, { witness: as(7) });
+      pruning.haltAt(n);
+      reading.haltAt(m);
+      const pruned = pruner.prune({ keep }).catch(() => null);
+      await Promise.race([pruning.halted, pruned]);
+      const opening = reader.openBackup(id, { hold: true }).catch((error: RaidError) => error.code);
+      await Promise.race([reading.halted, opening]);
+      pruning.goOn(callsLeft);
+      await pruned;
+      isGone = true;
+      reading.goOn();
+      const device = await opening;
+      const other = await Repository.open(store, { witness: as(9) });
+      await other.prune({ keep });
+      const listed = (await other.list()).map((backup) => backup.id);
+      if (typeof device === 'string') expect(['BUSY', 'NO_SUCH_BACKUP'], what).toContain(device);
+      else {
+        expect(listed, what).toContain(id);
+        expectSame(await contentOf(device), small[0]!, what);
+        await device.close();
+      }
+      expect(await other.verify({ readPercent: 100 }), what).toMatchObject({ damaged: [], lost: [] });
+      const left = [...store.files.keys()].filter((name) => /^(mounts|going)/.test(name));
+      expect(left, what).toEqual([]);
+      return [...pruning.calls];
+    };
+    const calls = await run(never, 1, never);
+    for (const [index, call] of [...calls, 'the end'].entries()) {
+      const isNear = /mounts|going|backups/.test(call);
+      for (const m of isNear ? [4, 5, 6, never] : [never]) {
+        const lefts = isNear && m === never ? [0, 1, 2, 3, 4, 5, 6, never] : [0, never];
+        for (const left of lefts) await run(index + 1, m, left);
+      }
     }
   });
 });
+
+/** Holds up whoever comes with the n-th call from now, and all calls behind it. */
+class HaltedStore extends MemoryStore {
+  readonly calls: string[] = [];
+  readonly halted: Promise<void>;
+  /** So many calls: behind them it is killed. */
+  goOn: (calls?: number) => void = () => undefined;
+
+  #n = Number.POSITIVE_INFINITY;
+
+  constructor(below: MemoryStore) {
+    super();
+    let halt = (): void => undefined;
+    this.halted = new Promise((resolve) => {
+      halt = resolve;
+    });
+    let left = Number.POSITIVE_INFINITY;
+    const going = new Promise<void>((resolve) => {
+      this.goOn = (calls = left) => {
+        left = calls;
+        resolve();
+      };
+    });
+    const held = async <T>(call: string, operation: () => Promise<T>): Promise<T> => {
+      this.calls.push(call);
+      if (this.calls.length >= this.#n) {
+        halt();
+        await going;
+        if (left === 0) throw new RaidError('STORE_FAILED', 'killed');
+        left -= 1;
+      }
+      return await operation();
+    };
+    this.get = (...given) => held(`get ${given[0]}`, () => below.get(...given));
+    this.put = (...given) => held(`put ${given[0]}`, () => below.put(...given));
+    this.replace = (...given) => held(`replace ${given[0]}`, () => below.replace(...given));
+    this.list = (...given) => held(`list ${given[0]}`, () => below.list(...given));
+    this.delete = (...given) => held(`delete ${given[0]}`, () => below.delete(...given));
+  }
+
+  haltAt(n: number): void {
+    this.calls.length = 0;
+    this.#n = n;
+  }
+}
