@@ -139,6 +139,8 @@ export class RaidArray extends Device {
   #lastMismatchCount = 0;
   /** Of the scrub that is under way. */
   #scrub: ScrubProgress | null = null;
+  /** By device number: what the bad-block logs say. */
+  readonly #lists = new Map<number, readonly ErasedRange[]>();
   /** Resolves when the last of the lists asked for has been written, or could not be. */
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
@@ -163,6 +165,8 @@ export class RaidArray extends Device {
     if (isAssembled) {
       for (const { correctedSectors = 0, ...seed } of options.seeds)
         this.#members.join({ ...seed, errors: { read: 0, write: 0, corrected: correctedSectors } });
+      for (const member of this.#members.list)
+        this.#lists.set(member.descriptor, this.#members.badOf(member));
     } else this.#adoptAll(options);
     const devices = this.#members.list.map((member) => member.device);
     this.limits = {
@@ -426,6 +430,7 @@ export class RaidArray extends Device {
       const member = this.#members.adopt(data, state, descriptor, name, log);
       // What it lacks it lacked when it went.
       this.#members.damage(bad, true);
+      this.#lists.set(descriptor, bad);
       await this.#engine.setHealth(this.#health());
       try {
         const how = await metadata.reAdd(device);
@@ -730,8 +735,10 @@ export class RaidArray extends Device {
     const changes = this.#changes;
     changes.begin();
     const ready = metadata?.enter(offsetBytes, lengthBytes) ?? null;
-    const kept = ready === null ? sources : sources.map((source) => source.slice());
-    const written = (ready === null ? write(kept) : ready.then(() => write(kept)))
+    const edges = this.#edgesAreThere(offsetBytes, lengthBytes);
+    const kept = ready === null && edges === null ? sources : sources.map((source) => source.slice());
+    const isReady = edges === null ? ready : Promise.all([ready, edges]);
+    const written = (isReady === null ? write(kept) : isReady.then(() => write(kept)))
       .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))
       .then(() => this.#madeGood(began, offsetBytes, lengthBytes))
       .finally(() => {
@@ -739,6 +746,24 @@ export class RaidArray extends Device {
         changes.end();
       });
     return fua ? written.then(() => this.#flush()) : written;
+  }
+
+  /**
+   * Where there are bad places, a sector of which a write has only a part must be there already: of one that is not, the
+   * rest would go on being lost, and with it, since lists speak of sectors, what was written. Rejects with what is lost.
+   */
+  #edgesAreThere(offsetBytes: number, lengthBytes: number): Promise<unknown> | null {
+    if (this.#members.bad.length === 0) return null;
+    const end = offsetBytes + lengthBytes;
+    const partial = new Set([offsetBytes, end].filter((at) => at % SECTOR_BYTES !== 0));
+    if (partial.size === 0) return null;
+    const sectors = new Set([...partial].map((at) => roundDown(at, SECTOR_BYTES)));
+    return Promise.all(
+      [...sectors].map((at) => {
+        const sector = new Uint8Array(Math.min(SECTOR_BYTES, this.limits.sizeBytes - at));
+        return this.#engine.read(at, [sector]);
+      }),
+    );
   }
 
   #verb<Result>(work: () => Promise<Result>): Promise<Result> {
@@ -809,8 +834,8 @@ export class RaidArray extends Device {
     lengthBytes: number,
     work: () => Promise<Result>,
   ): Promise<Result> {
-    await this.#metadata?.enterSync(syncOffsetBytes, lengthBytes);
     try {
+      await this.#metadata?.enterSync(syncOffsetBytes, lengthBytes);
       return await work();
     } finally {
       this.#metadata?.leaveSync(syncOffsetBytes, lengthBytes);
@@ -976,9 +1001,8 @@ export class RaidArray extends Device {
       member.errors.corrected += divCeil(lengthBytes, SECTOR_BYTES);
       this.#metadata?.countCorrected(member.descriptor, divCeil(lengthBytes, SECTOR_BYTES));
       // A log speaks of sectors: one that is good in part stays on the list.
-      const block = (this.#metadata?.logShape ?? null) === null ? 1 : SECTOR_BYTES;
-      const from = roundUp(offsetBytes, block);
-      const to = roundDown(offsetBytes + lengthBytes, block);
+      const from = roundUp(offsetBytes, SECTOR_BYTES);
+      const to = roundDown(offsetBytes + lengthBytes, SECTOR_BYTES);
       if (to > from) this.#members.mend(slot, from, to - from);
     }
   }
@@ -986,10 +1010,12 @@ export class RaidArray extends Device {
   /** What a write that began at `began` has covered on members is readable there again. */
   async #madeGood(began: number, offsetBytes: number, lengthBytes: number): Promise<void> {
     if (this.#members.bad.length === 0) return;
-    // What is logged is written in whole sectors.
-    const block = (this.#metadata?.logShape ?? null) === null ? 1 : SECTOR_BYTES;
-    const from = roundDown(offsetBytes, block);
-    const to = roundUp(offsetBytes + lengthBytes, block);
+    const end = offsetBytes + lengthBytes;
+    // What is logged is written in whole sectors; and a log of bad places speaks of sectors.
+    const isLogged = (this.#metadata?.logShape ?? null) !== null;
+    const from = isLogged ? roundDown(offsetBytes, SECTOR_BYTES) : roundUp(offsetBytes, SECTOR_BYTES);
+    const to = isLogged ? roundUp(end, SECTOR_BYTES) : roundDown(end, SECTOR_BYTES);
+    if (to <= from) return;
     await this.#mend(began, writtenPlaces(this.layout, this.#health(), from, to - from));
   }
 
@@ -1012,17 +1038,44 @@ export class RaidArray extends Device {
     return listed;
   }
 
-  /** `number`: of a slot or a replacement. */
+  /**
+   * `number`: of a slot or a replacement. What is new is listed at once. What is bad no more leaves the list behind a flush,
+   * since it has to be listed still where the write that made it good is lost with the power; where members do not flush, it
+   * stays there.
+   */
   async #listBadBlocks(number: number): Promise<void> {
     const { memberCount } = this.layout;
     const member =
       number < memberCount ? this.#members.in(number) : this.#replacementOf(number - memberCount);
-    if (member === null) return;
+    if (member === null || this.#metadata === null) return;
+    const { descriptor } = member;
     const ranges = this.#members.badOf(member);
-    // A place leaves the list since it was written; where that write is lost with the power, it has to be listed still.
-    if (this.#metadata !== null) await this.#flushMembers();
-    if ((await this.#metadata?.setBadBlocks(member.descriptor, ranges)) !== false)
-      this.#members.recorded(ranges);
+    const before = this.#lists.get(descriptor) ?? [];
+    if (!isCovered(before, ranges)) {
+      if (!isCovered(ranges, before)) await this.#list(descriptor, [...before, ...ranges], ranges);
+      if (!(await this.#haveFlushed())) return;
+    }
+    await this.#list(descriptor, ranges, ranges);
+  }
+
+  async #list(
+    descriptor: number,
+    places: readonly ErasedRange[],
+    bad: readonly ErasedRange[],
+  ): Promise<void> {
+    if ((await this.#metadata?.setBadBlocks(descriptor, places)) !== true) return;
+    this.#lists.set(descriptor, places);
+    this.#members.recorded(bad);
+  }
+
+  async #haveFlushed(): Promise<boolean> {
+    try {
+      await this.#flushMembers();
+      return true;
+    } catch (error) {
+      if (error instanceof RaidError) return false;
+      throw error;
+    }
   }
 
   #health(): Health {
@@ -1255,8 +1308,8 @@ export class RaidArray extends Device {
       from: (afterBytes) => this.#nextDirty(afterBytes, totalBytes),
       totalBytes,
       work: async (from, lengthBytes) => {
-        await this.#metadata?.enterResync(from, lengthBytes);
         try {
+          await this.#metadata?.enterResync(from, lengthBytes);
           await this.#engine.repair(from, lengthBytes);
         } finally {
           this.#metadata?.leaveResync(from, lengthBytes);
@@ -1304,6 +1357,18 @@ function checkReach(driver: DriverKind, device: Device): void {
 
 function shapeOnRecord(metadata: Metadata | null): string {
   return `${metadata?.array.sizeSectors} ${metadata?.array.raidDisks}`;
+}
+
+/** Whether these places lie within those others, all on one device. */
+function isCovered(places: readonly ErasedRange[], others: readonly ErasedRange[]): boolean {
+  return places.every((place) => {
+    const end = place.offsetBytes + place.lengthBytes;
+    let at = place.offsetBytes;
+    for (const other of others.toSorted((a, b) => a.offsetBytes - b.offsetBytes)) {
+      if (other.offsetBytes <= at) at = Math.max(at, other.offsetBytes + other.lengthBytes);
+    }
+    return at >= end;
+  });
 }
 
 /** Read anew: states change while one waits, which the compiler's narrowing does not know. */

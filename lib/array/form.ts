@@ -12,6 +12,7 @@ import { compileLayout } from '../layout/compile.ts';
 import type { Geometry } from '../layout/geometry.ts';
 import type { Layout } from '../layout/layout.ts';
 import { layoutNumber, levelNumber, levels, parseLayout, parseLevel } from '../layout/levels.ts';
+import { survives } from '../layout/survives.ts';
 import {
   type AssembledArray,
   type Assembly,
@@ -362,9 +363,14 @@ export async function assembleDevices(
     const claimed = md?.members.find((member) => member.descriptor === descriptorOf(candidates, candidate));
     if (claimed !== undefined) take(candidate, { state: 'spare' }, claimed.superblock);
   }
-  const erased = md === null ? [] : await loadBadBlocks(md, devices, layout.memberCount);
-  const refusing =
-    found.replay === null ? [] : await recoverFromLogs(layout, found.replay, seeds, erased, readOnly);
+  const listed = md === null ? noLists : await loadBadBlocks(md, devices, layout.memberCount);
+  leaveWithoutLists(layout, found, seeds, listed.unread);
+  const replayed =
+    found.replay === null
+      ? { refusing: [], unmade: [] }
+      : await recoverFromLogs(layout, found.replay, seeds, listed.bad, readOnly);
+  const erased = [...listed.bad, ...replayed.unmade];
+  const leaving = [...listed.unread.keys(), ...replayed.refusing];
   const rows = md === null || found.atRisk === null ? [] : await rowsAtRisk(md, found, layout, devices);
   const bitmap = md === null || readOnly ? null : await loadBitmap(md, layout.geometry, devices);
   const metadata =
@@ -382,11 +388,16 @@ export async function assembleDevices(
   const isUneven = md?.members.some(
     ({ superblock }) => superblock.sizeSectors !== md.sizeSectors || superblock.raidDisks !== md.raidDisks,
   );
-  const isNews = found.forced.length > 0 || found.replay !== null || isUneven === true;
-  const isUpdateDue = metadata !== null && isNews && refusing.length === 0 && options.leaveUpdate === true;
+  const isNews = found.forced.length > 0 || found.replay !== null || isUneven === true || leaving.length > 0;
+  const isUpdateDue = metadata !== null && isNews && leaving.length === 0 && options.leaveUpdate === true;
   if (metadata !== null && isNews && !isUpdateDue) {
-    if (refusing.length === 0) await metadata.update(confirm);
-    for (const descriptor of refusing) await metadata.fail(descriptor);
+    for (const slot of new Set(replayed.unmade.map(({ member }) => member))) {
+      const holder = seeds.find(({ state }) => state.state === 'in_sync' && state.slot === slot);
+      const places = erased.filter(({ member }) => member === slot);
+      if (holder !== undefined) await metadata.setBadBlocks(holder.descriptor, places);
+    }
+    if (leaving.length === 0) await metadata.update(confirm);
+    for (const descriptor of leaving) await metadata.fail(descriptor);
     noteFailures(seeds, metadata.array);
   }
   for (const seed of seeds) {
@@ -425,7 +436,7 @@ async function recoverFromLogs(
   seeds: Seed[],
   erased: readonly ErasedRange[],
   readOnly: boolean,
-): Promise<readonly number[]> {
+): Promise<{ readonly refusing: readonly number[]; readonly unmade: readonly ErasedRange[] }> {
   assert(layout.kind === 'parity', 'only raid5 keeps logs');
   const holders = Array.from({ length: layout.memberCount }, (_, slot) =>
     seeds.find(
@@ -438,7 +449,7 @@ async function recoverFromLogs(
     const trustedBytes = state.state === 'recovering' ? state.recoveredBytes : Number.POSITIVE_INFINITY;
     return { data: device, trustedBytes };
   });
-  const patches = await parityPatches(layout, cells, sources, erased);
+  const { patches, unmade } = await parityPatches(layout, cells, sources, erased);
   let isWhole = holders.every((seed) => seed?.state.state === 'in_sync');
   const refusing: number[] = [];
   for (const [slot, list] of patches) {
@@ -458,7 +469,7 @@ async function recoverFromLogs(
       refusing.push(holder.descriptor);
     }
   }
-  return refusing;
+  return { refusing, unmade };
 }
 
 function withNewReplacements(md: MdArray): MdArray {
@@ -491,6 +502,7 @@ function noteFailures(seeds: Seed[], md: MdArray): void {
   const isOut = ({ descriptor }: Seed): boolean =>
     md.members.some((member) => member.descriptor === descriptor && member.state === 'faulty');
   for (const seed of seeds.filter(isOut)) {
+    if (seed.state.state === 'faulty') continue;
     const formerSlot = 'slot' in seed.state ? seed.state.slot : null;
     const isMember = seed.state.state === 'in_sync';
     const because = new RaidError(
@@ -665,19 +677,64 @@ async function bitmapOn(device: Device, at: number, owner: BitmapOwner): Promise
   return { superblock: { ...superblock, syncSectors: owner.syncSectors }, bits, mayDiffer: true };
 }
 
+interface Lists {
+  readonly bad: readonly ErasedRange[];
+  /** Members whose list cannot be had, and why: nobody knows which of their places are bad. */
+  readonly unread: ReadonlyMap<number, RaidError>;
+}
+
+const noLists: Lists = { bad: [], unread: new Map() };
+
 /** Of the members, and of what is to replace them, under its numbers. */
 async function loadBadBlocks(
   array: MdArray,
   devices: ReadonlyMap<number, Device>,
   memberCount: number,
-): Promise<readonly ErasedRange[]> {
+): Promise<Lists> {
   const bad: ErasedRange[] = [];
+  const unread = new Map<number, RaidError>();
   for (const member of array.members) {
     const device = devices.get(member.descriptor);
     if (device === undefined || !('slot' in member)) continue;
     const { state, slot, superblock } = member;
     const number = state === 'replacement' ? replacementOf(memberCount, slot) : slot;
-    bad.push(...(await badPlacesOn(device, superblock, array.sizeSectors, number)));
+    try {
+      bad.push(...(await badPlacesOn(device, superblock, array.sizeSectors, number)));
+    } catch (error) {
+      if (!(error instanceof RaidError) || error.code === 'CLOSED') throw error;
+      unread.set(member.descriptor, error);
+    }
   }
-  return bad;
+  return { bad, unread };
+}
+
+/** Who cannot say what is bad on it is out, as if it were not there; refused where the array needs it. */
+function leaveWithoutLists(
+  layout: Layout,
+  found: AssembledArray,
+  seeds: Seed[],
+  unread: ReadonlyMap<number, RaidError>,
+): void {
+  if (unread.size === 0) return;
+  const leaving = seeds.filter(({ descriptor }) => unread.has(descriptor));
+  const isMissing = (slot: number): boolean =>
+    found.slots[slot]?.recoveredSectors !== Number.POSITIVE_INFINITY ||
+    leaving.some(({ state }) => state.state === 'in_sync' && state.slot === slot);
+  for (const seed of leaving) {
+    const because = unread.get(seed.descriptor);
+    assert(because !== undefined, 'who leaves has a reason');
+    const why = `the list of bad places on ${seed.name} cannot be read: ${because.message}`;
+    if (!survives(layout, isMissing))
+      throw new RaidError(
+        because.code,
+        `${why}; nobody knows which of its places are bad, and the array needs it`,
+        {
+          ...because.place,
+          device: seed.name,
+          cause: because,
+        },
+      );
+    const formerSlot = 'slot' in seed.state ? seed.state.slot : null;
+    seed.state = { state: 'faulty', formerSlot, because: new RaidError(because.code, why, because.place) };
+  }
 }

@@ -502,7 +502,7 @@ export class Metadata {
     await this.#activity?.checkpoint();
   }
 
-  /** False when there is no log to list them in, or no room in it. */
+  /** False when there is no log to list them in, no room in it, or it is not taken. */
   async setBadBlocks(descriptor: number, ranges: readonly ErasedRange[]): Promise<boolean> {
     const device = this.#devices.get(descriptor);
     const member = this.array.members.find((each) => each.descriptor === descriptor);
@@ -517,19 +517,21 @@ export class Metadata {
       return { fromSector: (from * unit) / SECTOR_BYTES, lengthSectors: ((to - from) * unit) / SECTOR_BYTES };
     });
     const log = encodeBadBlocks(bad, superblock.bblogShift);
-    if (log === null) {
-      // More than the log holds: the member is no good, unless it is all that there is.
+    const because =
+      log === null
+        ? new RaidError('WRITE_FAILED', `${device.name} has more bad places than its log holds`)
+        : await refusalOf(() =>
+            device.write((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log, {
+              fua: true,
+            }),
+          );
+    if (because !== null) {
+      // A list that is not what it should be: the member is no good, unless it is all that there is.
       if (member.state === 'in_sync' && !this.#mayMiss(descriptor)) return false;
-      this.#attached?.failed(
-        descriptor,
-        new RaidError('WRITE_FAILED', `${device.name} has more bad places than its log holds`),
-      );
+      this.#attached?.failed(descriptor, because);
       await this.fail(descriptor);
       return true;
     }
-    await device.write((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log, {
-      fua: true,
-    });
     await this.#record.change((array, utime) => setBadBlocks(array, descriptor, bad.length > 0, utime));
     return true;
   }
@@ -785,6 +787,17 @@ export class Metadata {
 
   #dataOf(device: Device, superblock: Superblock1): Device {
     return dataDevice(device, superblock, this.#options.layout);
+  }
+}
+
+/** What a member has against a write; null when it has taken it. */
+async function refusalOf(write: () => Promise<void>): Promise<RaidError | null> {
+  try {
+    await write();
+    return null;
+  } catch (error) {
+    if (error instanceof RaidError && error.code !== 'CLOSED') return error;
+    throw error;
   }
 }
 

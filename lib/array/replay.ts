@@ -21,14 +21,22 @@ export interface ReplaySource {
   readonly trustedBytes: number;
 }
 
-/** By slot; members that are missing are null. Touches nothing. */
+export interface Replayed {
+  /** By slot. */
+  readonly patches: ReadonlyMap<number, readonly Patch[]>;
+  /** Parity that cannot be made, since a chunk that was being written has a bad place there: nothing may be computed from it. */
+  readonly unmade: readonly ErasedRange[];
+}
+
+/** `sources` by slot; members that are missing are null. Touches nothing. */
 export async function parityPatches(
   layout: ParityLayout,
   cells: readonly PplCells[],
   sources: readonly (ReplaySource | null)[],
   erased: readonly ErasedRange[],
-): Promise<ReadonlyMap<number, readonly Patch[]>> {
+): Promise<Replayed> {
   const patches = new Map<number, Patch[]>();
+  const unmade: ErasedRange[] = [];
   for (const each of cells) {
     const lengthBytes = each.heightSectors * SECTOR_BYTES;
     const { parity, written } = replayOf(layout, {
@@ -51,18 +59,42 @@ export async function parityPatches(
       const source = sources[member] ?? null;
       await addTo(made, isMade, source, member, offsetBytes, erased);
     }
-    for (let from = 0; from < isMade.length; from += 1) {
-      if (isMade[from] !== true) continue;
-      let to = from + 1;
-      while (isMade[to] === true) to += 1;
-      list.push({
-        offsetBytes: parity.offsetBytes + from * SECTOR_BYTES,
-        bytes: made.slice(from * SECTOR_BYTES, to * SECTOR_BYTES),
-      });
-      from = to;
+    const isDoubtful = isMade.map((_, sector) =>
+      written.some(({ member, offsetBytes }) =>
+        isErased(erased, member, offsetBytes + sector * SECTOR_BYTES),
+      ),
+    );
+    for (const [from, to] of runsOf(isMade)) {
+      const bytes = made.slice(from * SECTOR_BYTES, to * SECTOR_BYTES);
+      list.push({ offsetBytes: parity.offsetBytes + from * SECTOR_BYTES, bytes });
+    }
+    for (const [from, to] of runsOf(isDoubtful)) {
+      const offsetBytes = parity.offsetBytes + from * SECTOR_BYTES;
+      unmade.push({ member: parity.member, offsetBytes, lengthBytes: (to - from) * SECTOR_BYTES });
     }
   }
-  return patches;
+  return { patches, unmade };
+}
+
+/** From where to where they are true. */
+function* runsOf(flags: readonly boolean[]): Generator<readonly [from: number, to: number]> {
+  for (let from = 0; from < flags.length; from += 1) {
+    if (flags[from] !== true) continue;
+    let to = from + 1;
+    while (flags[to] === true) to += 1;
+    yield [from, to];
+    from = to;
+  }
+}
+
+/** Whether any of a sector is listed as bad. */
+function isErased(erased: readonly ErasedRange[], member: number, at: number): boolean {
+  return erased.some(
+    (range) =>
+      range.member === member &&
+      range.offsetBytes < at + SECTOR_BYTES &&
+      at < range.offsetBytes + range.lengthBytes,
+  );
 }
 
 /** XORs what a member holds there into `sum`; sectors that it does not have, or that cannot be read, are not made. */
@@ -76,13 +108,7 @@ async function addTo(
 ): Promise<void> {
   for (let sector = 0; sector < isMade.length; sector += 1) {
     const at = offsetBytes + sector * SECTOR_BYTES;
-    const isErased = erased.some(
-      (range) =>
-        range.member === member &&
-        range.offsetBytes < at + SECTOR_BYTES &&
-        at < range.offsetBytes + range.lengthBytes,
-    );
-    if (source === null || at >= source.trustedBytes || isErased) isMade[sector] = false;
+    if (source === null || at >= source.trustedBytes || isErased(erased, member, at)) isMade[sector] = false;
   }
   if (source === null || !isMade.includes(true)) return;
   const bytes = new Uint8Array(sum.byteLength);

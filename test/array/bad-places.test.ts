@@ -225,3 +225,116 @@ test('a place that is refused again and again is listed once', async () => {
   await array.write(0, content.subarray(0, 128 * KIB));
   expect(array.health.erased).toEqual([]);
 });
+
+describe('the log of bad places', () => {
+  /** Refuses writes of `name` to its metadata, or to its data, or its flushes, while these say so. */
+  function refusing(name: string) {
+    const is = { log: false, data: false, flush: false };
+    const refuse = (): Promise<never> =>
+      Promise.reject(new RaidError('WRITE_FAILED', `${name} refuses`, { device: name }));
+    const wrap = (device: Device, of: string): Device => {
+      if (of !== name) return device;
+      const write = device.write.bind(device);
+      const flush = device.flush.bind(device);
+      device.write = (...args) =>
+        (args[0] < 1 * MIB ? is.log && args[0] > 8 * KIB : is.data) ? refuse() : write(...args);
+      device.flush = () => (is.flush ? refuse() : flush());
+      return device;
+    };
+    return { is, wrap };
+  }
+
+  test('that a member does not take is a member that fails, and nobody’s write', async () => {
+    const { folder, content } = await withBadPlaces(shapes[1], [1]);
+    const { is, wrap } = refusing('disk1');
+    await using array = await openArray(folder, { ...quiet, wrap });
+    is.log = true;
+    await array.write(0, content);
+    is.log = false;
+    expect(array.members.find(({ name }) => name === 'disk1')?.state.state).toBe('faulty');
+    expectSame(await bytesOf(array), content);
+  });
+
+  test('names damage, though the member does not flush any more', async () => {
+    const { folder, content } = await withBadPlaces(shapes[1], []);
+    const { is, wrap } = refusing('disk0');
+    {
+      const array = await openArray(folder, { ...quiet, wrap });
+      await array.fail('disk2');
+      is.data = true;
+      is.flush = true;
+      await expect(array.write(0, content.subarray(0, 128 * KIB))).rejects.toMatchObject({
+        code: 'REDUNDANCY_LOST',
+      });
+      await array.close().catch(() => undefined);
+    }
+    await using array = await openArray(folder, { ...quiet, run: true, force: true });
+    expect(array.health.erased).toEqual([{ member: 0, offsetBytes: 0, lengthBytes: 64 * KIB }]);
+  });
+
+  test.each([
+    ['cannot be read', 'MEDIUM_ERROR'],
+    ['makes no sense', 'SUPERBLOCK_BROKEN'],
+  ] as const)('that %s costs the member, and not the array', async (_what, code) => {
+    const { folder, content } = await withBadPlaces(shapes[1], [1]);
+    const wrap = (device: Device, name: string): Device => {
+      const read = device.read.bind(device);
+      device.read = async (at, target) => {
+        await read(at, target);
+        const isLog = at > 8 * KIB && at < 1 * MIB && 'byteLength' in target && target.byteLength === 4 * KIB;
+        if (name !== 'disk1' || !isLog) return;
+        if (code === 'MEDIUM_ERROR') throw new RaidError(code, 'a bad sector', { device: name });
+        (target as Uint8Array).fill(0x7f);
+      };
+      return device;
+    };
+    for (const readOnly of [true, false]) {
+      await using array = await openArray(folder, { ...quiet, wrap, readOnly });
+      expect(array.members.find(({ name }) => name === 'disk1')?.state).toMatchObject({
+        state: 'faulty',
+        because: { code },
+      });
+      expectSame(await bytesOf(array), content);
+    }
+  });
+
+  test('of a member that cannot be missed has to be read', async () => {
+    const { folder } = await withBadPlaces(shapes[1], [0, 1]);
+    const wrap = (device: Device, name: string): Device => {
+      const read = device.read.bind(device);
+      device.read = (at, target) =>
+        name !== 'disk2' && at > 8 * KIB && at < 1 * MIB
+          ? Promise.reject(new RaidError('MEDIUM_ERROR', 'a bad sector', { device: name }))
+          : read(at, target);
+      return device;
+    };
+    await expect(openArray(folder, { ...quiet, wrap, run: true })).rejects.toMatchObject({
+      code: 'MEDIUM_ERROR',
+      message: expect.stringContaining('nobody knows which of its places are bad'),
+    });
+  });
+});
+
+test('bytes are written to a part of a bad sector where the rest of it can be had, and nowhere else', async () => {
+  const { folder, content } = await withBadPlaces(shapes[1], [0]);
+  const { offsetBytes } = (await openArray(folder, quiet).then(async (array) => {
+    const cell = array.layout.kind === 'parity' ? array.layout.row(0).data.indexOf(0) : 0;
+    await array.close();
+    return { offsetBytes: cell * 64 * KIB };
+  })) as { offsetBytes: number };
+  const piece = filled(700, 9);
+  for (const isDegraded of [false, true]) {
+    await using array = await openArray(folder, { ...quiet, run: true });
+    if (isDegraded) {
+      await array.fail('disk2');
+      await expect(array.write(offsetBytes + 2148, piece)).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+      continue;
+    }
+    await array.write(offsetBytes + 100, piece);
+    content.set(piece, offsetBytes + 100);
+    expectSame(await bytesOf(array), content);
+    await array.close();
+    await using again = await openArray(folder, quiet);
+    expectSame(await bytesOf(again), content);
+  }
+});
