@@ -1101,10 +1101,11 @@ export class RaidArray extends Device {
   }
 
   #syncIsDue(): boolean {
+    if (this.#members.list.some(({ state }) => state.state === 'replacement')) return true;
+    // A member can be copied while it can be read; without it there is nothing to copy from.
     if (this.layout.kind === 'copies' && this.layout.copyCount === 1) return false;
     if (this.#unsyncedFromBytes !== Number.POSITIVE_INFINITY) return true;
-    if (this.#members.list.some(({ state }) => state.state === 'recovering' || state.state === 'replacement'))
-      return true;
+    if (this.#members.list.some(({ state }) => state.state === 'recovering')) return true;
     return (
       this.#members.emptySlot !== null && this.#members.list.some(({ state }) => state.state === 'spare')
     );

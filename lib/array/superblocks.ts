@@ -123,7 +123,7 @@ export async function candidateOf(device: Device, name: string, identity: string
   }
 }
 
-/** The bad places that a member lists, in its data of `sizeSectors`, as places of the member `number`. */
+/** The bad places that a member lists, in its data of `sizeSectors` (0: all that there is, as in raid0), as places of the member `number`. */
 export async function badPlacesOn(
   device: Device,
   superblock: Superblock1,
@@ -137,7 +137,7 @@ export async function badPlacesOn(
   return decodeBadBlocks(log, superblock.bblogShift, memberSectors).flatMap((range) => {
     const from = Math.max(range.fromSector - superblock.dataOffsetSectors, 0);
     const end = range.fromSector + range.lengthSectors - superblock.dataOffsetSectors;
-    const to = Math.min(end, sizeSectors);
+    const to = Math.min(end, sizeSectors === 0 ? superblock.dataSectors : sizeSectors);
     if (to <= from) return [];
     return [{ member: number, offsetBytes: from * SECTOR_BYTES, lengthBytes: (to - from) * SECTOR_BYTES }];
   });

@@ -2,10 +2,14 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { putInManifest } from '../../cli/array.ts';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { createArray, openArray } from '../../lib/array/folder.ts';
+import { assembleDevices, formArray } from '../../lib/array/form.ts';
 import { badPlacesOn } from '../../lib/array/superblocks.ts';
 import type { Device } from '../../lib/device/device.ts';
+import { FaultDevice } from '../../lib/device/fault.ts';
+import { FileDevice } from '../../lib/device/file.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { KIB, MIB } from '../../lib/units.ts';
@@ -337,4 +341,100 @@ test('bytes are written to a part of a bad sector where the rest of it can be ha
     await using again = await openArray(folder, quiet);
     expectSame(await bytesOf(again), content);
   }
+});
+
+describe.each(['0', 'linear'] as const)('%s, which has each byte once', (level) => {
+  const shape = { level, disks: 2, diskSize: '4M', ...(level === '0' ? { chunk: '64K' } : {}), ...quiet };
+  const patterned = (lengthBytes: number, seed: number): Uint8Array =>
+    new Uint8Array(lengthBytes).map((_, index) => 1 + (((index >> 9) * seed) % 250));
+
+  test.each([false, true])(
+    'a member is copied, and gives way to its copy; closed in the middle: %s',
+    async (isClosed) => {
+      const folder = newFolder();
+      let content: Uint8Array;
+      {
+        await using array = await createArray(folder, shape);
+        content = patterned(array.limits.sizeBytes, 7);
+        await array.write(0, content);
+        await array.add(await FileDevice.create(join(folder, 'disk2.img'), 4 * MIB), 'disk2');
+        await array.replace(0, 'disk2');
+        await putInManifest(folder, join(folder, 'disk2.img'));
+        const later = patterned(100 * KIB, 3);
+        await array.write(8 * KIB, later);
+        content.set(later, 8 * KIB);
+        if (!isClosed) await rebuilt(array);
+      }
+      {
+        await using array = await openArray(folder, quiet);
+        if (isClosed) await rebuilt(array);
+        expect(memberIn(array, 0).name).toBe('disk2');
+        expect(array.members.find(({ name }) => name === 'disk0')?.state.state ?? 'not a member').toMatch(
+          /faulty|not/,
+        );
+        await array.write(0, content.subarray(0, 4 * KIB));
+        expectSame(await bytesOf(array), content);
+      }
+      await using array = await openArray(folder, quiet);
+      expectSame(await bytesOf(array), content);
+    },
+  );
+
+  /** Of two disks and a spare, full, on the caller's thread. */
+  async function formed() {
+    const memories = [0, 1, 2].map(() => new SharedArrayBuffer(4 * MIB));
+    const sources = (): { device: FaultDevice; name: string; identity: string }[] =>
+      memories.map((memory, index) => {
+        const device = new FaultDevice(new MemoryDevice({ sizeBytes: 4 * MIB, memory }));
+        return { device, name: `m${index}`, identity: `m${index}` };
+      });
+    const first = sources();
+    const disks = first.map(({ device }) => device);
+    const { diskSize: _, ...kind } = shape;
+    const array = await formArray(first.slice(0, 2), { ...kind, name: 'demo' });
+    const content = patterned(array.limits.sizeBytes, 7);
+    await array.write(0, content);
+    await array.add(disks[2]!, 'm2');
+    return { array, disks, content, sources };
+  }
+
+  /** Where on the disk of slot 0 the array begins. */
+  const placeIn = (array: RaidArray): { offsetBytes: number; lengthBytes: number } => {
+    const { descriptor } = memberIn(array, 0);
+    const md = array.metadata?.array.members.find((each) => each.descriptor === descriptor);
+    return { offsetBytes: (md?.superblock.dataOffsetSectors ?? 0) * 512, lengthBytes: BAD };
+  };
+
+  test('what cannot be read of it is lost, on record, and no more than that', async () => {
+    const { array, disks, content, sources } = await formed();
+    const fault = { kind: 'error', code: 'MEDIUM_ERROR' } as const;
+    disks[0]!.add({ on: 'read', range: placeIn(array), fault });
+    await array.replace(0, 'm2');
+    await rebuilt(array);
+    expect(memberIn(array, 0).name).toBe('m2');
+    await array.close();
+    const { array: again } = await assembleDevices(sources().slice(1), { name: 'demo', ...quiet });
+    await expect(again.read(0, new Uint8Array(BAD))).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+    const rest = new Uint8Array(content.byteLength - BAD);
+    await again.read(BAD, rest);
+    expectSame(rest, content.subarray(BAD));
+    await again.write(0, content.subarray(0, BAD));
+    expectSame(await bytesOf(again), content);
+    await again.close();
+  });
+
+  test('where no list can say so, the copy does not take the place', async () => {
+    const { array, disks, content } = await formed();
+    if (array.metadata !== null) array.metadata.setBadBlocks = () => Promise.resolve(false);
+    const fault = { kind: 'error', code: 'MEDIUM_ERROR' } as const;
+    disks[0]!.add({ on: 'read', range: placeIn(array), fault, clearedByWrite: true });
+    await array.replace(0, 'm2');
+    await expect(rebuilt(array)).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+    expect(memberIn(array, 0).name).toBe('m0');
+    await array.write(0, content.subarray(0, BAD));
+    await rebuilt(array);
+    expect(memberIn(array, 0).name).toBe('m2');
+    expectSame(await bytesOf(array), content);
+    await array.close();
+  });
 });
