@@ -10,8 +10,9 @@ export interface StoreCredentials {
   readonly region?: string;
 }
 
+/** Other programs' `s3://bucket/prefix` does not say which host. */
 export function isObjectStore(location: string): boolean {
-  return /^s3:/i.test(location);
+  return /^s3:(?!\/\/)/i.test(location);
 }
 
 /** The client of object stores is loaded only for one. */

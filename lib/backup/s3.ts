@@ -222,7 +222,7 @@ interface Answer {
 
 function placeOf(text: string): { readonly bucket: string; readonly prefix: string } {
   const refuse = (): never => {
-    throw new RaidError('BAD_ARGUMENT', `${text} names no bucket; write https://HOST/BUCKET/PREFIX`);
+    throw new RaidError('BAD_ARGUMENT', `s3:${text} names no bucket; write s3:https://HOST/BUCKET/PREFIX`);
   };
   const url = URL.canParse(text) ? new URL(text) : refuse();
   if (!/^https?:$/.test(url.protocol) || url.search !== '' || url.username !== '') refuse();

@@ -37,6 +37,7 @@ test('wrong calls say what is wrong, and do nothing', async () => {
     ['backup frobnicate', 2, 'It is one of create, list, restore'],
     ['backup create disk.img --repo new --redundancy 3', 2, '0, 1 or 2'],
     ['backup create disk.img --repo s3:https://localhost/bucket', 2, 'AWS_ACCESS_KEY_ID'],
+    ['backup create disk.img --repo s3://bucket/prefix', 2, 's3:https://HOST/BUCKET/PREFIX'],
     ['export disk.img', 2, '--to FILE'],
     ['export raidsim.json --to x.raw', 2, 'an array is called by its folder'],
     ['export disk.img --to x.raw --since abc', 2, 'belong together'],
