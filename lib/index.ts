@@ -99,6 +99,7 @@ export { MemoryDevice } from './device/memory.ts';
 export { OverlayDevice } from './device/overlay.ts';
 export { RecordDevice, type RecordEntry, type RecordOptions } from './device/record.ts';
 export { SliceDevice } from './device/slice.ts';
+export type { Crew } from './engine/crew.ts';
 export type { DriverKind } from './engine/engine.ts';
 export { type ErrorCode, errorCodes, exitCodeOf, RaidError, type Reaction } from './errors.ts';
 export { type Host, realHost, seededRandom } from './host.ts';

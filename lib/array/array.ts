@@ -19,7 +19,7 @@
 import { Device, type Extent, type Lender, type Limits, type ZeroOptions } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import type { Crew } from '../engine/crew.ts';
-import { type CheckResult, canReach, type DriverKind, Engine, unreachableBy } from '../engine/engine.ts';
+import { type CheckResult, checkReach, type DriverKind, defaultDriver, Engine } from '../engine/engine.ts';
 import type { Death } from '../engine/message.ts';
 import type { Correction, Exclusion, Mismatch } from '../engine/run.ts';
 import { stripeBytes } from '../engine/territory.ts';
@@ -177,9 +177,9 @@ export class RaidArray extends Device {
         ('readOnly' in options && options.readOnly) || devices.some((device) => device.limits.readOnly),
     };
     this.#checkBlocks();
-    const isDirect = devices.every((device) => device.direct !== null);
-    const driver = options.driver ?? (isDirect ? undefined : 'event-loop');
-    if (driver !== undefined) for (const device of devices) checkReach(driver, device);
+    const cores = options.cores ?? 1;
+    const driver = options.driver ?? defaultDriver(devices, cores, options.crew);
+    for (const device of devices) checkReach(driver, device, options.crew);
     if (!this.#members.surviveWithout()) {
       throw new RaidError('ARRAY_FAILED', `${this.name}: so many members are missing that data is too`);
     }
@@ -191,7 +191,7 @@ export class RaidArray extends Device {
       driver,
       lanes: options.lanes,
       crew: options.crew,
-      cores: options.cores ?? 1,
+      cores,
       heapBytes: options.heapBytes,
       kernel: options.kernel,
       readOnly: this.limits.readOnly,
@@ -380,7 +380,7 @@ export class RaidArray extends Device {
   /** A new spare; it takes over an empty slot by itself. With metadata, the whole device, which gets a superblock. */
   add(device: Device, name?: string): Promise<Readonly<Member>> {
     return this.#verb(async () => {
-      checkReach(this.#engine.kind, device);
+      this.#engine.checkReach(device);
       this.#checkStranger(device);
       if (this.state === 'failed')
         throw new RaidError(
@@ -411,7 +411,7 @@ export class RaidArray extends Device {
    */
   reAdd(device: Device, name?: string): Promise<Readonly<Member>> {
     return this.#verb(async () => {
-      checkReach(this.#engine.kind, device);
+      this.#engine.checkReach(device);
       const metadata = this.#metadata;
       if (metadata === null) {
         throw new RaidError(
@@ -1350,10 +1350,6 @@ function takesWrites(
   state: MemberState,
 ): state is Extract<MemberState, { state: 'in_sync' | 'recovering' | 'replacement' }> {
   return state.state === 'in_sync' || state.state === 'recovering' || state.state === 'replacement';
-}
-
-function checkReach(driver: DriverKind, device: Device): void {
-  if (!canReach(driver, device)) throw unreachableBy(driver, device);
 }
 
 function shapeOnRecord(metadata: Metadata | null): string {

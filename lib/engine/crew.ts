@@ -2,9 +2,12 @@
  * Who carries out what lanes are given: threads (thread.ts), or whoever works in the same memory as if it were one. What
  * becomes of jobs when one of them dies is lanes.ts's, whoever they are.
  */
+import type { DirectAccess } from '../device/device.ts';
 import type { ControlMessage, LaneTask, ReportMessage } from './message.ts';
 
 export interface Crew {
+  /** Members that can be reached so are carried out by it. */
+  readonly reaches: readonly DirectAccess['kind'][];
   hire(task: LaneTask, hears: Hears): Hand;
   /** Calls back soon, when others have had their turn. */
   soon(look: () => void): void;

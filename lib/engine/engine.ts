@@ -42,6 +42,7 @@ import {
   without,
 } from './run.ts';
 import { stripeBytes } from './territory.ts';
+import { threads } from './thread.ts';
 
 export type DriverKind = 'lanes' | 'inline' | 'event-loop';
 
@@ -65,7 +66,7 @@ export interface EngineOptions {
   readonly record?: Recording | undefined;
   readonly health: Health;
   readonly host: Host;
-  /** Default: lanes where all members can be reached directly and there is more than one core. */
+  /** Default: lanes where threads can reach all members by themselves and there is more than one core. */
   readonly driver?: DriverKind | undefined;
   readonly lanes?: number | undefined;
   /** Who lanes are; default: threads. */
@@ -126,7 +127,13 @@ export class Engine implements Lender {
     this.#options = options;
     this.#layout = options.layout;
     this.#health = options.health;
-    this.kind = options.driver ?? defaultDriver(options);
+    this.kind =
+      options.driver ??
+      defaultDriver(
+        options.members.filter((device) => device !== null),
+        options.cores,
+        options.crew,
+      );
     const heapBytes = options.heapBytes ?? HEAP_BYTES;
     const rowBytes = stripeBytes(this.#layout);
     const quarterBytes = roundDown(Math.floor(heapBytes / 4), PAGE_BYTES);
@@ -282,6 +289,11 @@ export class Engine implements Lender {
     return this.#driver.canMiss(members);
   }
 
+  /** Throws where the driver could not get at it. */
+  checkReach(device: Device): void {
+    checkReach(this.kind, device, this.#options.crew);
+  }
+
   /**
    * The slot's device from now on, and its log, which holds an empty header and zeros. Only while its health is `missing`:
    * no job may be using the old one.
@@ -290,7 +302,7 @@ export class Engine implements Lender {
     if (!isWithout(this.#health, member)) {
       throw new RaidError('BUSY', `member ${member} is in use; fail it first`, { member });
     }
-    if (device !== null && !canReach(this.kind, device)) throw unreachableBy(this.kind, device);
+    if (device !== null) this.checkReach(device);
     return this.#driver.setMember(member, device, log);
   }
 
@@ -597,7 +609,7 @@ function checkOptions(options: EngineOptions, kind: DriverKind, heapBytes: numbe
     );
   }
   for (const device of options.members) {
-    if (device !== null && !canReach(kind, device)) throw unreachableBy(kind, device);
+    if (device !== null) checkReach(kind, device, options.crew);
   }
 }
 
@@ -608,22 +620,26 @@ function lendableBeside(slots: number, heapBytes: number): number {
 }
 
 /** Threads, and synchronous calls on this one, reach a member only where it is open to them. */
-export function canReach(kind: DriverKind, device: Device): boolean {
-  return kind === 'event-loop' || device.direct !== null;
+function canReach(kind: DriverKind, { direct }: Device, crew: Crew): boolean {
+  if (kind === 'event-loop') return true;
+  return direct !== null && (kind === 'inline' || crew.reaches.includes(direct.kind));
 }
 
-export function unreachableBy(kind: DriverKind, device: Device): RaidError {
-  return new RaidError(
+export function checkReach(kind: DriverKind, device: Device, crew: Crew = threads): void {
+  if (canReach(kind, device, crew)) return;
+  const how = device.direct === null ? 'through its own operations only' : 'by one thread only';
+  const other = device.direct === null ? 'event-loop' : 'inline or event-loop';
+  throw new RaidError(
     'BAD_ARGUMENT',
     device.isClosed
       ? `${device.name} is closed`
-      : `${device.name} can be reached through its own operations only, and not by the driver ${kind}; take event-loop`,
+      : `${device.name} can be reached ${how}, and not by the driver ${kind}; take ${other}`,
     { device: device.name },
   );
 }
 
-function defaultDriver(options: EngineOptions): DriverKind {
-  const direct = options.members.every((device) => device === null || device.direct !== null);
-  if (!direct) return 'event-loop';
-  return options.cores > 1 ? 'lanes' : 'inline';
+/** For these members, now or later. */
+export function defaultDriver(devices: readonly Device[], cores: number, crew: Crew = threads): DriverKind {
+  if (devices.some(({ direct }) => direct === null)) return 'event-loop';
+  return cores > 1 && devices.every((device) => canReach('lanes', device, crew)) ? 'lanes' : 'inline';
 }

@@ -6,6 +6,7 @@ import type { LaneBirth, ReportMessage } from './message.ts';
 import { LaneControl } from './ring.ts';
 
 export const threads: Crew = {
+  reaches: ['file', 'memory'],
   hire(task, hears): Hand {
     const { port1: port, port2 } = new MessageChannel();
     const control = new LaneControl(task.map, task.lane);

@@ -28,6 +28,7 @@ const DEATH_MS = 0.2;
 const gone: unique symbol = Symbol('gone');
 
 export class SimulatedCrew implements Crew {
+  readonly reaches = ['file', 'memory', 'calls'] as const;
   readonly #process: Process;
   readonly #deaths: number[] = [];
 

@@ -172,6 +172,7 @@ function make(missing: number | null, log: LogShape | null = null): World {
   for (const [slot, disk] of logs.entries()) members[logOf(4, slot)] = accessOf(disk);
   const hands: TestHand[] = [];
   const crew: Crew = {
+    reaches: ['file', 'memory', 'calls'],
     hire: (task, hears) => {
       const hand = new TestHand(task, hears);
       hands.push(hand);

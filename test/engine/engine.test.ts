@@ -4,8 +4,9 @@
  */
 import { rm } from 'node:fs/promises';
 import { afterAll, describe, expect, test } from 'vitest';
+import { RaidArray } from '../../lib/array/array.ts';
 import { DelayDevice } from '../../lib/device/delay.ts';
-import type { Device } from '../../lib/device/device.ts';
+import type { BlockingCalls, Device, DirectAccess } from '../../lib/device/device.ts';
 import { FaultDevice } from '../../lib/device/fault.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { type DriverKind, Engine, type EngineOptions } from '../../lib/engine/engine.ts';
@@ -589,4 +590,32 @@ describe.each(drivers)('memory that is lent, %s', (driver) => {
     expect(whole?.byteLength).toBe(2 * MIB);
     await engine.close();
   });
+});
+
+test('members that one thread reaches, and others do not, are for the calling thread', async () => {
+  class OneThreadDevice extends MemoryDevice {
+    override get direct(): DirectAccess {
+      const bytes = new Uint8Array(this.memory);
+      const calls: BlockingCalls = {
+        read: (at, target) => target.set(bytes.subarray(at, at + target.byteLength)),
+        write: (at, source) => bytes.set(source, at),
+        flush: () => undefined,
+      };
+      return { kind: 'calls', calls, offsetBytes: 0 };
+    }
+  }
+  const geometry = geometryNamed('raid1');
+  const members = memoryMembers(geometry).map(
+    ({ limits: { sizeBytes } }) => new OneThreadDevice({ sizeBytes }),
+  );
+  const lanes = (): RaidArray => new RaidArray({ geometry, members, driver: 'lanes', cores: 2 });
+  expect(lanes).toThrow(/can be reached by one thread only, and not by the driver lanes; take inline/);
+  const array = new RaidArray({ geometry, members, cores: 2 });
+  expect(array.engine.driver).toBe('inline');
+  const content = new Uint8Array(array.limits.sizeBytes).fill(7);
+  await array.write(0, content);
+  const found = new Uint8Array(content.byteLength);
+  await array.read(0, found);
+  expect(Buffer.compare(found, content)).toBe(0);
+  await array.close();
 });
