@@ -189,21 +189,21 @@ describe('what is read for long', () => {
     const store = new MemoryStore();
     const id = await twoBackups(store);
     const clock = new TestHost(1);
-    let wake = (): void => undefined;
+    const sleepers = new Set<{ readonly untilMs: number; readonly wake: () => void }>();
     clock.sleep = (ms: number, signal?: AbortSignal) =>
       new Promise<void>((resolve) => {
-        const end = (): void => resolve();
-        signal?.addEventListener('abort', end);
-        wake = () => {
-          signal?.removeEventListener('abort', end);
-          clock.ms += ms;
-          resolve();
-        };
+        sleepers.add({ untilMs: clock.ms + ms, wake: resolve });
+        signal?.addEventListener('abort', () => resolve());
       });
     const reader = await Repository.open(store, { host: clock, witness: witness(7, () => 'unknown') });
     const device = await reader.openBackup(id, { hold: true });
     for (let minutes = 0; minutes < 40; minutes += 1) {
-      wake();
+      clock.ms += 60_000;
+      for (const sleeper of sleepers) {
+        if (sleeper.untilMs > clock.ms) continue;
+        sleepers.delete(sleeper);
+        sleeper.wake();
+      }
       await new Promise((resolve) => setImmediate(resolve));
     }
     expect((await reader.prune({ keep: { last: 1 } })).removed).toEqual([]);

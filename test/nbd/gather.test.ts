@@ -208,6 +208,26 @@ test('a place that takes no write fails those that write there, and no other tha
   }
 });
 
+test('what is to be durable is so when it is tried again, too', async () => {
+  const world = new World();
+  world.bad = { from: 64 * KIB, to: 64 * KIB + BLOCK_BYTES };
+  // The device is busy, so the others share a part.
+  world.write(8 * MIB, 64 * KIB, 9);
+  await world.host.advance(1, 5);
+  for (let index = 0; index < 3; index += 1) world.write(index * 64 * KIB, 64 * KIB, index + 1, index === 2);
+  for (const { settle } of world.asked.splice(0, 2)) settle();
+  await turn();
+  await world.host.advance(10, 5);
+  expect(world.ranges).toEqual([[64 * KIB, 128 * KIB]]);
+  for (const { settle } of world.asked.splice(0)) settle();
+  await turn();
+  expect(world.asked.map(({ offsetBytes, fua }) => [offsetBytes, fua])).toEqual([
+    [64 * KIB, false],
+    [128 * KIB, true],
+  ]);
+  await world.settleAll();
+});
+
 test('what is refused when all has been given up is not tried again, and what is being tried again is waited for', async () => {
   for (const isLate of [false, true]) {
     const world = new World();

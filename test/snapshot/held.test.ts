@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { seededRandom } from '../../lib/host.ts';
-import { type HeldChunk, HeldWrites, overlay } from '../../lib/snapshot/held.ts';
+import { gapsOf, type HeldChunk, HeldWrites, overlay } from '../../lib/snapshot/held.ts';
 import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
 import { expectSame } from './world.ts';
 
@@ -61,6 +61,40 @@ test('what is read over what is held, and what arrives, is what plain memory hol
       expectSame('below', below, model);
       // Neighbours go together: never more writes than there are chunks, and the one that left before.
       expect(writes.length).toBeLessThanOrEqual(10);
+    }
+  }));
+
+test('what no piece covers is what is asked of those below, in whatever order chunks came to be held', () =>
+  withSeed(runSeed, async () => {
+    const random = seededRandom(runSeed);
+    for (let round = 0; round < 200; round += 1) {
+      const held = new HeldWrites({
+        chunkBytes: CHUNK,
+        save: () => new Promise(() => undefined),
+        write: () => Promise.resolve(),
+      });
+      const isHeld = new Uint8Array(SIZE);
+      const chunks = new Set<number>();
+      for (let step = 0; step < 6; step += 1) {
+        const chunk = random(10);
+        const at = random(CHUNK);
+        const bytes = new Uint8Array(1 + random(CHUNK - at));
+        const piece = { chunk, at, bytes };
+        const isNew = !chunks.has(chunk);
+        if (isNew) held.hold(null, piece);
+        chunks.add(chunk);
+        const start = chunk * CHUNK + at;
+        if (isNew || held.put(piece)) isHeld.fill(1, start, start + bytes.byteLength);
+      }
+      const from = random(SIZE - 1);
+      const lengthBytes = 1 + random(SIZE - from);
+      const asked = new Uint8Array(SIZE);
+      for (const gap of gapsOf(held.piecesWithin(from, from + lengthBytes), CHUNK, from, lengthBytes))
+        asked.fill(1, gap.offsetBytes, gap.offsetBytes + gap.lengthBytes);
+      const wanted = isHeld.map((byte, index) =>
+        byte === 0 && index >= from && index < from + lengthBytes ? 1 : 0,
+      );
+      expectSame('asked', Buffer.from(asked), Buffer.from(wanted));
     }
   }));
 
