@@ -4,7 +4,7 @@ import { type Holder, STALE_MS, type Witness } from '../../lib/backup/lock.ts';
 import { Repository } from '../../lib/backup/repository.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
-import { runSeed, withSeed } from '../conformance/seed.ts';
+import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
 import {
   contentOf,
   deviceOf,
@@ -104,6 +104,60 @@ test('a backup whose map cannot be read stops it before anything goes, unless th
       lost: [],
     });
   });
+});
+
+test('at each file that it takes away, what stays can lose a file, and is known without asking packs', async () => {
+  for (let seed = 1; seed <= 4; seed += 1) {
+    const random = seededRandom(seed);
+    const store = new MemoryStore();
+    const repository = await newRepository(store, { redundancy: 1 });
+    let image = imageOf(random, 9000);
+    for (let turn = 0; turn < 3; turn += 1) {
+      // Some of it stays in packs of which the rest is not needed.
+      image = image.slice();
+      image.set(randomBytes(random, 4000), random(4000));
+      await repository.createBackup({ source: deviceOf(image), array: 'demo' });
+    }
+    const before = new Set(store.files.keys());
+    const { id } = (await repository.list()).at(-1)!;
+    const stops: ReadonlyMap<string, Uint8Array>[] = [];
+    const deleting = store.delete.bind(store);
+    store.delete = async (name) => {
+      await deleting(name);
+      if (/^(index|parity|packs)/.test(name)) stops.push(new Map(store.files));
+    };
+    await repository.prune({ keep: { last: 1 } });
+    expect(stops.length, `seed ${seed}`).toBeGreaterThan(0);
+    for (const [stop, files] of stops.entries()) {
+      const what = `seed ${seed}, stopped after deletion ${stop + 1}`;
+      const watched = new MemoryStore(files);
+      const then = await Repository.open(watched);
+      const asked: string[] = [];
+      const getting = watched.get.bind(watched);
+      watched.get = (name, range) => {
+        asked.push(name);
+        return getting(name, range);
+      };
+      await then.openBackup(id);
+      const isKnown = (name: string): boolean => before.has(name) && store.files.has(name);
+      expect(
+        asked.filter((name) => name.startsWith('packs/') && isKnown(name)),
+        what,
+      ).toEqual([]);
+      expect(await then.verify(), what).toMatchObject({ damaged: [], lost: [] });
+      for (const name of files.keys()) {
+        if (!name.startsWith('packs/')) continue;
+        const less = new MemoryStore(files);
+        await less.delete(name);
+        const backup = await (await Repository.open(less)).find(id);
+        expectSame(
+          await restored(await Repository.open(less), backup),
+          image,
+          `${what}, then ${name} is lost`,
+        );
+      }
+    }
+  }
 });
 
 describe('what is read for long', () => {
