@@ -275,7 +275,10 @@ export class Engine implements Lender {
     return this.#sync('repair', 0, offsetBytes, lengthBytes);
   }
 
-  /** Resolves when every job submitted before has ended by the old health; later ones go by the new. */
+  /**
+   * Resolves when no job goes by the old health any more: those submitted before have ended, or have lost their lane. What a
+   * dead lane had is done by its successor, by the new health; with a log it is asked for again.
+   */
   setHealth(health: Health): Promise<void> {
     this.#health = health;
     return this.#driver.setHealth(health);

@@ -14,7 +14,9 @@
  * end is no place where a device's blocks do, and a connection that broke then would leave half a sector written.
  *
  * A write is answered when all its parts are done. Where a part of several writes is refused, each of them is tried alone: what
- * one of them has met is not the others' business, and as long as none is answered none can overtake another.
+ * one of them has met is not the others' business. That none of them is answered before is not enough for it: whoever asked may be gone,
+ * and another have written there since. So it is one change with the first attempt, which who closes the connection waits for, and where
+ * nobody is told any more nothing is tried again.
  *
  * Where the device lends memory (device.ts), parts are in it, and payload is copied by nobody but the kernel.
  */
