@@ -21,6 +21,7 @@ import {
   decodeClaim,
   encodeClaim,
   HEARTBEAT_MS,
+  isOurs,
   nameOf,
   verdictOn,
   type Witness,
@@ -114,27 +115,40 @@ export function refuseIfHeld(
 
 const markOf = (backup: string): string => `going/${backup}`;
 
-/** That these backups are about to go. Only who has the lock does that. */
-export async function markGoing(
+/** By the nonces of their marks: prunes of this process that are under way. A mark may outlive one that failed. */
+const pruning = new Set<string>();
+
+/** Runs with marks that these backups are about to go. Only who has the lock does that. */
+export async function whileGoing<Result>(
   { store, host }: Place,
   witness: Witness,
   backups: readonly string[],
-): Promise<void> {
-  const holder = await witness.self();
+  work: () => Promise<Result>,
+): Promise<Result> {
   const nonce = hexOf(host.randomBytes(16));
-  await ofEach(backups, (backup) =>
-    store.replace(markOf(backup), encodeClaim({ holder, nonce, heardMs: host.wallClock() })),
-  );
-}
-
-/** All marks that there are: a prune before may have been killed. */
-export async function unmark({ store }: Place): Promise<void> {
-  await ofEach(await store.list('going/'), ({ name }) => store.delete(name));
+  pruning.add(nonce);
+  try {
+    const holder = await witness.self();
+    await ofEach(backups, (backup) =>
+      store.replace(markOf(backup), encodeClaim({ holder, nonce, heardMs: host.wallClock() })),
+    );
+    return await work();
+  } finally {
+    // All that there are: a prune before may have been killed. What stays means nothing once this one is over.
+    await ofEach(await store.list('going/').catch(() => []), ({ name }) =>
+      store.delete(name).catch(() => undefined),
+    );
+    pruning.delete(nonce);
+  }
 }
 
 async function refuseIfGoing({ store, host }: Place, witness: Witness, backup: string): Promise<void> {
   const claim = decodeClaim(await getOrNull(store, markOf(backup)));
-  if (claim?.holder == null || (await verdictOn(claim, host, witness)) === false) return;
+  if (claim?.holder == null) return;
+  const verdict = isOurs(claim.holder, await witness.self())
+    ? pruning.has(claim.nonce)
+    : await verdictOn(claim, host, witness);
+  if (verdict === false) return;
   throw new RaidError(
     'BUSY',
     `backup ${backup} in ${store.name} is being let go of by ${nameOf(claim.holder)}, which prunes; look again when that is done`,

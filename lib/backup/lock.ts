@@ -213,11 +213,9 @@ async function isFree(store: Store, host: Host, witness: Witness, number: number
   const file = decodeClaim(bytes);
   if (file === null || file.holder === null) return true;
   const { holder, nonce } = file;
-  const self = await witness.self();
-  const isOurs =
-    holder.pid === self.pid && holder.startTime === self.startTime && holder.bootId === self.bootId;
-  const verdict =
-    isOurs && holder.host === self.host ? held.has(nonce) : await verdictOn(file, host, witness);
+  const verdict = isOurs(holder, await witness.self())
+    ? held.has(nonce)
+    : await verdictOn(file, host, witness);
   if (verdict === false) return true;
   const silentMs = host.wallClock() - file.heardMs;
   const advice =
@@ -227,6 +225,16 @@ async function isFree(store: Store, host: Host, witness: Witness, number: number
   throw new RaidError('BUSY', `${store.name} is being written by ${nameOf(holder)}; ${advice}`, {
     device: store.name,
   });
+}
+
+/** Whether this process said it: then it knows by itself whether that still holds. */
+export function isOurs(holder: Holder, self: Holder): boolean {
+  return (
+    holder.pid === self.pid &&
+    holder.startTime === self.startTime &&
+    holder.bootId === self.bootId &&
+    holder.host === self.host
+  );
 }
 
 /** Whether whoever said this is still there; `unknown` only where it was heard of not long ago. */

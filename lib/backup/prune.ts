@@ -17,7 +17,7 @@ import { RaidError } from '../errors.ts';
 import { Catalog, type Pack, writeIndex } from './catalog.ts';
 import { isZeroId } from './chunks.ts';
 import { type Group, readGroup, recoverGroup } from './group.ts';
-import { holdersOf, markGoing, refuseIfHeld, unmark } from './hold.ts';
+import { holdersOf, refuseIfHeld, whileGoing } from './hold.ts';
 import type { Lock, Witness } from './lock.ts';
 import { ENTRY_BYTES, packPath } from './pack.ts';
 import { isMemberFile } from './parity.ts';
@@ -105,19 +105,15 @@ export async function pruneRepository(
 
 /** Step 1. False, and nothing is deleted, where somebody holds one of them. */
 async function letGo(site: Site, lock: Lock, witness: Witness, backups: readonly string[]): Promise<boolean> {
-  try {
+  return await whileGoing(site, witness, backups, async () => {
     if (backups.length > 0) {
-      await markGoing(site, witness, backups);
       const holders = await holdersOf(site, witness, true);
       if (backups.some((id) => holders.has(id))) return false;
     }
     await lock.check();
     for (const id of backups) await deleteRecord(site, id);
     return true;
-  } finally {
-    // What stays means nothing once this process is gone.
-    await unmark(site).catch(() => undefined);
-  }
+  });
 }
 
 async function deleteRecord({ store, settings }: Site, id: string): Promise<void> {
