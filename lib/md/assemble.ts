@@ -3,7 +3,7 @@
  * story, and a test walks all combinations of facts and proves that each is decided by exactly one row.
  *
  * The freshest member is the one with the most events among those that hold a slot; in a tie one that is not being
- * recovered, that no equal accuses of being faulty, that is no replacement, and then the lowest slot. One exception: a
+ * recovered, that no equal calls faulty or gone, that is no replacement, and then the lowest slot. One exception: a
  * member being recovered that is a single update ahead of all whole ones is not the freshest. It may be a spare that was
  * told of its slot first, when the power went; whoever believed it would find that the others know nothing of it and
  * throw all of them out, the whole array for an empty disk (mdadm does). Its superblock describes the array, and its
@@ -421,7 +421,7 @@ function freshestOf(claims: readonly Claim[]): Claim | null {
   const events = any === whole + 1 && whole >= 0 ? whole : any;
   const top = holders.filter((claim) => claim.events === events);
   const isAccused = (claim: Claim): boolean =>
-    top.some((other) => other !== claim && other.devRoles[claim.descriptor] === ROLE_FAULTY);
+    top.some((other) => other !== claim && callsOut(other, claim.descriptor));
   const rank = (claim: Claim): number =>
     Number(claim.recoveredSectors !== null) * 2 ** 22 +
     Number(isAccused(claim)) * 2 ** 20 +
@@ -546,11 +546,12 @@ function countsOn(claim: Claim, descriptor: number, other: Claim): boolean {
  * write "faulty" for numbers never used, so this alone decides nothing.)
  */
 function accuses(claim: Claim, reference: Claim): boolean {
-  return reference.devRoles.some((slot, descriptor) => {
-    const said = claim.devRoles[descriptor] ?? ROLE_SPARE;
-    const isOut = said === ROLE_FAULTY || (said === ROLE_SPARE && descriptor < claim.raidDisks);
-    return isSlot(slot) && isOut;
-  });
+  return reference.devRoles.some((slot, descriptor) => isSlot(slot) && callsOut(claim, descriptor));
+}
+
+function callsOut(claim: Claim, descriptor: number): boolean {
+  const said = claim.devRoles[descriptor] ?? ROLE_SPARE;
+  return said === ROLE_FAULTY || (said === ROLE_SPARE && descriptor < claim.raidDisks);
 }
 
 /**

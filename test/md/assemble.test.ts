@@ -445,10 +445,17 @@ describe('arrays', () => {
     expect(told(forked.slice(0, 2), { force: true }).story).toBe(
       'NOT_ENOUGH_MEMBERS (nothing helps): in_sync out',
     );
-    const copying: Change = both(roles({ 0: ROLE_SPARE, 2: 1 }), () => ({
+    const copying: Change = both(both(events(19), roles({ 0: ROLE_SPARE, 2: 1 })), () => ({
       featureMap: features.REPLACEMENT,
     }));
     expect(told(members(1, 3, { 2: copying }, 2), { force: true }).story).toBe('starts: in_sync in_sync out');
+  });
+
+  test('of two with equal events the one that the other counts out is not the freshest', () => {
+    for (const out of [ROLE_FAULTY, ROLE_SPARE]) {
+      const oneSided = members(1, 2, { 1: roles({ 0: out }) });
+      expect(told(oneSided, { run: true }).story).toBe('starts: stale in_sync');
+    }
   });
 
   test('raid10 has enough while one of each set of copies is here', () => {

@@ -2,7 +2,16 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { assemble } from '../../lib/md/assemble.ts';
-import { failMember, judgeReAdd, type MdArray, recordLoss } from '../../lib/md/update.ts';
+import { ROLE_SLOT_MAX, type Superblock1 } from '../../lib/md/superblock1.ts';
+import {
+  failMember,
+  judgeReAdd,
+  level,
+  type MdArray,
+  markDirty,
+  recordLoss,
+  superblocksToWrite,
+} from '../../lib/md/update.ts';
 import { advance, candidatesOn, type Disks, type Step, startOf, writeAll } from './histories.ts';
 import { someTime as now } from './images.ts';
 
@@ -87,6 +96,104 @@ describe('one history', () => {
     expect(verdict.members.map(({ joins }) => joins).slice(0, 2)).not.toContain('in_sync');
     expect(verdict.kind).toBe('start');
   });
+});
+
+/**
+ * Lives that end before their first write, one after the other: each opens the array with some of its disks, and is cut off
+ * while it levels them, records who is missing or says that it is not clean. Nothing was written to what they opened, so
+ * all of it is as good as before, but for whom a life that came to its first write did without.
+ */
+describe('lives that end early', () => {
+  /** What an assembly writes before the first byte of data, update by update. */
+  function* opening(found: MdArray): Generator<MdArray> {
+    let array = level(found);
+    yield array;
+    if (array.hasUnrecordedLoss) {
+      for (const next of recordLoss(array, now)) {
+        array = next;
+        yield array;
+      }
+    }
+    if (array.level > 0 && array.resyncOffsetSectors === Infinity) yield markDirty(array, now);
+  }
+
+  const shape = fc.constantFrom(
+    ...([
+      [1, 2],
+      [1, 3],
+      [6, 4],
+      [6, 5],
+      [10, 4],
+    ] as const),
+  );
+  /** Who is offered, after how many updates it is cut off, and whom the last of them reached. */
+  const life = fc.record({ offered: fc.nat(0xff), cut: fc.nat(5), reached: fc.nat(0xff) });
+
+  test('are no fork while nobody accuses one who accuses him, and who joins lacks no write', () => {
+    const starts = { all: 0, early: 0 };
+    fc.assert(
+      fc.property(
+        shape,
+        fc.array(life, { minLength: 1, maxLength: 5 }),
+        fc.nat(0xff),
+        ([level_, count], lives, last) => {
+          const disks: Disks = new Map();
+          writeAll(disks, startOf(level_, count, 0));
+          const names = [...disks.keys()];
+          /** The newest write that each disk has. */
+          const wrote = new Map(names.map((name) => [name, 0]));
+          const offer = (choice: number): Disks =>
+            new Map([...disks].filter((_, index) => (choice & (1 << index)) !== 0));
+          const newest = (): number => Math.max(...wrote.values());
+          const judge = (offered: Disks): MdArray | null => {
+            // Whoever offers only disks that are out of date starts another history, and knows it.
+            if (![...offered.keys()].some((name) => wrote.get(name) === newest())) return null;
+            const assembly = assemble(candidatesOn(offered), { run: true });
+            starts.all += 1;
+            if (assembly.kind === 'refuse') {
+              if (assembly.error.code === 'FORKED_HISTORY') expect(feudIn(offered)).toBe(true);
+              return null;
+            }
+            for (const { name, joins } of assembly.members)
+              if (joins === 'in_sync') expect(wrote.get(name)).toBe(newest());
+            return assembly.array.md;
+          };
+          for (const { offered, cut, reached } of lives) {
+            const found = judge(offer(offered));
+            if (found === null) continue;
+            const updates = [...opening(found)];
+            let before = found;
+            for (const array of updates.slice(0, cut)) {
+              writeAll(disks, array);
+              before = array;
+            }
+            const array = updates[cut];
+            if (array === undefined) {
+              const number = newest() + 1;
+              for (const { state, superblock } of before.members)
+                if (state === 'in_sync') wrote.set(superblock.deviceUuid, number);
+              continue;
+            }
+            starts.early += 1;
+            for (const [index, { superblock }] of superblocksToWrite(before, array).entries())
+              if ((reached & (1 << index)) !== 0) disks.set(superblock.deviceUuid, superblock);
+          }
+          judge(offer(last));
+          judge(disks);
+        },
+      ),
+      { numRuns: 2000 },
+    );
+    expect(starts.early).toBeGreaterThan(1000);
+  });
+
+  /** Whether two of them say of each other that they are out. */
+  function feudIn(disks: Disks): boolean {
+    const all = [...disks.values()];
+    const accuses = (from: Superblock1, of: Superblock1): boolean =>
+      (from.devRoles[of.descriptor] ?? 0) > ROLE_SLOT_MAX;
+    return all.some((one) => all.some((other) => accuses(one, other) && accuses(other, one)));
+  }
 });
 
 describe('two histories', () => {
