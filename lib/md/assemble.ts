@@ -803,35 +803,51 @@ function resyncOffsetOf(judged: readonly Judged[], freshest: Claim): number {
 
 function hasHole(judged: readonly Judged[], freshest: Claim): boolean {
   if (!hasParity(freshest) || resyncOffsetOf(judged, freshest) === Infinity) return false;
-  return logged(judged, freshest, false) === null;
+  return !logged(judged, freshest, false).isAll;
 }
 
 function hasParity({ level }: Claim): boolean {
   return level === 4 || level === 5 || level === 6;
 }
 
+/** What the logs know: parity to be made, and whether it is right everywhere else. */
+interface Logged {
+  readonly cells: readonly PplCells[];
+  readonly isAll: boolean;
+}
+
+const noLogs: Logged = { cells: [], isAll: false };
+
 /**
- * What is to be recovered from the logs, if parity is right everywhere else; null where nobody can say that.
+ * What is to be recovered from the logs. Where a resync follows all the same it is worth its while: a member that fails before the
+ * resync has come by is computed from what parity there is.
  *
  * Of a complete array more is asked than of a degraded one, since it can be resynced instead: in logs that Linux wrote an
  * entry that was passed over, or that nobody has begun, may stand for a resync that was due. In our own none does, and
  * it must not be taken for one: a resync leaves the array dirty while its next life empties its logs, and where a member is then
  * missing after another crash, nothing vouches for the others.
  */
-function logged(judged: readonly Judged[], freshest: Claim, isComplete: boolean): readonly PplCells[] | null {
+function logged(judged: readonly Judged[], freshest: Claim, isComplete: boolean): Logged {
   const hasPpl = (freshest.featureMap & (features.PPL | features.MULTI_PPL)) !== 0;
-  if (!hasPpl || resyncOffsetOf(judged, freshest) !== 0) return null;
+  if (!hasPpl || resyncOffsetOf(judged, freshest) !== 0) return noLogs;
   const cells: PplCells[] = [];
+  const torn: PplCells[] = [];
+  let isAll = true;
   let isMarked = true;
   for (const { decision, claim, candidate } of judged) {
     if ((decision !== 'in_sync' && decision !== 'recovering') || isReplacement(claim as Claim)) continue;
     const { log } = candidate;
-    if (log === undefined || log.says === 'nothing') return null;
-    if (isComplete && log.torn.length > 0 && !log.isMarked) return null;
+    if (log !== undefined && log.says !== 'nothing') cells.push(...log.cells);
+    if (log?.says !== 'all-but') {
+      isAll = false;
+      continue;
+    }
+    if (isComplete && log.torn.length > 0 && !log.isMarked) isAll = false;
     isMarked &&= log.isMarked;
-    cells.push(...log.cells, ...(isComplete ? log.torn : []));
+    torn.push(...(isComplete ? log.torn : []));
   }
-  return isComplete && cells.length === 0 && !isMarked ? null : cells;
+  if (isComplete && cells.length + torn.length === 0 && !isMarked) isAll = false;
+  return isAll ? { cells: [...cells, ...torn], isAll } : { cells, isAll };
 }
 
 /** The freshest first, and no more than it needs: of two copies of one thing, one stale, nobody could say which is read. */
@@ -871,9 +887,9 @@ function start(
   const isComplete = inSyncSlots(all.slots).every(Boolean);
   let resyncOffsetSectors = resyncOffsetOf(judged, freshest);
   // A member that was away has a log of long ago.
-  const replay = taken.length === 0 ? logged(judged, freshest, isComplete) : null;
+  const logs = taken.length === 0 ? logged(judged, freshest, isComplete) : noLogs;
   let atRisk: AssembledArray['atRisk'] = null;
-  if (replay !== null) {
+  if (logs.isAll) {
     resyncOffsetSectors = Infinity;
   } else if (!isComplete && hasParity(freshest) && resyncOffsetSectors !== Infinity) {
     atRisk = { fromSector: resyncOffsetSectors };
@@ -901,7 +917,7 @@ function start(
     resyncOffsetSectors,
     freshest: judged.findIndex(({ claim }) => claim === freshest),
     md: mdArrayOf(all, resyncOffsetSectors),
-    replay,
+    replay: logs.isAll || logs.cells.length > 0 ? logs.cells : null,
     atRisk,
     forced,
   };

@@ -205,6 +205,11 @@ export type PplVerdict =
       readonly torn: readonly PplCells[];
       readonly isMarked: boolean;
     }
+  /**
+   * A resync was due: parity may be wrong anywhere, but for what was written since it was: there it is right, in `cells` once it is
+   * made. Until the resync has come by that is all that a disk which fails meanwhile can be computed from.
+   */
+  | { readonly says: 'only'; readonly cells: readonly PplCells[] }
   /** Parity may be wrong anywhere. */
   | { readonly says: 'nothing'; readonly because: string };
 
@@ -229,10 +234,11 @@ export function judgePpl(
   try {
     const newest = newestPpl(area, setUuid);
     if (newest === null) return { says: 'nothing', because: 'its log is gone' };
-    if (newest.entries.some(isResyncMark)) return { says: 'nothing', because: 'a resync was due' };
+    const isResyncDue = newest.entries.some(isResyncMark);
     const cells: PplCells[] = [];
     const torn: PplCells[] = [];
     for (const entry of newest.entries) {
+      if (isResyncMark(entry)) continue;
       if (entry.parityMember !== member)
         throw broken(`an entry is about the parity of slot ${entry.parityMember}`);
       const place = pplCellsOf(entry, shape.chunkSectors, shape.raidDisks);
@@ -241,6 +247,7 @@ export function judgePpl(
       if (entry.partialParity === null) torn.push(wholeRowsOf(place, shape));
       else cells.push({ ...place, partialParity: entry.parityBytes === 0 ? null : entry.partialParity });
     }
+    if (isResyncDue) return { says: 'only', cells };
     return { says: 'all-but', cells, torn, isMarked: isMarking(area, setUuid) };
   } catch (error) {
     if (!(error instanceof RaidError)) throw error;

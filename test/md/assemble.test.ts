@@ -353,6 +353,7 @@ describe('arrays', () => {
       return `${resyncOffsetSectors === Infinity ? 'clean' : `resync from ${resyncOffsetSectors}`}, ${replay === null ? 'no' : replay.length} cells, ${atRisk === null ? 'nothing' : `from ${atRisk.fromSector}`} at risk`;
     };
     const nothing: PplVerdict = { says: 'nothing', because: 'it is gone' };
+    const due: PplVerdict = { says: 'only', cells };
     const torn: PplVerdict = { ...used, torn: cells };
     const tornByLinux: PplVerdict = { ...torn, isMarked: false };
     const unmarked: PplVerdict = { ...fine, isMarked: false };
@@ -365,7 +366,18 @@ describe('arrays', () => {
       ],
       ['complete, and nothing was under way', [fine, fine, fine], 'clean, 0 cells, nothing at risk'],
       ['degraded: the same', [fine, used], 'clean, 1 cells, nothing at risk'],
-      ['complete, one log gone: a resync', [fine, used, nothing], 'resync from 0, no cells, nothing at risk'],
+      [
+        'complete, one log gone: a resync, and what the others know before it',
+        [fine, used, nothing],
+        'resync from 0, 1 cells, nothing at risk',
+      ],
+      ['complete, a resync was due', [due, due, due], 'resync from 0, 3 cells, nothing at risk'],
+      [
+        'complete, a resync was due, of one alone',
+        [fine, due, used],
+        'resync from 0, 2 cells, nothing at risk',
+      ],
+      ['complete, nothing is known', [nothing, nothing, nothing], 'resync from 0, no cells, nothing at risk'],
       [
         'complete, one torn: its rows are computed as well',
         [fine, torn, fine],
@@ -374,7 +386,7 @@ describe('arrays', () => {
       [
         'complete, one of Linux torn: a resync may have been due',
         [fine, tornByLinux, fine],
-        'resync from 0, no cells, nothing at risk',
+        'resync from 0, 1 cells, nothing at risk',
       ],
       ['degraded, one torn: its rows had not begun', [fine, torn], 'clean, 1 cells, nothing at risk'],
       [
@@ -384,12 +396,15 @@ describe('arrays', () => {
       ],
       ['complete, some not begun', [unmarked, used, unmarked], 'clean, 1 cells, nothing at risk'],
       ['degraded, one log gone: refused', [fine, nothing], 'DIRTY_DEGRADED'],
+      ['degraded, a resync was due: refused', [fine, due], 'DIRTY_DEGRADED'],
     ])('%s', (_, logs, expected) => {
       expect(started(logs)).toBe(expected);
     });
 
     test('forced all the same, everything is at risk', () => {
       expect(started([fine, nothing], dirty, { force: true })).toBe('clean, no cells, from 0 at risk');
+      expect(started([used, nothing], dirty, { force: true })).toBe('clean, 1 cells, from 0 at risk');
+      expect(started([used, due], dirty, { force: true })).toBe('clean, 2 cells, from 0 at risk');
     });
 
     test('a resync that was under way is not what logs speak of', () => {

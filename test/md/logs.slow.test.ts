@@ -339,7 +339,7 @@ describe('partial parity log', () => {
       });
     });
 
-    test('it cannot vouch: unreadable, gone, not of this slot, not of this shape, or a resync was due', () => {
+    test('it cannot vouch: unreadable, gone, not of this slot, or not of this shape', () => {
       const rest = parity;
       for (const area of [
         null,
@@ -347,11 +347,19 @@ describe('partial parity log', () => {
         log(header([{ ...good, parityMember: 1 }]), rest),
         log(header([{ ...good, dataSector: 120 }]), rest),
         log(header([{ ...good, dataSector: 8 * 3 * 128 }]), rest),
-        log(header([RESYNC_DUE, good]), rest),
-        header([RESYNC_DUE]),
+        log(header([RESYNC_DUE, { ...good, parityMember: 1 }]), rest),
       ]) {
         expect(judged(area)).toMatchObject({ says: 'nothing' });
       }
+    });
+
+    test('where a resync was due it knows of its own rows alone, and of none that was torn', () => {
+      const torn = log(header([RESYNC_DUE, good]), new Uint8Array(parity.byteLength));
+      const [{ cells }] = [judged(log(header([good]), parity)) as { cells: readonly unknown[] }];
+      expect(cells).toHaveLength(1);
+      expect(judged(log(header([RESYNC_DUE, good]), parity))).toEqual({ says: 'only', cells });
+      expect(judged(torn)).toEqual({ says: 'only', cells: [] });
+      expect(judged(header([RESYNC_DUE]))).toEqual({ says: 'only', cells: [] });
     });
 
     test('Linux would count the mark of a resync that is due as an entry that does not match', () => {
