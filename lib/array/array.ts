@@ -1142,7 +1142,7 @@ export class RaidArray extends Device {
     member.state = { state: 'replacement', slot, recoveredBytes: doneBytes };
     this.#sync.windows.precedes(member.state);
     if (doneBytes < totalBytes) {
-      await this.#metadata?.checkpointRecovery(member.descriptor, doneBytes);
+      await this.#metadata?.checkpointRecovery(member.descriptor, { state: 'replacement', bytes: doneBytes });
       return progress;
     }
     await this.#flushMembers();
@@ -1232,7 +1232,7 @@ export class RaidArray extends Device {
     // Not waited for: it comes to pass behind the window that is under way, and until then there is less to read from.
     void this.#engine.setHealth(this.#health());
     if (doneBytes < totalBytes) {
-      await this.#metadata?.checkpointRecovery(member.descriptor, doneBytes);
+      await this.#metadata?.checkpointRecovery(member.descriptor, { state: 'recovering', bytes: doneBytes });
     } else {
       await this.#flushMembers();
       await this.#inTurn(() => this.#finishRecovery(member));

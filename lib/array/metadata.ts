@@ -83,6 +83,12 @@ export interface Hold {
   release(): Promise<void>;
 }
 
+/** How much of a member that becomes one is there, and as what it becomes one. */
+interface Progress {
+  readonly state: 'recovering' | 'replacement';
+  readonly bytes: number;
+}
+
 /** The array, as its metadata sees it. */
 export interface Attachment {
   /** All members have made durable what they were given. */
@@ -124,8 +130,8 @@ export class Metadata {
   #isFailing = false;
   /** Resolves when all of them are on record, or one cannot be. */
   #failures: Promise<void> = Promise.resolve();
-  /** How far each recovering member is, written or not. */
-  readonly #recovered = new Map<number, number>();
+  /** How far each member is that becomes one, written or not; and as what, since it begins anew when that changes. */
+  readonly #recovered = new Map<number, Progress>();
   #checkpointBytes = 0;
   #checkpointMs = 0;
 
@@ -274,7 +280,7 @@ export class Metadata {
     return this.#record.change((array, utime) => {
       const member = array.members.find((each) => each.descriptor === descriptor);
       if (member === undefined || member.state === 'faulty') return array;
-      return failMember(withoutProgress(array, member), descriptor, utime);
+      return failMember(array, descriptor, utime);
     });
   }
 
@@ -420,7 +426,7 @@ export class Metadata {
     }
     if (device !== undefined && member !== undefined) await this.#emptyLog(device, member.superblock);
     await this.#forgetBadPlaces(descriptor);
-    this.#recovered.set(descriptor, 0);
+    this.#recovered.set(descriptor, { state: 'recovering', bytes: 0 });
     await this.#record.change((array, utime) => {
       const now = array.members.find((each) => each.descriptor === descriptor);
       // A replacement whose original failed has the slot already; and a spare may have failed.
@@ -447,7 +453,7 @@ export class Metadata {
     }
     if (device !== undefined && member !== undefined) await this.#emptyLog(device, member.superblock);
     await this.#forgetBadPlaces(descriptor);
-    this.#recovered.set(descriptor, 0);
+    this.#recovered.set(descriptor, { state: 'replacement', bytes: 0 });
     await this.#record.change((array, utime) => {
       // Either may have failed by now.
       const isThere = (state: MdMember['state'], sought: (member: MdMember) => boolean): boolean =>
@@ -477,9 +483,9 @@ export class Metadata {
   }
 
   /** Notes the progress, and now and then makes it durable. */
-  async checkpointRecovery(descriptor: number, recoveredBytes: number): Promise<void> {
-    this.#recovered.set(descriptor, recoveredBytes);
-    if (!this.#isCheckpointDue(recoveredBytes)) return;
+  async checkpointRecovery(descriptor: number, progress: Progress): Promise<void> {
+    this.#recovered.set(descriptor, progress);
+    if (!this.#isCheckpointDue(progress.bytes)) return;
     await this.#attached?.flush();
     await this.#record.change((array, utime) => this.#withProgress(array, utime));
   }
@@ -646,11 +652,11 @@ export class Metadata {
 
   #withProgress(array: MdArray, utime: MdArray['ctime']): MdArray {
     let next = array;
-    for (const [descriptor, bytes] of this.#recovered) {
+    for (const [descriptor, { state, bytes }] of this.#recovered) {
       const member = array.members.find((each) => each.descriptor === descriptor);
       const sectors = Math.floor(bytes / SECTOR_BYTES);
       const isUnderWay = member?.state === 'recovering' || member?.state === 'replacement';
-      if (isUnderWay && member.recoveredSectors < sectors) {
+      if (isUnderWay && member.state === state && member.recoveredSectors < sectors) {
         next = checkpointRecovery(next, descriptor, sectors, utime);
       }
     }
@@ -847,20 +853,6 @@ export function dataDevice(
     lengthBytes: Math.max(Math.min(lengthBytes, needed), 1),
     name: device.name,
   });
-}
-
-/**
- * The array in which a replacement of this member has copied nothing yet. When its original fails it goes on as the
- * member of the slot, but writes of the moment of failure may have reached neither: what it has counts for nothing.
- */
-function withoutProgress(array: MdArray, original: MdMember): MdArray {
-  if (original.state !== 'in_sync') return array;
-  const members = array.members.map((member) =>
-    member.state === 'replacement' && member.slot === original.slot
-      ? { ...member, recoveredSectors: 0 }
-      : member,
-  );
-  return { ...array, members };
 }
 
 /**

@@ -498,12 +498,15 @@ function replaced(array: MdArray, descriptor: number, state: MdMemberState): rea
   );
 }
 
-/** A replacement whose original is gone goes on as the member of that slot, from where it is. */
+/**
+ * A replacement whose original is gone goes on as the member of that slot. What it has copied counts for nothing, unless it is whole:
+ * writes of the moment of failure may have reached neither, and until the array gives it the slot others pass it by.
+ */
 function promoted(member: MdMember, slot: number): MdMember {
   if (member.state !== 'replacement' || member.slot !== slot) return member;
   const { descriptor, superblock, recoveredSectors } = member;
   if (recoveredSectors === Infinity) return { state: 'in_sync', slot, descriptor, superblock };
-  return { state: 'recovering', slot, recoveredSectors, viaBitmap: false, descriptor, superblock };
+  return { state: 'recovering', slot, recoveredSectors: 0, viaBitmap: false, descriptor, superblock };
 }
 
 /** Placed like an existing member. `bitmap_offset` and the like are relative to the superblock, so they carry over. */

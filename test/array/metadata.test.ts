@@ -549,6 +549,26 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  test('a replacement whose original fails while the array closes has copied nothing, on record', async () => {
+    const windowBytes = 64 * KIB;
+    const world = await make({ ...shape, spares: 1, autoSync: false, windowBytes }, count + 1);
+    const { array, memories, faults, trace } = world;
+    await array.write(0, bytes(array.limits.sizeBytes));
+    await becomeClean(world);
+    await array.replace('m1');
+    for await (const { doneBytes } of array.rebuild()) if (doneBytes > 0) break;
+    faults[1]?.add({ on: 'write', fault: { kind: 'error', code: 'WRITE_FAILED' } });
+    // It is not given the slot any more: what is written passes it by.
+    const written = array.write(0, bytes(array.limits.sizeBytes, 5));
+    await Promise.all([written, array.close()]);
+    const sources = memories.map((memory, index) => memberOn(memory, index, trace).source);
+    const { array: again } = await assembleDevices(sources, { name: 'array', run: true });
+    for await (const _ of again.rebuild());
+    expect(again.degraded).toBe(0);
+    for await (const { mismatches } of again.scrub()) expect(mismatches).toEqual([]);
+    await again.close();
+  });
+
   test('a disk that fails while it is being added is none of the array, and another one takes the slot', async () => {
     const { array } = await make({ ...shape, autoSync: false }, count);
     await array.fail('m0');

@@ -99,13 +99,13 @@ describe('a life', () => {
     expect(degradedCount(done)).toBe(0);
   });
 
-  test('a replacement takes over in one update, and carries on alone when its original dies', () => {
+  test('a replacement takes over in one update, and begins anew in its place when its original dies', () => {
     const [, started] = startReplacement(raid5(), 3, 0, now);
     expect(started.members[3]?.superblock.featureMap).toBe(features.RECOVERY_OFFSET | features.REPLACEMENT);
     const [, , done] = finishReplacement(checkpointRecovery(started, 3, Infinity, now), 3, now);
     expect(entries(done)).toEqual([ROLE_FAULTY, 1, 2, 0, ROLE_SPARE, ROLE_SPARE]);
     const [, orphaned] = failMember(checkpointRecovery(started, 3, 640, now), 0, now);
-    expect(orphaned.members[3]).toMatchObject({ state: 'recovering', slot: 0, recoveredSectors: 640 });
+    expect(orphaned.members[3]).toMatchObject({ state: 'recovering', slot: 0, recoveredSectors: 0 });
     expect(orphaned.members[3]?.superblock.featureMap).toBe(features.RECOVERY_OFFSET);
   });
 
