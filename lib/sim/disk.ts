@@ -73,7 +73,7 @@ function copyOf(sources: readonly Uint8Array[], lengthBytes: number): Uint8Array
 class Image {
   readonly #pages: (Uint8Array | undefined)[];
   /** 1 where nobody else has the page. */
-  readonly #owned: Uint8Array;
+  #owned: Uint8Array;
 
   constructor(pages: (Uint8Array | undefined)[]) {
     this.#pages = pages;
@@ -88,6 +88,14 @@ class Image {
   /** By page; undefined is zeros. Not to be written to. */
   get pages(): readonly (Uint8Array | undefined)[] {
     return this.#pages;
+  }
+
+  /** With zeros. */
+  extend(pageCount: number): void {
+    while (this.#pages.length < pageCount) this.#pages.push(undefined);
+    const owned = new Uint8Array(pageCount);
+    owned.set(this.#owned);
+    this.#owned = owned;
   }
 
   read(offsetBytes: number, target: Uint8Array): void {
@@ -198,7 +206,6 @@ export interface DiskOptions {
 export class Disk {
   readonly name: string;
   readonly number: number;
-  readonly sizeBytes: number;
   readonly clock: Clock;
   readonly timing: Timing;
   /** Every request fails with MEMBER_GONE. */
@@ -211,6 +218,7 @@ export class Disk {
   busyUntilMs = 0;
   /** Every write fails from now on. */
   refusesWrites: ErrorCode | null = null;
+  #sizeBytes: number;
   #seen: Image;
   readonly #platter: Image;
   readonly #cached: CachedWrite[] = [];
@@ -223,7 +231,7 @@ export class Disk {
     this.clock = options.clock;
     this.name = options.name;
     this.number = options.number ?? 0;
-    this.sizeBytes = options.sizeBytes;
+    this.#sizeBytes = options.sizeBytes;
     this.timing = options.timing ?? TIMING;
     const pageCount = Math.ceil(options.sizeBytes / PAGE_BYTES);
     this.#seen = from?.seen ?? new Image(new Array<Uint8Array | undefined>(pageCount).fill(undefined));
@@ -245,6 +253,18 @@ export class Disk {
   /** `isDirect`: for lanes, and whoever else does not go by the device's own requests. */
   open(process: Process, isDirect = false): DiskDevice {
     return new DiskDevice(this, process, isDirect);
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** As a LUN grows at its array: there is more of it from now on, for whoever looks. */
+  extend(sizeBytes: number): void {
+    const pageCount = Math.ceil(sizeBytes / PAGE_BYTES);
+    this.#sizeBytes = sizeBytes;
+    this.#seen.extend(pageCount);
+    this.#platter.extend(pageCount);
   }
 
   // Content, past all requests and faults.
@@ -535,8 +555,8 @@ export class Disk {
 /** A disk as a process has it open. */
 export class DiskDevice extends Device {
   override readonly name: string;
-  override readonly limits: Limits;
   readonly disk: Disk;
+  #limits: Limits;
   readonly #calls: DiskCalls | null;
   readonly #process: Process;
   readonly #inFlight = new InFlight();
@@ -548,12 +568,18 @@ export class DiskDevice extends Device {
     this.#calls = isDirect ? new DiskCalls(this) : null;
     this.name = disk.name;
     this.#process = process;
-    this.limits = {
+    this.#limits = {
       sizeBytes: disk.sizeBytes,
       blockBytes: SECTOR_BYTES,
       preferredBytes: PAGE_BYTES,
       readOnly: false,
     };
+  }
+
+  override get limits(): Limits {
+    const { sizeBytes } = this.disk;
+    if (this.#limits.sizeBytes !== sizeBytes) this.#limits = { ...this.#limits, sizeBytes };
+    return this.#limits;
   }
 
   override get direct(): DirectAccess | null {

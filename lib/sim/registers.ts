@@ -26,6 +26,10 @@ import { SECTOR_BYTES } from '../units.ts';
 
 const WORDS = SECTOR_BYTES / 4;
 
+/** Numbers of what nobody wrote: a sector whose content is lost, and one that there has not been before. */
+const LOST = -1;
+const NEW = -2;
+
 export interface Write {
   /** 0: zeros. */
   readonly id: number;
@@ -33,7 +37,7 @@ export interface Write {
   readonly isFua: boolean;
   readonly firstSector: number;
   readonly sectorCount: number;
-  /** No register promises anything while this is a candidate: an allowed loss. */
+  /** No register promises anything while this is a candidate: an allowed loss, or a sector that has never been written. */
   readonly isAnything: boolean;
   end: number;
   isAcknowledged: boolean;
@@ -52,7 +56,7 @@ interface Pin {
 const LIST_LONG = 4;
 
 export class Registers {
-  readonly sectorCount: number;
+  #sectorCount: number;
   /** By sector, in the order of `inv`: whatever a read or a power cut may bring up. Never empty. */
   readonly #candidates: Write[][];
   readonly #pins = new Map<number, Pin>();
@@ -71,11 +75,23 @@ export class Registers {
   #flushed = 0;
 
   constructor(sectorCount: number) {
-    this.sectorCount = sectorCount;
+    this.#sectorCount = sectorCount;
     const zeros = this.#record(0, sectorCount, 0, true);
     zeros.end = this.now();
     zeros.isAcknowledged = true;
     this.#candidates = Array.from({ length: sectorCount }, () => [zeros]);
+  }
+
+  get sectorCount(): number {
+    return this.#sectorCount;
+  }
+
+  /** Of the sectors that come on top nothing is known until they are written. */
+  extend(sectorCount: number): void {
+    const write = this.#record(this.#sectorCount, sectorCount - this.#sectorCount, NEW, false, true);
+    write.end = this.now();
+    for (let sector = this.#sectorCount; sector < sectorCount; sector += 1) this.#candidates.push([write]);
+    this.#sectorCount = sectorCount;
   }
 
   /** A moment, later than all before. */
@@ -176,7 +192,7 @@ export class Registers {
     const candidates = this.#candidates[sector];
     assert(candidates !== undefined, 'only sectors of the array can be lost');
     if (candidates.at(-1)?.isAnything === true) return;
-    const write = this.#record(sector, 1, -1, false, true);
+    const write = this.#record(sector, 1, LOST, false, true);
     write.end = this.now();
     candidates.push(write);
     this.#pins.delete(sector);
@@ -238,7 +254,7 @@ export class Registers {
         this.#pins.set(sector, { write, inv, end: this.now() });
       return true;
     }
-    if (isLost) this.lostSeen += 1;
+    if (candidates.some(({ id }) => id === LOST)) this.lostSeen += 1;
     return isLost;
   }
 

@@ -165,6 +165,8 @@ function plainerSteps(step: Step): readonly Step[] {
         ...(step.sector > 0 ? [{ ...step, sector: 0 }] : []),
         ...(step.kind > 0 ? [{ ...step, kind: 0 }] : []),
       ];
+    case 'grow':
+      return step.isByLeg ? [{ ...step, isByLeg: false }] : [];
     case 'scrub':
       return step.repair ? [{ ...step, repair: false }] : [];
     default:

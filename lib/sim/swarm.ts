@@ -95,6 +95,8 @@ export type Step =
     }
   /** A lane dies: now, or at the next commit; and its successor perhaps too, soon. */
   | { readonly do: 'kill-lane'; readonly which: number; readonly when: Death; readonly isTwice: boolean }
+  /** All disks become so much larger, or a mirror gets a leg more, and the array uses it once it is assembled again. */
+  | { readonly do: 'grow'; readonly byBytes: number; readonly isByLeg: boolean }
   /** Closed, and assembled again; a member may be absent. */
   | { readonly do: 'stop'; readonly absent: number | null }
   /** The process is killed, or the power goes, in so many milliseconds, whatever is going on; and perhaps once more. */
@@ -149,8 +151,8 @@ export function pickCase(seed: number, wishes: Wishes = {}): Case {
     const config = pickConfig(random, level);
     const sectorCount = arraySectorsOf(config);
     if (sectorCount === null) continue;
-    const one = withLog(
-      withLanes({ seed, mode, config, steps: pickSteps(random, config, mode, sectorCount) }),
+    const one = withGrowth(
+      withLog(withLanes({ seed, mode, config, steps: pickSteps(random, config, mode, sectorCount) })),
     );
     return { ...one, steps: one.steps.slice(0, wishes.steps) };
   }
@@ -179,6 +181,26 @@ function withLog(one: Case): Case {
   const isPossible = config.level === 'raid5' && config.bitmapChunkBytes === null;
   if (!isPossible || random(3) === 0) return one;
   return arraySectorsOf(config) === arraySectorsOf(one.config) ? { ...one, config } : one;
+}
+
+/** And so are those that grow. */
+function withGrowth(one: Case): Case {
+  const random = seededRandom(one.seed ^ 0x96203);
+  for (let count = 0; count < 4; count += 1) random(2);
+  const { level, metadata, chunkBytes } = one.config;
+  if (level === 'raid0' || level === 'linear' || metadata === '1.0' || random(5) !== 0) return one;
+  const unit = level === 'raid1' ? 64 * KIB : chunkBytes;
+  const steps = [...one.steps];
+  for (let count = 1 + random(3); count > 0; count -= 1) {
+    const step: Step = {
+      do: 'grow',
+      byBytes: unit * random(5) + (random(3) === 0 ? 4 * KIB : 0),
+      isByLeg: random(2) === 0,
+    };
+    // It grows only while it is clean.
+    steps.splice(random(steps.length + 1), 0, { do: 'wait', ms: pick(random, [0, 1500]) }, step);
+  }
+  return { ...one, steps };
 }
 
 function pickConfig(random: Random, level: Level): Config {

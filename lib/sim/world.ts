@@ -183,11 +183,13 @@ class World {
   /** More has failed than the array can stand. */
   #isBeyond = false;
   #eventsSeen = 0;
+  #diskBytes: number;
   /** At the last assembly: it may be in caches only, as the death of a process left it. */
   #eventsAssembled = 0;
 
   constructor(one: Case) {
     this.#case = one;
+    this.#diskBytes = one.config.diskBytes;
     this.#clock = new Clock(one.seed);
     this.#process = new Process(this.#clock);
     this.#crew = new SimulatedCrew(this.#process);
@@ -239,7 +241,7 @@ class World {
       clock: this.#clock,
       name: `disk${number}`,
       number,
-      sizeBytes: config.diskBytes,
+      sizeBytes: this.#diskBytes,
       timing: { readMs, writeMs, flushMs },
     });
     const unit: Unit = {
@@ -299,11 +301,22 @@ class World {
       throw new Wrong('violation', `events went back from ${this.#eventsSeen} to ${count} (I12)`);
     }
     this.#eventsAssembled = count;
+    this.#noteSize();
     this.#noteTrust(true);
     // Logs have made redundancy agree with what there was; no resync will be seen to end.
     if (this.#case.config.isLogged === true) this.#exposeRisks();
     this.#observe();
     this.#exposeRisks();
+  }
+
+  /** What has grown is larger for good, once somebody has seen it so. */
+  #noteSize(): void {
+    const { layout, limits } = this.#live();
+    const sectorCount = limits.sizeBytes / SECTOR_BYTES;
+    const known = this.#registers.sectorCount;
+    if (sectorCount < known) throw new Wrong('violation', `${known} sectors have become ${sectorCount}`);
+    if (sectorCount > known) this.#registers.extend(sectorCount);
+    this.#layoutKept = layout;
   }
 
   /** With what a person does who is told why the array does not start. */
@@ -480,6 +493,8 @@ class World {
         return this.#killLane(step);
       case 'stop':
         return await this.#stop(step.absent);
+      case 'grow':
+        return await this.#grow(step);
       case 'crash':
         return await this.#crashSoon(step, step.inMs);
       case 'fault':
@@ -787,7 +802,7 @@ class World {
     const unit = this.#addUnit();
     // What was on it before is nobody's data, and must never be read.
     const garbage = new Uint8Array(64 * KIB).fill(0xdb);
-    for (let at = 0; at + garbage.byteLength <= config.diskBytes; at += 2 * garbage.byteLength)
+    for (let at = 0; at + garbage.byteLength <= this.#diskBytes; at += 2 * garbage.byteLength)
       unit.disk.poke(at, garbage);
     await this.#bringIn(unit, (device) => this.#live().add(device, unit.disk.name));
   }
@@ -1342,6 +1357,35 @@ class World {
     }
     this.#array = null;
     await this.#assembleOrGiveUp();
+  }
+
+  async #grow({ byBytes, isByLeg }: Extract<Step, { do: 'grow' }>): Promise<void> {
+    await this.#settled();
+    const array = this.#live();
+    const { raidDisks } = this.#md();
+    this.#count('grow');
+    const isLeg = isByLeg && array.layout.geometry.level === 'raid1';
+    if (!isLeg) this.#extendDisks(byBytes);
+    try {
+      await array.grow(isLeg ? { disks: raidDisks + 1 } : { size: 'max' });
+    } catch (error) {
+      if (!(error instanceof RaidError)) throw error;
+      // It is not clean, its bitmap has no room, or its far copies would move.
+      if (['BUSY', 'NOT_SUPPORTED', 'BAD_ARGUMENT'].includes(error.code)) return;
+      if (!this.#isBeyond || !isLoss(error)) throw error;
+      this.#tally.losses.L1 += 1;
+    }
+    await this.#stop(null);
+  }
+
+  /** What is there is not alike on any two. */
+  #extendDisks(byBytes: number): void {
+    const from = this.#diskBytes;
+    this.#diskBytes += byBytes;
+    for (const { disk } of this.#units) {
+      disk.extend(this.#diskBytes);
+      disk.poke(from, new Uint8Array(byBytes).fill(0xa0 + disk.number));
+    }
   }
 
   // Liveness.
