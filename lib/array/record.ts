@@ -163,7 +163,8 @@ export class MdRecord {
       ({ state, descriptor }) => state !== 'faulty' && this.#owed.has(descriptor),
     );
     await this.#failAll(await this.#write(owed), 'does not take its superblock');
-    await this.#applyAll([confirm(this.#array, this.#now())]);
+    // Cut off before who is missing was on record, the next update is the one that says so.
+    if (!this.#array.hasUnrecordedLoss) await this.#applyAll([confirm(this.#array, this.#now())]);
     this.#owed.clear();
     this.#isCutOff = false;
   }
