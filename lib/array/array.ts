@@ -474,13 +474,24 @@ export class RaidArray extends Device {
         throw new RaidError('BUSY', `${member.name} is being replaced already`, { device: member.name });
       }
       const spares = this.#spares().filter((other) => this.#promisedSlotOf(other) === null);
-      const spare = spareName === undefined ? spares[0] : spares.find((other) => other.name === spareName);
+      const fits = (other: Member): boolean => this.#metadata?.hasRoomFor(other.descriptor, slot) !== false;
+      const spare =
+        spareName === undefined
+          ? (spares.find(fits) ?? spares[0])
+          : spares.find((other) => other.name === spareName);
       if (spare === undefined) {
         throw new RaidError(
           'NO_SUCH_MEMBER',
           spareName === undefined
             ? `${this.name} has no spare to replace ${member.name} with; add a disk first`
             : `${spareName} is no spare of ${this.name}`,
+        );
+      }
+      if (!fits(spare)) {
+        throw new RaidError(
+          'BAD_ARGUMENT',
+          `${spare.name} is smaller than ${member.name}, whose place in ${this.layout.geometry.level} only a disk as large can take`,
+          { device: spare.name },
         );
       }
       await this.#engine.setMember(

@@ -350,9 +350,12 @@ export async function assembleDevices(
     take(member.candidate, state, member);
   }
   // What was being written when the last life ended may have reached only one of a member and its replacement, and neither
-  // a resync nor a log compares the two: the copy starts over.
+  // a resync nor a log compares the two: the copy starts over. Raid0 and linear never say that nothing was.
   const startsOver =
-    found.replay !== null || found.atRisk !== null || found.resyncOffsetSectors !== Number.POSITIVE_INFINITY;
+    (layout.kind === 'copies' && layout.copyCount === 1) ||
+    found.replay !== null ||
+    found.atRisk !== null ||
+    found.resyncOffsetSectors !== Number.POSITIVE_INFINITY;
   for (const member of found.replacements) {
     const recoveredBytes = startsOver
       ? 0

@@ -38,6 +38,7 @@ import {
   failMember,
   finishRecovery,
   finishReplacement,
+  hasRoomFor,
   judgeReAdd,
   type MdArray,
   type MdMember,
@@ -442,6 +443,11 @@ export class Metadata {
   recoveringSlotOf(descriptor: number): number | null {
     const member = this.array.members.find((each) => each.descriptor === descriptor);
     return member?.state === 'recovering' ? member.slot : null;
+  }
+
+  /** Whether a spare is large enough for what the member in this slot holds. */
+  hasRoomFor(descriptor: number, slot: number): boolean {
+    return hasRoomFor(this.array, descriptor, slot);
   }
 
   /** False when there is nothing to replace there: either of the two has failed. */

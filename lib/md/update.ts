@@ -198,12 +198,28 @@ export function startRecovery(array: MdArray, descriptor: number, slot: number, 
   return promoteSpare(array, descriptor, state, features.RECOVERY_OFFSET, utime);
 }
 
-/** A spare begins to copy the member in a slot that still works. */
+/**
+ * A spare begins to copy the member in a slot that still works. In raid0 and linear what each member gives says where the bytes
+ * of the array are: there the spare gives what the original does, however large it is.
+ */
 export function startReplacement(array: MdArray, descriptor: number, slot: number, utime: Time): TwoUpdates {
   const original = memberIn(array, slot);
   assert(original?.state === 'in_sync', 'only a member in sync is replaced; an empty slot is recovered');
+  assert(hasRoomFor(array, descriptor, slot), 'a replacement has room for what its original holds');
   const state: MdMemberState = { state: 'replacement', slot, recoveredSectors: 0 };
-  return promoteSpare(array, descriptor, state, features.RECOVERY_OFFSET | features.REPLACEMENT, utime);
+  const bits = features.RECOVERY_OFFSET | features.REPLACEMENT;
+  if (array.level > 0) return promoteSpare(array, descriptor, state, bits, utime);
+  const { dataSectors } = original.superblock;
+  const members = array.members.map((each) =>
+    each.descriptor === descriptor ? { ...each, superblock: { ...each.superblock, dataSectors } } : each,
+  );
+  return promoteSpare({ ...array, members }, descriptor, state, bits, utime);
+}
+
+/** Whether a spare could replace the member in a slot; above raid0 and linear every spare is large enough. */
+export function hasRoomFor(array: MdArray, descriptor: number, slot: number): boolean {
+  const needed = memberIn(array, slot)?.superblock.dataSectors ?? 0;
+  return array.level > 0 || memberOf(array, descriptor).superblock.dataSectors >= needed;
 }
 
 function promoteSpare(
