@@ -31,7 +31,7 @@ export class Activity {
   #inFlight = 0;
   #hasBegun = false;
   #lastEnd = 0;
-  #watching: Promise<void> | null = null;
+  #isWatching = false;
   /** What `marking` and `cleaning` wait for. */
   #transition: Promise<void> = Promise.resolve();
   #stopped = false;
@@ -63,9 +63,7 @@ export class Activity {
   /** After it, however it ended. */
   leave(): void {
     this.#inFlight -= 1;
-    if (this.#inFlight > 0) return;
-    this.#lastEnd = this.#options.host.now();
-    if (this.#watching === null && !this.#stopped) this.#watching = this.#watch();
+    if (this.#inFlight === 0) this.#rest();
   }
 
   /**
@@ -92,6 +90,8 @@ export class Activity {
         this.#transition = this.#options.markActive().then(
           () => {
             this.#state = 'active';
+            // Whoever asked for it may have left meanwhile, because something else that it needed was refused.
+            if (this.#inFlight === 0) this.#rest();
           },
           (error: unknown) => {
             this.#state = 'clean';
@@ -112,14 +112,21 @@ export class Activity {
     await this.#transition;
   }
 
+  #rest(): void {
+    this.#lastEnd = this.#options.host.now();
+    if (!this.#isWatching) void this.#watch();
+  }
+
+  /** Until the array is clean again. */
   async #watch(): Promise<void> {
     const { host, delayMs } = this.#options;
+    this.#isWatching = true;
     while (this.#state === 'active' && !this.#stopped) {
       const left = this.#inFlight > 0 ? delayMs : this.#lastEnd + delayMs - host.now();
       if (left > 0) await host.sleep(left);
       // A failure is met again by whatever comes next.
       else await this.#becomeClean().catch(() => undefined);
     }
-    this.#watching = null;
+    this.#isWatching = false;
   }
 }
