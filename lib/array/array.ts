@@ -28,7 +28,7 @@ import { type Host, realHost } from '../host.ts';
 import { compileLayout } from '../layout/compile.ts';
 import type { Geometry } from '../layout/geometry.ts';
 import type { Layout } from '../layout/layout.ts';
-import { confirm } from '../md/update.ts';
+import { confirm, markDirty } from '../md/update.ts';
 import { compileHealth } from '../plan/health.ts';
 import { type ErasedRange, type Health, isLost, replacementOf } from '../plan/plan.ts';
 import { comparedBytes, planWrite, syncBytes } from '../plan/planner.ts';
@@ -99,6 +99,8 @@ export interface AssembledOptions extends EngineChoice {
   /** Sync position from which redundancy may be wrong; Infinity when none is. */
   readonly unsyncedFromBytes: number;
   readonly erased: readonly ErasedRange[];
+  /** Erased, and on no list yet. */
+  readonly unlisted: readonly ErasedRange[];
   /** Absent for an array that has just been created. */
   readonly assembly?: AssemblyReport | undefined;
 }
@@ -167,6 +169,7 @@ export class RaidArray extends Device {
         this.#members.join({ ...seed, errors: { read: 0, write: 0, corrected: correctedSectors } });
       for (const member of this.#members.list)
         this.#lists.set(member.descriptor, this.#members.badOf(member));
+      this.#members.damage(options.unlisted);
     } else this.#adoptAll(options);
     const devices = this.#members.list.map((member) => member.device);
     this.limits = {
@@ -266,7 +269,10 @@ export class RaidArray extends Device {
       witness: assembly?.witness ?? null,
       isForced: (assembly?.forced ?? []).length > 0,
       update: async () => {
-        if (assembly?.isUpdateDue === true) await metadata.update(confirm);
+        if (assembly?.isUpdateDue !== true) return;
+        // What is bad is listed before superblocks say that the array is clean.
+        if (this.#members.hidesDamage()) await this.#recordBadBlocks([]);
+        await metadata.update(this.#members.hidesDamage() ? markDirty : confirm);
       },
     });
     this.#autoSync = autoSync;

@@ -51,7 +51,7 @@ import {
   type Superblock1,
   type Version1,
 } from '../md/superblock1.ts';
-import { confirm, type MdArray, type MdMember, witnessOf } from '../md/update.ts';
+import { confirm, type MdArray, type MdMember, markDirty, witnessOf } from '../md/update.ts';
 import { type ArrayRange, type ErasedRange, replacementOf } from '../plan/plan.ts';
 import { parseSize, SECTOR_BYTES } from '../units.ts';
 import { type EngineChoice, RaidArray, type Seed } from './array.ts';
@@ -235,6 +235,7 @@ export async function formArray(sources: readonly Source[], options: FormOptions
     }),
     unsyncedFromBytes: array.resyncOffsetSectors * SECTOR_BYTES,
     erased: [],
+    unlisted: [],
   });
 }
 
@@ -372,7 +373,7 @@ export async function assembleDevices(
     found.replay === null
       ? { refusing: [], unmade: [] }
       : await recoverFromLogs(layout, found.replay, seeds, listed.bad, readOnly);
-  const erased = [...listed.bad, ...replayed.unmade];
+  let unlisted = replayed.unmade;
   const leaving = [...listed.unread.keys(), ...replayed.refusing];
   const rows = md === null || found.atRisk === null ? [] : await rowsAtRisk(md, found, layout, devices);
   const bitmap = md === null || readOnly ? null : await loadBitmap(md, layout.geometry, devices);
@@ -395,11 +396,12 @@ export async function assembleDevices(
   const isUpdateDue = metadata !== null && isNews && leaving.length === 0 && options.leaveUpdate === true;
   if (metadata !== null && isNews && !isUpdateDue) {
     for (const slot of new Set(replayed.unmade.map(({ member }) => member))) {
-      const holder = seeds.find(({ state }) => state.state === 'in_sync' && state.slot === slot);
-      const places = erased.filter(({ member }) => member === slot);
-      if (holder !== undefined) await metadata.setBadBlocks(holder.descriptor, places);
+      const holder = holderOf(seeds, slot);
+      const places = [...listed.bad, ...replayed.unmade].filter(({ member }) => member === slot);
+      if (holder !== undefined && (await metadata.setBadBlocks(holder.descriptor, places)))
+        unlisted = unlisted.filter(({ member }) => member !== slot);
     }
-    if (leaving.length === 0) await metadata.update(confirm);
+    if (leaving.length === 0) await metadata.update(unlisted.length > 0 ? markDirty : confirm);
     for (const descriptor of leaving) await metadata.fail(descriptor);
     noteFailures(seeds, metadata.array);
   }
@@ -422,7 +424,8 @@ export async function assembleDevices(
     metadata,
     readOnly,
     unsyncedFromBytes: found.resyncOffsetSectors * SECTOR_BYTES,
-    erased,
+    erased: listed.bad,
+    unlisted,
     assembly: report,
   });
   return { array, report };
@@ -441,11 +444,7 @@ async function recoverFromLogs(
   readOnly: boolean,
 ): Promise<{ readonly refusing: readonly number[]; readonly unmade: readonly ErasedRange[] }> {
   assert(layout.kind === 'parity', 'only raid5 keeps logs');
-  const holders = Array.from({ length: layout.memberCount }, (_, slot) =>
-    seeds.find(
-      ({ state }) => (state.state === 'in_sync' || state.state === 'recovering') && state.slot === slot,
-    ),
-  );
+  const holders = Array.from({ length: layout.memberCount }, (_, slot) => holderOf(seeds, slot));
   const sources = holders.map((seed) => {
     if (seed === undefined) return null;
     const { state, device } = seed;
@@ -473,6 +472,12 @@ async function recoverFromLogs(
     }
   }
   return { refusing, unmade };
+}
+
+function holderOf(seeds: readonly Seed[], slot: number): Seed | undefined {
+  return seeds.find(
+    ({ state }) => (state.state === 'in_sync' || state.state === 'recovering') && state.slot === slot,
+  );
 }
 
 function withNewReplacements(md: MdArray): MdArray {
@@ -506,18 +511,23 @@ function noteFailures(seeds: Seed[], md: MdArray): void {
     md.members.some((member) => member.descriptor === descriptor && member.state === 'faulty');
   for (const seed of seeds.filter(isOut)) {
     if (seed.state.state === 'faulty') continue;
-    const formerSlot = 'slot' in seed.state ? seed.state.slot : null;
-    const isMember = seed.state.state === 'in_sync';
     const because = new RaidError(
       'WRITE_FAILED',
       `${seed.name} did not take what had to be written at the start`,
     );
-    seed.state = { state: 'faulty', formerSlot, because };
-    for (const other of seeds) {
-      const { state } = other;
-      if (isMember && state.state === 'replacement' && state.slot === formerSlot)
-        other.state = { state: 'spare' };
-    }
+    leave(seeds, seed, because);
+  }
+}
+
+/** As `Members.expel` has it: what was to replace it is a spare again. */
+function leave(seeds: readonly Seed[], seed: Seed, because: RaidError): void {
+  const formerSlot = 'slot' in seed.state ? seed.state.slot : null;
+  const isMember = seed.state.state === 'in_sync';
+  seed.state = { state: 'faulty', formerSlot, because };
+  for (const other of seeds) {
+    const { state } = other;
+    if (isMember && state.state === 'replacement' && state.slot === formerSlot)
+      other.state = { state: 'spare' };
   }
 }
 
@@ -737,7 +747,6 @@ function leaveWithoutLists(
           cause: because,
         },
       );
-    const formerSlot = 'slot' in seed.state ? seed.state.slot : null;
-    seed.state = { state: 'faulty', formerSlot, because: new RaidError(because.code, why, because.place) };
+    leave(seeds, seed, new RaidError(because.code, why, because.place));
   }
 }
