@@ -30,12 +30,13 @@ import type { Geometry } from '../layout/geometry.ts';
 import type { Layout } from '../layout/layout.ts';
 import { confirm, markDirty } from '../md/update.ts';
 import { compileHealth } from '../plan/health.ts';
+import { lostWithout } from '../plan/last-copy.ts';
 import { type ErasedRange, type Health, isLost, replacementOf } from '../plan/plan.ts';
 import { comparedBytes, planWrite, syncBytes } from '../plan/planner.ts';
 import { divCeil, KIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import type { AssemblyReport } from './form.ts';
 import { type GrowOptions, recordGrowth } from './grow.ts';
-import { type Member, type MemberState, Members } from './members.ts';
+import { type BadPlace, type Member, type MemberState, Members } from './members.ts';
 import type { Metadata } from './metadata.ts';
 import { ArraySnapshots } from './snapshots.ts';
 import { type ArrayStatus, statusOf } from './status.ts';
@@ -345,13 +346,7 @@ export class RaidArray extends Device {
       const member = this.#members.named(which);
       const { state } = member;
       if (state.state === 'faulty') return;
-      if (state.state === 'in_sync' && !this.#canMiss([state.slot])) {
-        throw new RaidError(
-          'LAST_COPY',
-          `${member.name} holds the last copy of data in ${this.name}; add a disk and rebuild before failing it`,
-          { device: member.name, member: state.slot },
-        );
-      }
+      if (state.state === 'in_sync') this.#refuseLastCopy(member, state.slot);
       this.#members.expel(
         member,
         because ?? new RaidError('MEMBER_GONE', `${member.name} was failed by hand`),
@@ -363,6 +358,27 @@ export class RaidArray extends Device {
       });
       this.#startSync();
     });
+  }
+
+  #refuseLastCopy(member: Member, slot: number): void {
+    const place = { device: member.name, member: slot };
+    const isSpared = this.#members.surviveWithout([slot]);
+    const lost = isSpared ? lostWithout(this.layout, this.#health(), [slot]) : [];
+    if (lost.length > 0) {
+      const said = lost.slice(0, 3).map((each) => `${each.lengthBytes} bytes at ${each.offsetBytes}`);
+      if (lost.length > 3) said.push(`${lost.length - 3} more places`);
+      throw new RaidError(
+        'LAST_COPY',
+        `${member.name} holds the last copy of ${said.join(', ')} in ${this.name}, which others list as bad; replace it, or write there, before failing it`,
+        { ...place, ...lost[0], ...(lost.length > 1 ? { lost } : {}) },
+      );
+    }
+    if (this.#canMiss([slot])) return;
+    throw new RaidError(
+      'LAST_COPY',
+      `${member.name} holds the last copy of data in ${this.name}; add a disk and rebuild before failing it`,
+      place,
+    );
   }
 
   /** A faulty member or a spare leaves. Its device, the whole of it, is the caller's again. */
@@ -1024,7 +1040,7 @@ export class RaidArray extends Device {
     }
   }
 
-  /** What a write that began at `began` has covered on members is readable there again. */
+  /** What a write that began at `began` has covered on members is readable there again; what they refused of it is on record. */
   async #madeGood(began: number, offsetBytes: number, lengthBytes: number): Promise<void> {
     if (this.#members.bad.length === 0) return;
     const end = offsetBytes + lengthBytes;
@@ -1032,8 +1048,38 @@ export class RaidArray extends Device {
     const isLogged = (this.#metadata?.logShape ?? null) !== null;
     const from = isLogged ? roundDown(offsetBytes, SECTOR_BYTES) : roundUp(offsetBytes, SECTOR_BYTES);
     const to = isLogged ? roundUp(end, SECTOR_BYTES) : roundDown(end, SECTOR_BYTES);
-    if (to <= from) return;
-    await this.#mend(began, writtenPlaces(this.layout, this.#health(), from, to - from));
+    if (to > from) await this.#mend(began, writtenPlaces(this.layout, this.#health(), from, to - from));
+    if (this.#members.hidesDamage()) await this.#untilListed(began, offsetBytes, lengthBytes);
+  }
+
+  /**
+   * A member that did not take its part of a write has a bad place now, and the write counts when that is on record: until then the
+   * next life would take old bytes for new. Where it cannot be recorded the member is out; the write is on the others.
+   */
+  async #untilListed(began: number, offsetBytes: number, lengthBytes: number): Promise<void> {
+    if (this.#metadata === null) return;
+    const members = this.layout.memberBytes.map(() => ({ state: 'in_sync' as const }));
+    const places = writtenPlaces(this.layout, { members, erased: [] }, offsetBytes, lengthBytes);
+    const hidden = (): readonly number[] =>
+      this.#members.hiddenAmong(places, began).map(({ member }) => member);
+    for (let list: Promise<void> | null = null; list !== this.#lastList && hidden().length > 0; ) {
+      list = this.#lastList;
+      await list;
+    }
+    await this.#untilRecorded();
+    for (const slot of new Set(hidden())) {
+      const member = this.#members.trusted(slot);
+      if (member === null) continue;
+      const error = new RaidError(
+        this.#canMiss([slot]) ? 'WRITE_FAILED' : 'REDUNDANCY_LOST',
+        `${member.name} did not take a write, and has no list that says so`,
+        { device: member.name, member: slot, offsetBytes, lengthBytes },
+      );
+      if (error.code === 'REDUNDANCY_LOST') throw error;
+      const recorded = this.#excluded([{ member: slot, error }]);
+      await this.#engine.setHealth(this.#health());
+      await recorded;
+    }
   }
 
   async #mend(began: number, places: readonly ErasedRange[]): Promise<void> {
@@ -1075,11 +1121,7 @@ export class RaidArray extends Device {
     await this.#list(descriptor, ranges, ranges);
   }
 
-  async #list(
-    descriptor: number,
-    places: readonly ErasedRange[],
-    bad: readonly ErasedRange[],
-  ): Promise<void> {
+  async #list(descriptor: number, places: readonly ErasedRange[], bad: readonly BadPlace[]): Promise<void> {
     if ((await this.#metadata?.setBadBlocks(descriptor, places)) !== true) return;
     this.#lists.set(descriptor, places);
     this.#members.recorded(bad);

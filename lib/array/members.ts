@@ -64,7 +64,7 @@ export interface Member {
   state: MemberState;
 }
 
-interface BadPlace extends ErasedRange {
+export interface BadPlace extends ErasedRange {
   readonly since: number;
   /** On the device too: the next life will hear of it. */
   readonly isOnRecord: boolean;
@@ -103,7 +103,7 @@ export class Members {
   }
 
   /** Those of this member, as its device has them. */
-  badOf(member: Member): readonly ErasedRange[] {
+  badOf(member: Member): readonly BadPlace[] {
     const { state } = member;
     if (!('slot' in state)) return [];
     const isNew = state.state === 'replacement' || this.#changing.has(state.slot);
@@ -249,14 +249,24 @@ export class Members {
     this.#setBad([...others, ...ranges.map((range) => ({ ...range, since, isOnRecord }))]);
   }
 
-  /** These are on their device's list. */
-  recorded(ranges: readonly ErasedRange[]): void {
-    this.#setBad(this.#bad.map((place) => (ranges.includes(place) ? { ...place, isOnRecord: true } : place)));
+  /** These are on their device's list, and so is what writes have left of them meanwhile. */
+  recorded(ranges: readonly BadPlace[]): void {
+    const isListed = (place: BadPlace): boolean =>
+      ranges.some((range) => range.since === place.since && contains(range, place));
+    this.#setBad(this.#bad.map((place) => (isListed(place) ? { ...place, isOnRecord: true } : place)));
   }
 
   /** Whether there are bad places that the next life would not hear of: on this one, or on any. */
   hidesDamage(number: number | null = null): boolean {
     return this.#bad.some(({ member, isOnRecord }) => !isOnRecord && (number ?? member) === member);
+  }
+
+  /** Of these places, in members in sync, those that have become bad since `began`, and that the next life would take for good. */
+  hiddenAmong(places: readonly ErasedRange[], began: number): readonly ErasedRange[] {
+    const hidden = this.#bad.filter(
+      (bad) => bad.since > began && !bad.isOnRecord && this.trusted(bad.member) !== null,
+    );
+    return places.filter((place) => hidden.some((bad) => meets(bad, place)));
   }
 
   /**
@@ -327,6 +337,23 @@ function outside(
     return [left, right].filter((part) => part.lengthBytes > 0);
   });
   return isChanged ? kept : bad;
+}
+
+function contains(outer: ErasedRange, inner: ErasedRange): boolean {
+  const end = inner.offsetBytes + inner.lengthBytes;
+  return (
+    outer.member === inner.member &&
+    outer.offsetBytes <= inner.offsetBytes &&
+    end <= outer.offsetBytes + outer.lengthBytes
+  );
+}
+
+function meets(a: ErasedRange, b: ErasedRange): boolean {
+  return (
+    a.member === b.member &&
+    a.offsetBytes < b.offsetBytes + b.lengthBytes &&
+    b.offsetBytes < a.offsetBytes + a.lengthBytes
+  );
 }
 
 /** One object, or two that have opened one file. */

@@ -33,6 +33,7 @@ import type { Kernels } from '../parity/kernels.ts';
 import { oddCopiesOf, suspectOf } from '../parity/suspect.ts';
 import type { CompiledHealth } from '../plan/health.ts';
 import { compileHealth } from '../plan/health.ts';
+import { lostWithout } from '../plan/last-copy.ts';
 import {
   type Compute,
   type ErasedRange,
@@ -221,6 +222,20 @@ export class SharedHealth {
     for (const member of posted) this.#suspects.delete(member);
     this.#post();
     return false;
+  }
+
+  /** Whether something would be lost with this member, since it is bad on others, that can be had as long as it stays. */
+  isLastWithout(member: number): boolean {
+    return lostWithout(this.#layout, this.#compiled.health, [member]).length > 0;
+  }
+
+  /** Besides, who is out for another thread is missing, but for this one. */
+  atWorst(member: number, erased: readonly ErasedRange[]): CompiledHealth {
+    const { health } = this.#compiled;
+    const members = health.members.map((each, other) =>
+      other !== member && this.#board.isNotedElsewhere(other) ? { state: 'missing' as const } : each,
+    );
+    return compileHealth(this.#layout, { ...health, members, erased });
   }
 
   exclude(exclusion: Exclusion): void {
@@ -692,18 +707,49 @@ export class Runner {
     if (failures === null) return null;
     let fatal: RaidError | null = null;
     for (const { transfer, error } of failures) {
-      if (this.#exclude(transfer.member, error)) continue;
-      if (this.#layout.kind === 'parity') {
-        const { member, offsetBytes, lengthBytes } = transfer;
-        this.#health.damage({ member, offsetBytes, lengthBytes });
+      const { member, offsetBytes, lengthBytes } = transfer;
+      const place = { member, offsetBytes, lengthBytes };
+      if (this.#isWanted(member, error) && this.#isElsewhere(place, writes, failures)) {
+        // The write is done, once the array has put the place on record.
+        this.#health.damage(place);
+        continue;
       }
+      if (this.#exclude(member, error)) continue;
+      if (this.#layout.kind === 'parity') this.#health.damage(place);
       fatal ??= new RaidError(
         'REDUNDANCY_LOST',
-        `member ${transfer.member} did not take a write, and the array cannot do without it; what was to be written is old or new`,
-        { ...placeOf(job), member: transfer.member, cause: error },
+        `member ${member} did not take a write, and the array cannot do without it; what was to be written is old or new`,
+        { ...placeOf(job), member, cause: error },
       );
     }
     return fatal;
+  }
+
+  /** Whether what a member did not take can be had from the others, of which some have just been written. */
+  #isElsewhere(place: ErasedRange, writes: readonly Transfer[], failures: readonly Failure[]): boolean {
+    const { member, offsetBytes, lengthBytes } = place;
+    const untaken = failures
+      .map(({ transfer }) => transfer)
+      .filter((transfer) => transfer.member < this.#layout.memberCount);
+    const { erased } = this.#health.compiled.health;
+    const bad = erased.flatMap((each) =>
+      outside(
+        writes.filter((write) => write.member === each.member),
+        each,
+      ),
+    );
+    const after = this.#health.atWorst(member, [...bad, ...untaken]);
+    return !isLost(planRecover(this.#layout, after, member, offsetBytes, lengthBytes));
+  }
+
+  /**
+   * Whether a member that did not take a write stays all the same, with a bad place: without it something would be lost that is bad
+   * elsewhere. One that is gone has nothing to give.
+   */
+  #isWanted(member: number, error: RaidError): boolean {
+    const { health } = this.#health.compiled;
+    if (health.erased.length === 0 || health.members[member]?.state !== 'in_sync') return false;
+    return error.code !== 'MEMBER_GONE' && this.#health.isLastWithout(member);
   }
 
   /**
@@ -760,13 +806,13 @@ export class Runner {
     }
     this.#compute(plan, 0);
     const failures = yield this.#batch('write', this.#mirrored(plan.writes), plan.requestBytes, 0);
-    if (failures !== null) {
-      for (const { transfer, error } of failures) this.#exclude(transfer.member, error);
-      return;
-    }
-    const readBack = yield this.#batch('read', plan.writes, plan.requestBytes, 0);
-    if (readBack !== null) {
-      for (const { transfer, error } of readBack) this.#exclude(transfer.member, error);
+    const refused = failures ?? (yield this.#batch('read', plan.writes, plan.requestBytes, 0));
+    if (refused !== null) {
+      for (const { transfer, error } of refused) {
+        const { member, offsetBytes, lengthBytes } = transfer;
+        if (this.#isWanted(member, error)) this.#health.damage({ member, offsetBytes, lengthBytes });
+        else this.#exclude(member, error);
+      }
       return;
     }
     this.#corrections.push(range);

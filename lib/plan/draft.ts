@@ -72,7 +72,8 @@ export function finish(draft: Draft): Plan | Lost {
   return log.length === 0 ? plan : { ...plan, log };
 }
 
-function joinRanges(ranges: readonly ArrayRange[]): ArrayRange[] {
+/** In order, and neighbours made one. */
+export function joinRanges(ranges: readonly ArrayRange[]): ArrayRange[] {
   const joined: ArrayRange[] = [];
   for (const range of ranges.toSorted((a, b) => a.offsetBytes - b.offsetBytes)) {
     const last = joined.at(-1);

@@ -119,3 +119,17 @@ test('a place is bad from when it is listed until something that began later has
       }
     }
   }));
+
+test('what a write leaves of a place while that is being listed is on the list too', () => {
+  const members = new Members(layout, 'array', []);
+  const member = members.adopt(new MemoryDevice({ sizeBytes: 4096 }), { state: 'in_sync', slot: 0 });
+  members.damage([{ member: 0, offsetBytes: 2, lengthBytes: 8 }]);
+  const listed = members.badOf(member);
+  members.mend(0, 4, 2);
+  members.damage([{ member: 0, offsetBytes: 9, lengthBytes: 2 }]);
+  members.recorded(listed);
+  const hidden = members.badOf(member).filter(({ isOnRecord }) => !isOnRecord);
+  expect(hidden).toMatchObject([{ offsetBytes: 9, lengthBytes: 2 }]);
+  members.recorded(members.badOf(member));
+  expect(members.hidesDamage()).toBe(false);
+});
