@@ -900,9 +900,14 @@ export class RaidArray extends Device {
         { cause: exclusions[0]?.error },
       );
     }
+    await this.#without(exclusions);
+  }
+
+  /** Resolves when nobody makes use of these members any more, and that is on record. */
+  async #without(exclusions: readonly Exclusion[]): Promise<void> {
     const recorded = this.#excluded(exclusions);
-    await this.#engine.setHealth(this.#health());
-    await recorded;
+    // Both at once: the record may be refused before all lanes have heard.
+    await Promise.all([this.#engine.setHealth(this.#health()), recorded]);
   }
 
   #adoptAll(options: RaidArrayOptions): void {
@@ -1076,9 +1081,7 @@ export class RaidArray extends Device {
         { device: member.name, member: slot, offsetBytes, lengthBytes },
       );
       if (error.code === 'REDUNDANCY_LOST') throw error;
-      const recorded = this.#excluded([{ member: slot, error }]);
-      await this.#engine.setHealth(this.#health());
-      await recorded;
+      await this.#without([{ member: slot, error }]);
     }
   }
 
