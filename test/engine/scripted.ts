@@ -59,9 +59,9 @@ export class Scripted {
   run(job: Omit<Job, 'address'>, request?: Uint8Array): { report: Report; answer: Uint8Array } {
     const onArray = job.op === 'read' || job.op === 'write';
     const address = onArray ? map.heapAddress : 0;
-    // Poison, so that what nobody filled shows.
-    bytes.fill(0xa5, scratchAddress(0), scratchAddress(0) + (this.#options.scratchBytes ?? MIB));
-    if (onArray) bytes.fill(0x5a, address, address + job.lengthBytes);
+    // Poison, so that what nobody filled shows; by a kernel, since JavaScript fills shared memory byte by byte.
+    kernels.fill(scratchAddress(0), 0xa5, this.#options.scratchBytes ?? MIB);
+    if (onArray) kernels.fill(address, 0x5a, job.lengthBytes);
     if (request !== undefined) bytes.set(request, address);
     const report = drive(this.runner.run({ ...job, address }), (batch) => this.#perform(batch));
     const answer = bytes.slice(address, address + job.lengthBytes);
