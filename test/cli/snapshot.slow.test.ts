@@ -5,7 +5,7 @@
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
-import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { NbdDevice, seededRandom } from '../../lib/index.ts';
@@ -24,18 +24,12 @@ interface Status {
 }
 
 async function statusOf(scratch: Scratch): Promise<Status> {
-  return JSON.parse((await scratch.run('status demo --json')).stdout) as Status;
-}
-
-async function done(scratch: Scratch, line: string): Promise<string> {
-  const { code, stdout, stderr } = await scratch.run(line);
-  if (code !== 0) throw new Error(`raidsim ${line} ended with ${code}: ${stderr}`);
-  return stdout;
+  return JSON.parse(await scratch.done('status demo --json')) as Status;
 }
 
 /** The whole array, or a snapshot of it. */
 async function imageOf(scratch: Scratch, snapshot: string | null = null): Promise<Buffer> {
-  await done(scratch, `${snapshot === null ? 'read demo' : `snapshot read demo ${snapshot}`} --to image -q`);
+  await scratch.done(`${snapshot === null ? 'read demo' : `snapshot read demo ${snapshot}`} --to image -q`);
   return await readFile(scratch.path('image'));
 }
 
@@ -45,40 +39,40 @@ function expectSame(found: Uint8Array, wanted: Uint8Array): void {
 
 /** An array that is full, and the bytes of it. */
 async function fullArray(scratch: Scratch, options = create): Promise<Buffer> {
-  await done(scratch, `create demo ${options} -q`);
+  await scratch.done(`create demo ${options} -q`);
   const { sizeBytes } = await statusOf(scratch);
   const content = Buffer.from(sampleBytes(sizeBytes));
   await writeFile(scratch.path('content'), content);
-  await done(scratch, 'write demo --from content -q');
+  await scratch.done('write demo --from content -q');
   return content;
 }
 
 test('a life with every verb that writes leaves the snapshot as it was', async () => {
   await using scratch = await Scratch.make();
   const content = await fullArray(scratch, `${create} --spares 1`);
-  await done(scratch, 'backup create content --repo repo --chunk 64K -q');
-  await done(scratch, 'snapshot create demo one --limit 64M -q');
+  await scratch.done('backup create content --repo repo --chunk 64K -q');
+  await scratch.done('snapshot create demo one --limit 64M -q');
   await writeFile(scratch.path('other'), sampleBytes(5 * MIB).reverse());
-  await done(scratch, 'write demo --from other --offset 777 -q');
+  await scratch.done('write demo --from other --offset 777 -q');
   expectSame(await imageOf(scratch, 'one'), content);
   await scratch.run('fail demo disk1');
-  await done(scratch, 'write demo --from other --offset 6000000 -q');
-  await done(scratch, 'rebuild demo -q');
-  await done(scratch, 'scrub demo --repair -q');
+  await scratch.done('write demo --from other --offset 6000000 -q');
+  await scratch.done('rebuild demo -q');
+  await scratch.done('scrub demo --repair -q');
   expectSame(await imageOf(scratch, 'one'), content);
   const changed = await imageOf(scratch);
-  await done(scratch, 'snapshot create demo two -q');
-  await done(scratch, 'backup restore latest --repo repo --to demo -q');
+  await scratch.done('snapshot create demo two -q');
+  await scratch.done('backup restore latest --repo repo --to demo -q');
   expectSame(await imageOf(scratch), content);
   expectSame(await imageOf(scratch, 'one'), content);
   expectSame(await imageOf(scratch, 'two'), changed);
-  await done(scratch, 'snapshot rollback demo two -q');
+  await scratch.done('snapshot rollback demo two -q');
   expectSame(await imageOf(scratch), changed);
   expectSame(await imageOf(scratch, 'one'), content);
-  await done(scratch, 'snapshot delete demo two -q');
-  await done(scratch, 'snapshot rollback demo one -q');
+  await scratch.done('snapshot delete demo two -q');
+  await scratch.done('snapshot rollback demo one -q');
   expectSame(await imageOf(scratch), content);
-  expect(await done(scratch, 'scrub demo')).toContain('no mismatch');
+  expect(await scratch.done('scrub demo')).toContain('no mismatch');
 });
 
 test('killed in the midst of writing, ten times: the snapshot is valid, and what it was', () =>
@@ -87,7 +81,7 @@ test('killed in the midst of writing, ten times: the snapshot is valid, and what
     await using scratch = await Scratch.make();
     const content = await fullArray(scratch);
     await writeFile(scratch.path('other'), content.toReversed());
-    await done(scratch, 'snapshot create demo one --limit 64M -q');
+    await scratch.done('snapshot create demo one --limit 64M -q');
     let killedInTime = 0;
     for (let kill = 0; kill < 10; kill += 1) {
       const writer = startRaidsim(['write', 'demo', '--from', 'other'], scratch.folder);
@@ -100,7 +94,7 @@ test('killed in the midst of writing, ten times: the snapshot is valid, and what
       expect((await statusOf(scratch)).snapshots).toMatchObject([{ name: 'one', state: 'valid' }]);
     }
     expect(killedInTime).toBeGreaterThan(0);
-    await done(scratch, 'snapshot rollback demo one -q');
+    await scratch.done('snapshot rollback demo one -q');
     expectSame(await imageOf(scratch), content);
   }));
 
@@ -111,16 +105,16 @@ test('killed in the midst of a rollback: whoever comes next finds what was rolle
     const content = await fullArray(scratch);
     const other = content.toReversed();
     await writeFile(scratch.path('other'), other);
-    await done(scratch, 'snapshot create demo one --limit 64M -q');
+    await scratch.done('snapshot create demo one --limit 64M -q');
     let midst = 0;
     for (let kill = 0; kill < 6; kill += 1) {
-      await done(scratch, 'write demo --from other -q');
+      await scratch.done('write demo --from other -q');
       const rolling = startRaidsim(['snapshot', 'rollback', 'demo', 'one'], scratch.folder);
       let isOver = false;
       const ended = once(rolling, 'exit').then(() => {
         isOver = true;
       });
-      while (!isOver && (await halfWayTo(scratch)) === null) await turn();
+      while (!isOver && (await halfWayTo(scratch)) === null) await sleep(1);
       await sleep(random(40));
       rolling.kill('SIGKILL');
       await ended;
@@ -142,7 +136,7 @@ async function halfWayTo(scratch: Scratch): Promise<string | null> {
 test('served: verbs do what they do here, an export shows the snapshot, and clients are not rolled back under', async () => {
   await using scratch = await Scratch.make();
   const content = await fullArray(scratch);
-  await done(scratch, 'snapshot create demo one --limit 64M -q');
+  await scratch.done('snapshot create demo one --limit 64M -q');
   await using live = await Live.serve(scratch, ['--snapshot', 'one']);
   const uri = (name: string): string => `nbd+unix:///${name}?socket=${scratch.path('demo', 'nbd.sock')}`;
   {
@@ -200,15 +194,15 @@ test('a backup is of one instant, the next one reads only what changed, and all 
   await using scratch = await Scratch.make();
   const content = await fullArray(scratch);
   const backup = async (options = ''): Promise<{ id: string; readBytes: number }> =>
-    JSON.parse(await done(scratch, `backup create demo --repo repo --json${options}`)) as never;
+    JSON.parse(await scratch.done(`backup create demo --repo repo --json${options}`)) as never;
   const restored = async (id: string): Promise<Buffer> => {
-    await done(scratch, `backup restore ${id} --repo repo --to restored -q`);
+    await scratch.done(`backup restore ${id} --repo repo --to restored -q`);
     return await readFile(scratch.path('restored'));
   };
   expect((await backup(' --chunk 64K')).readBytes).toBe(content.byteLength);
   expect((await backup()).readBytes).toBe(0);
   await writeFile(scratch.path('small'), sampleBytes(100_000).reverse());
-  await done(scratch, 'write demo --from small --offset 1M -q');
+  await scratch.done('write demo --from small --offset 1M -q');
   const second = await backup();
   expect(second.readBytes).toBe(128 * 1024);
   expectSame(await restored(second.id), await imageOf(scratch));
@@ -216,7 +210,7 @@ test('a backup is of one instant, the next one reads only what changed, and all 
   // Served, with somebody who writes all the while; and killed, which loses nothing that was tracked.
   const live = await Live.serve(scratch);
   await using _live = live;
-  await done(scratch, 'snapshot create demo kept -q');
+  await scratch.done('snapshot create demo kept -q');
   await using client = await NbdDevice.open(`nbd+unix:///demo?socket=${scratch.path('demo', 'nbd.sock')}`);
   let isOver = false;
   const writing = (async () => {
@@ -237,12 +231,12 @@ test('a backup is of one instant, the next one reads only what changed, and all 
   expect((await statusOf(scratch)).snapshots?.map(({ name }) => name)).toEqual(['kept']);
 
   // Written past the store: what changed is not known.
-  await done(scratch, 'assemble elsewhere demo/disk0.img demo/disk1.img demo/disk2.img -q');
-  await done(scratch, 'write elsewhere --from small --offset 9M -q');
+  await scratch.done('assemble elsewhere demo/disk0.img demo/disk1.img demo/disk2.img -q');
+  await scratch.done('write elsewhere --from small --offset 9M -q');
   const sixth = await backup();
   expect(sixth.readBytes).toBe(content.byteLength);
   expectSame(await restored(sixth.id), await imageOf(scratch));
-  await done(scratch, 'snapshot delete demo --all -q');
+  await scratch.done('snapshot delete demo --all -q');
   expect((await backup(' --no-snapshot')).readBytes).toBe(content.byteLength);
   expect((await statusOf(scratch)).snapshots).toBe(undefined);
 });
@@ -254,7 +248,7 @@ test.each(['nobody has open', 'is served'])(
     const content = await fullArray(scratch, '--level 5 --disks 3 --size 48M --chunk 64K');
     await using live = how === 'is served' ? await Live.serve(scratch) : null;
     expect(live === null).toBe(how !== 'is served');
-    await done(scratch, 'snapshot create demo mine --limit 64M -q');
+    await scratch.done('snapshot create demo mine --limit 64M -q');
     let left: string[] = [];
     for (let time = 0; left.length === 0 && time < 10; time += 1) {
       const backup = startRaidsim(
@@ -271,9 +265,9 @@ test.each(['nobody has open', 'is served'])(
       left = snapshots.map(({ name }) => name).filter((name) => name !== 'mine');
     }
     expect(left).toMatchObject([expect.stringMatching(/^backup-/)]);
-    await done(scratch, 'backup create demo --repo repo -q');
+    await scratch.done('backup create demo --repo repo -q');
     expect((await statusOf(scratch)).snapshots).toMatchObject([{ name: 'mine', state: 'valid' }]);
-    await done(scratch, 'backup restore latest --repo repo --to copy -q');
+    await scratch.done('backup restore latest --repo repo --to copy -q');
     expectSame(await readFile(scratch.path('copy')), content);
   },
 );
@@ -281,10 +275,10 @@ test.each(['nobody has open', 'is served'])(
 test('a clone is written to, also after a restart and while faults come and go, and array and snapshot stay as they are', async () => {
   await using scratch = await Scratch.make();
   const content = await fullArray(scratch);
-  await done(scratch, 'snapshot create demo one --limit 64M -q');
+  await scratch.done('snapshot create demo one --limit 64M -q');
   const other = content.toReversed();
   await writeFile(scratch.path('other'), other);
-  await done(scratch, 'write demo --from other -q');
+  await scratch.done('write demo --from other -q');
   const uri = (name: string) => `nbd+unix:///${name}?socket=${scratch.path('demo', 'nbd.sock')}`;
   const wanted = Buffer.from(content);
   const image = Buffer.alloc(content.byteLength);
@@ -298,8 +292,8 @@ test('a clone is written to, also after a restart and while faults come and go, 
         const at = random(wanted.byteLength - piece.byteLength);
         await client.write(at, piece);
         wanted.set(piece, at);
-        if (turn === 7) await done(scratch, 'fault demo disk0 delay 1ms');
-        if (turn === 14) await done(scratch, 'fault demo clear');
+        if (turn === 7) await scratch.done('fault demo disk0 delay 1ms');
+        if (turn === 14) await scratch.done('fault demo clear');
       }
       await client.read(0, image);
       expectSame(image, wanted);
@@ -332,19 +326,19 @@ test('a clone is written to, also after a restart and while faults come and go, 
   });
   expectSame(await imageOf(scratch), other);
   expectSame(await imageOf(scratch, 'one'), content);
-  expect(await done(scratch, 'snapshot delete demo one --clone')).toBe(
+  expect(await scratch.done('snapshot delete demo one --clone')).toBe(
     'the clone of snapshot one of demo is deleted\n',
   );
-  expect(await done(scratch, 'snapshot merge demo one')).toContain('which is deleted');
+  expect(await scratch.done('snapshot merge demo one')).toContain('which is deleted');
   expectSame(await imageOf(scratch), content);
-  await done(scratch, 'snapshot create demo two -q');
+  await scratch.done('snapshot create demo two -q');
   const live = await Live.serve(scratch, ['--clone', 'two']);
   {
     await using client = await NbdDevice.open(uri('demo@two@clone'));
     await client.write(0, other.subarray(0, 4096));
   }
   await live.stop();
-  await done(scratch, 'snapshot delete demo --all --force');
+  await scratch.done('snapshot delete demo --all --force');
   expect((await readdir(scratch.path('demo'))).filter((file) => /clone|snapshots/.test(file))).toEqual([]);
   for (const [line, text] of [
     ['serve demo --clone two', 'has no snapshot two'],
