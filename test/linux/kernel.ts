@@ -9,13 +9,21 @@
  *
  * The script runs as root with mdadm, and md's modules loaded. It may call
  *      power-cut       the machine is gone at this moment: the process is killed, nothing is flushed or stopped
- *      settle [MD...]  waits until no resync, recovery or reshape runs or is about to
+ *      settle [MD...]  by device or name; waits until no resync, recovery or reshape runs or is about to
  * When the script returns, what still runs is shut down as at a power-off: md marks its arrays clean.
  *
  * md's own defaults hold: arrays start read-write (Debian's start_ro=1 is not read), and resync is not throttled.
  */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -45,10 +53,11 @@ export type KernelAvailability =
 
 const MODULES = ['crc32c_generic', 'md-mod', 'linear', 'raid0', 'raid1', 'raid10', 'raid456'];
 const IMAGES_MAX = 16;
+const modulesBase = '/usr/lib/uml/modules';
 
 /** Whether the programs are here, and if not, what to install. */
 export function kernelAvailable(): KernelAvailability {
-  const missing = ['linux.uml', 'insmod', 'mdadm', 'mount', 'setsid'].filter(
+  const missing = ['linux.uml', 'modprobe', 'mdadm', 'mount', 'setsid'].filter(
     (name) => programPath(name) === null,
   );
   if (missing.length > 0) {
@@ -57,8 +66,8 @@ export function kernelAvailable(): KernelAvailability {
       because: `${missing.join(', ')} not found: apt-get install user-mode-linux kmod mdadm`,
     };
   }
-  return modulesDirectory() === null
-    ? { available: false, because: 'the modules of user-mode-linux are not in /usr/lib/uml/modules' }
+  return !existsSync(modulesBase)
+    ? { available: false, because: `the modules of user-mode-linux are not in ${modulesBase}` }
     : { available: true };
 }
 
@@ -81,7 +90,13 @@ export async function runInKernel(run: KernelRun): Promise<KernelResult> {
   const lab = mkdtempSync(join(tmpdir(), 'raidsim-kernel-'));
   try {
     writeFileSync(join(lab, 'script'), run.script);
-    writeFileSync(join(lab, 'init'), initScript(images.length, run.modules ?? []), { mode: 0o755 });
+    writeFileSync(join(lab, 'init'), initScript(lab, images.length, run.modules ?? []), { mode: 0o755 });
+    mkdirSync(join(lab, 'bin'));
+    for (const [name, text] of Object.entries(HELPERS))
+      writeFileSync(join(lab, 'bin', name), text, { mode: 0o755 });
+    // Where modprobe looks, below a root of its own.
+    mkdirSync(join(lab, 'lib'));
+    symlinkSync(modulesBase, join(lab, 'lib', 'modules'));
     return await boot(lab, images, run.timeoutMs ?? 120_000);
   } finally {
     rmSync(lab, { recursive: true, force: true });
@@ -108,7 +123,7 @@ async function boot(lab: string, images: readonly string[], timeoutMs: number): 
     programPath('linux.uml') as string,
     [
       ...['mem=256M', 'root=/dev/root', 'rootfstype=hostfs', 'rootflags=/', 'ro', `init=${lab}/init`],
-      ...[`lab=${lab}`, `uml_dir=${lab}`, 'umid=guest', 'noreboot', 'panic=-1'],
+      ...[`uml_dir=${lab}`, 'umid=guest', 'noreboot', 'panic=-1'],
       ...['con=null', 'ssl=null', 'con0=null,fd:1', ...disks],
     ],
     { detached: true, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, HOME: lab, TMPDIR: memory } },
@@ -149,47 +164,43 @@ async function boot(lab: string, images: readonly string[], timeoutMs: number): 
   return { ended, exitStatus, stdout: text('out'), stderr: text('err'), log };
 }
 
-function initScript(diskCount: number, more: readonly string[]): string {
-  const disks = Array.from({ length: diskCount }, (_, index) => `/dev/ubd${String.fromCharCode(97 + index)}`);
-  const modules = modulePaths([...MODULES, ...more]).map(
-    (path) => `insmod ${path} || echo "no module ${path}" >/dev/kmsg`,
-  );
-  return `#!/bin/sh
-export PATH=/run/lab/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C TZ=UTC HOME=/root TERM=dumb
-mount -n -t proc proc /proc
-for word in $(cat /proc/cmdline); do case $word in lab=*) lab=\${word#lab=};; esac; done
-mount -n -t sysfs sysfs /sys
-mount -n -t devtmpfs devtmpfs /dev
-mount -n -t tmpfs tmpfs /run
-mount -n -t tmpfs tmpfs /tmp
-mkdir -p /run/lab /run/lock /run/mdadm
-mount -n -t hostfs -o "$lab" none /run/lab
-mkdir -p /run/lab/bin
-[ -d /etc/mdadm ] && mount -n -t tmpfs tmpfs /etc/mdadm && : >/etc/mdadm/mdadm.conf
-[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
-echo lab >/proc/sys/kernel/hostname
-
-cat >/run/lab/bin/power-cut <<'END'
-#!/bin/sh
+/** What scripts can call, as files: here a file costs nothing, and in the guest each process a fiftieth of a second. */
+const HELPERS = {
+  'power-cut': `#!/bin/sh
 sync -f /run/lab
 : >/run/lab/power-cut
 while :; do sleep 1; done
-END
-cat >/run/lab/bin/settle <<'END'
-#!/bin/sh
+`,
+  settle: `#!/bin/sh
 calm=0
 while [ $calm -lt 2 ]; do
   busy=
   for action in /sys/block/md*/md/sync_action; do
     [ -e "$action" ] || continue
-    if [ $# -gt 0 ]; then case " $* " in *"/$(echo "$action" | cut -d/ -f4) "*) ;; *) continue;; esac; fi
+    md=\${action#/sys/block/}; md=\${md%%/*}
+    if [ $# -gt 0 ]; then case " $* " in *"/$md "*|*" $md "*) ;; *) continue;; esac; fi
     read -r now <"$action"; case $now in idle|frozen) ;; *) busy=1;; esac
   done
   if [ -n "$busy" ]; then calm=0; sleep 0.1; else calm=$((calm+1)); sleep 0.25; fi
 done
-END
-chmod 755 /run/lab/bin/*
-${modules.join('\n')}
+`,
+};
+
+function initScript(lab: string, diskCount: number, more: readonly string[]): string {
+  const disks = Array.from({ length: diskCount }, (_, index) => `/dev/ubd${String.fromCharCode(97 + index)}`);
+  return `#!/bin/sh
+export PATH=/run/lab/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C TZ=UTC HOME=/root TERM=dumb
+mount -n -t proc proc /proc
+mount -n -t sysfs sysfs /sys
+mount -n -t devtmpfs devtmpfs /dev
+mount -n -t tmpfs tmpfs /run
+mount -n -t tmpfs tmpfs /tmp
+mkdir -p /run/lab /run/lock /run/mdadm
+mount -n -t hostfs -o "${lab}" none /run/lab
+[ -d /etc/mdadm ] && mount -n -t tmpfs tmpfs /etc/mdadm && : >/etc/mdadm/mdadm.conf
+[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+echo lab >/proc/sys/kernel/hostname
+modprobe -d /run/lab -a ${[...MODULES, ...more].join(' ')} 2>/dev/kmsg
 for limit in min max; do echo 1000000 >/proc/sys/dev/raid/speed_limit_$limit; done
 DISKS="${disks.join(' ')}"
 ${disks.map((disk, index) => `D${index}=${disk}`).join('\n')}
@@ -201,34 +212,6 @@ sync
 echo o >/proc/sysrq-trigger
 sleep 20
 `;
-}
-
-/** The wanted modules and what they need, in the order in which they can be loaded. */
-function modulePaths(wanted: readonly string[]): readonly string[] {
-  const directory = modulesDirectory() as string;
-  const needs = new Map<string, readonly string[]>();
-  for (const line of readFileSync(join(directory, 'modules.dep'), 'utf8').split('\n')) {
-    const [path, needed] = line.split(':');
-    if (path !== undefined && needed !== undefined) needs.set(path, needed.split(' ').filter(Boolean));
-  }
-  const ordered: string[] = [];
-  const add = (path: string): void => {
-    if (ordered.includes(path)) return;
-    for (const needed of needs.get(path) ?? []) add(needed);
-    ordered.push(path);
-  };
-  for (const name of wanted) {
-    const path = [...needs.keys()].find((each) => each.endsWith(`/${name}.ko`));
-    if (path !== undefined) add(path);
-  }
-  return ordered.map((path) => join(directory, path));
-}
-
-function modulesDirectory(): string | null {
-  const base = '/usr/lib/uml/modules';
-  const versions = existsSync(base) ? readdirSync(base) : [];
-  const complete = versions.filter((version) => existsSync(join(base, version, 'modules.dep')));
-  return complete[0] === undefined ? null : join(base, complete[0]);
 }
 
 export function programPath(name: string): string | null {
