@@ -9,7 +9,6 @@ const longest = [
   'sim/crash-points',
   'linux/interop-states',
   'linux/interop',
-  'array/ppl',
   'conformance/arrays',
   'sim/mutants',
   'linux/md',

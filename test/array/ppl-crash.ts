@@ -1,4 +1,9 @@
-/** The power cuts of ppl-world.ts: every moment, many subsets, every member missing; and once more during recovery. */
+/**
+ * The power cuts of ppl-world.ts: every moment, many subsets, every member missing; and once more during recovery. What a recovery
+ * makes of disks depends on their bytes alone (time stands still, and lots are drawn from one seed), so that disks that were left with the
+ * same bytes are judged once for the same values.
+ */
+import { createHash } from 'node:crypto';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
@@ -30,7 +35,10 @@ interface Moment {
 }
 
 export interface Tally {
+  /** All that were left by a cut. */
   states: number;
+  /** Those of them that differ in what is on the disks that are there, or in what may be read. */
+  different: number;
   refused: number;
 }
 
@@ -185,15 +193,38 @@ async function judge(
   }
 }
 
+/** Whether such a state comes for the first time. */
+class Seen {
+  readonly #keys = new Set<string>();
+  readonly #numbers = new Map<unknown, number>();
+
+  isNew(images: readonly Sectors[], missing: number | null, values: unknown, more = ''): boolean {
+    const number = this.#numbers.get(values) ?? this.#numbers.size;
+    this.#numbers.set(values, number);
+    const hash = createHash('sha256').update(`${missing} ${number} ${more}`);
+    for (const [disk, sectors] of images.entries()) {
+      if (disk === missing) continue;
+      hash.update(`disk ${disk} `);
+      for (const [sector, bytes] of [...sectors].sort(([a], [b]) => a - b))
+        hash.update(`${sector} `).update(bytes);
+    }
+    const key = hash.digest('hex');
+    if (this.#keys.has(key)) return false;
+    this.#keys.add(key);
+    return true;
+  }
+}
+
 export async function crashEverywhere(
   work: Workload,
   options: { readonly subsets: number; readonly again?: number; readonly stride?: number },
 ): Promise<Tally> {
   const { events, moments, layout } = await run(work);
-  const tally: Tally = { states: 0, refused: 0 };
+  const tally: Tally = { states: 0, different: 0, refused: 0 };
   const blank = Array.from({ length: work.disks }, (): Sectors => new Map());
   const slots = Array.from({ length: work.disks }, (_, slot) => slot);
   const formed = moments[0]!.events;
+  const seen = new Seen();
   for (const { at, durable, pending } of cuts(events, formed, blank)) {
     if ((at - formed) % (options.stride ?? 1) !== 0) continue;
     const values = valuesAt(moments, at);
@@ -202,6 +233,9 @@ export async function crashEverywhere(
       for (const { disk, offsetBytes, bytes } of kept) put(images[disk]!, offsetBytes, bytes);
       for (const missing of [null, ...slots]) {
         tally.states += 1;
+        const isCutAgain = options.again !== undefined && at % options.again === 0;
+        if (!seen.isNew(images, missing, values, isCutAgain ? 'cut again' : '')) continue;
+        tally.different += 1;
         const recovery: Event[] = [];
         try {
           await judge(images, missing, values, layout, recovery);
@@ -209,12 +243,14 @@ export async function crashEverywhere(
           const where = `event ${at}, ${kept.length} of ${pending.length} writes kept, disk ${missing} missing`;
           throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
         }
-        if (options.again === undefined || at % options.again !== 0) continue;
+        if (!isCutAgain) continue;
         for (const second of cuts(recovery, 1, images)) {
           for (const left of survivors(second.pending, 4, at)) {
             const twice = second.durable.map((sectors) => new Map(sectors));
             for (const { disk, offsetBytes, bytes } of left) put(twice[disk]!, offsetBytes, bytes);
             tally.states += 1;
+            if (!seen.isNew(twice, missing, values)) continue;
+            tally.different += 1;
             await judge(twice, missing, values, layout).catch((error: unknown) => {
               throw new Error(
                 `event ${at}, disk ${missing} missing, and event ${second.at} of the recovery: ${(error as Error).message}`,
@@ -249,7 +285,7 @@ export async function crashInTheNextLife(
     sector >= next.sector && sector < next.sector + next.count ? [value, 255] : [value],
   );
   const slots = Array.from({ length: work.disks }, (_, slot) => slot);
-  const tally: Tally = { states: 0, refused: 0 };
+  const tally: Tally = { states: 0, different: 0, refused: 0 };
   for (const { at, durable, pending } of cuts(events, 0, base)) {
     if (at % (options.stride ?? 1) !== 0) continue;
     for (const kept of survivors(pending, options.subsets, at)) {

@@ -23,7 +23,7 @@ describe('after a power cut at any moment, with anything kept of what was not fl
   ])('%s', async (_, disks, layout, steps) => {
     const tally = await crashEverywhere({ disks, layout, steps }, { subsets: 6, again: 3 });
     expect(tally.states).toBeGreaterThan(100);
-    console.log(`${tally.states} states`);
+    console.log(`${tally.states} states, ${tally.different} of them different`);
   });
 });
 
