@@ -35,7 +35,7 @@ export type { ErrorCounts, Member, MemberState } from './array/members.ts';
 export { hasPaths, lintSources, openPaths, pathsOf } from './array/paths.ts';
 export { CONF_NAME, pathsStatus, readMultipathConf, sanOf, throughSan } from './array/san.ts';
 export { whatIsOn } from './array/signatures.ts';
-export { ArraySnapshots, SNAPSHOT_STORE } from './array/snapshots.ts';
+export { ArraySnapshots, type CloneInfo, clonesIn, SNAPSHOT_STORE } from './array/snapshots.ts';
 export {
   isThere,
   type MemberDevice,

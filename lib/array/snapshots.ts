@@ -39,13 +39,14 @@ import { readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Device, type Extent, type Limits, type ZeroOptions } from '../device/device.ts';
 import { syncFolder } from '../device/file.ts';
-import { OverlayDevice } from '../device/overlay.ts';
+import { OverlayDevice, overlayTakes } from '../device/overlay.ts';
 import { RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import { confirm, witnessOf } from '../md/update.ts';
 import type { SnapshotDevice } from '../snapshot/device.ts';
 import {
   type ChangedRange,
+  isSnapshotName,
   type RollbackProgress,
   rollbackDueIn,
   type SnapshotInfo,
@@ -57,7 +58,7 @@ import type { Metadata } from './metadata.ts';
 import { isThere } from './source.ts';
 
 export const SNAPSHOT_STORE = 'snapshots.store';
-/** What was written to the clone of a snapshot, by its name. */
+/** What was written to the clone of a snapshot, by its name. Other files may be called so too: what is no overlay is somebody else's. */
 const CLONE = '.clone';
 
 /** Of the array, where nobody says how much all copies together may take; and never less than a MiB. */
@@ -88,6 +89,13 @@ interface SnapshotsParts {
   readonly below: BelowSnapshots;
 }
 
+export interface CloneInfo {
+  /** The name; such a snapshot need not be there any more. */
+  readonly snapshot: string;
+  /** On the disk. */
+  readonly takenBytes: number;
+}
+
 /** What assembly found and decided. */
 export interface Found {
   /** Null where superblocks are not of a kind that is written. */
@@ -104,7 +112,10 @@ export class ArraySnapshots {
   #problem: RaidError | null = null;
   #isBetween = false;
   readonly #clones = new Map<string, OverlayDevice>();
-  /** Making and dropping the store take turns, and a rollback: nothing may be written past it while it runs. */
+  /**
+   * Making and dropping the store take turns, and a rollback: nothing may be written past it while it runs. So do all who make, open or
+   * remove the file of a clone, or the snapshot below it.
+   */
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(parts: SnapshotsParts) {
@@ -205,38 +216,44 @@ export class ArraySnapshots {
    * The snapshot, to be written to. It stays as it is: what is written goes to a file beside the manifest, which is found again. While there is
    * one, the snapshot is not deleted.
    */
-  async openClone(name: string): Promise<OverlayDevice> {
-    const label = `${this.#parts.name}@${name}@clone`;
-    if (this.#clones.get(name)?.isClosed === false)
-      throw new RaidError('BUSY', `${label} is open already`, { device: label });
-    const below = this.openSnapshot(name);
-    try {
-      const origin = this.list().find((each) => each.name === name)?.point;
-      const clone = await OverlayDevice.open(below, this.#clonePath(name), {
-        create: true,
-        origin,
-        name: label,
-      });
-      this.#clones.set(name, clone);
-      return clone;
-    } catch (error) {
-      await below.close();
-      throw error;
-    }
+  openClone(name: string): Promise<OverlayDevice> {
+    return this.#inTurn(async () => {
+      const label = `${this.#parts.name}@${name}@clone`;
+      const before = this.#clones.get(name);
+      if (before?.isClosed === false)
+        throw new RaidError('BUSY', `${label} is open already`, { device: label });
+      // What that one has still to make durable is read below.
+      await before?.close().catch(() => undefined);
+      const below = this.openSnapshot(name);
+      try {
+        const origin = this.list().find((each) => each.name === name)?.point;
+        const clone = await OverlayDevice.open(below, this.#clonePath(name), {
+          create: true,
+          origin,
+          name: label,
+        });
+        this.#clones.set(name, clone);
+        return clone;
+      } catch (error) {
+        await below.close();
+        throw error;
+      }
+    });
   }
 
   /** False where there is none. */
-  async deleteClone(name: string): Promise<boolean> {
-    if (this.#clones.get(name)?.isClosed === false) {
-      throw new RaidError('BUSY', `the clone of snapshot ${name} of ${this.#parts.name} is in use`, {
-        device: this.#parts.name,
-      });
-    }
-    const path = this.#clonePath(name);
-    if (!(await isThere(path))) return false;
-    await rm(path, { force: true });
-    await syncFolder(this.#parts.folder);
-    return true;
+  deleteClone(name: string): Promise<boolean> {
+    return this.#inTurn(async () => {
+      if (this.#clones.get(name)?.isClosed === false) {
+        throw new RaidError('BUSY', `the clone of snapshot ${name} of ${this.#parts.name} is in use`, {
+          device: this.#parts.name,
+        });
+      }
+      if (!(await this.#hasClone(name))) return false;
+      await rm(this.#clonePath(name), { force: true });
+      await syncFolder(this.#parts.folder);
+      return true;
+    });
   }
 
   /** `force`: see `SnapshotOrigin.rollback`. */
@@ -248,15 +265,17 @@ export class ArraySnapshots {
     return this.#inTurn(() => this.#found(name).rollback(name, tell, options));
   }
 
-  async delete(name: string, options: { readonly keepTracking?: boolean } = {}): Promise<void> {
-    await this.refuseWhileUsed(name);
-    await this.#found(name).delete(name, options);
+  delete(name: string, options: { readonly keepTracking?: boolean } = {}): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.refuseWhileUsed(name);
+      await this.#found(name).delete(name, options);
+    });
   }
 
   /** A snapshot that is read, or has a clone, is not deleted. */
   async refuseWhileUsed(name: string): Promise<void> {
     this.#found(name).refuseWhileRead(name);
-    if (await isThere(this.#clonePath(name))) {
+    if (await this.#hasClone(name)) {
       const { folder, name: array } = this.#parts;
       throw new RaidError(
         'BUSY',
@@ -272,13 +291,13 @@ export class ArraySnapshots {
    */
   deleteAll(options: { readonly force?: boolean } = {}): Promise<void> {
     return this.#inTurn(async () => {
-      const { folder, name } = this.#parts;
+      const { folder, name, limits } = this.#parts;
       const origin = this.#origin;
       if (origin?.isRead === true)
         throw new RaidError('BUSY', `a snapshot of ${name} is being read`, { device: name });
-      const clones = (await readdir(folder)).filter((file) => file.endsWith(CLONE));
+      const clones = await clonesIn(folder, limits.sizeBytes);
       if (clones.length > 0 && options.force !== true) {
-        const names = clones.map((file) => file.slice(0, -CLONE.length)).join(', ');
+        const names = clones.map(({ snapshot }) => snapshot).join(', ');
         throw new RaidError(
           'BUSY',
           `snapshots of ${name} have clones (${names}), and what was written there would go too; if that is meant: raidsim snapshot delete ${folder} --all --force`,
@@ -301,9 +320,10 @@ export class ArraySnapshots {
         this.#origin = null;
         await origin.close();
       }
-      for (const file of clones) await rm(join(folder, file), { force: true });
       this.#problem = null;
       this.#isBetween = false;
+      for (const { snapshot } of clones) await rm(this.#clonePath(snapshot), { force: true });
+      if (clones.length > 0) await syncFolder(folder);
     });
   }
 
@@ -324,6 +344,12 @@ export class ArraySnapshots {
 
   #clonePath(name: string): string {
     return join(this.#parts.folder, `${name}${CLONE}`);
+  }
+
+  /** Of a name that no snapshot can have there is none: it could be a path that leads elsewhere. */
+  async #hasClone(name: string): Promise<boolean> {
+    const { sizeBytes } = this.#parts.limits;
+    return isSnapshotName(name) && (await overlayTakes(this.#clonePath(name), sizeBytes)) !== null;
   }
 
   async #remove(): Promise<void> {
@@ -382,6 +408,18 @@ export class ArraySnapshots {
     this.#turn = result.catch(() => undefined);
     return result;
   }
+}
+
+/** Also those of snapshots that are not there any more. `sizeBytes`: of the array. */
+export async function clonesIn(folder: string, sizeBytes: number): Promise<readonly CloneInfo[]> {
+  const clones: CloneInfo[] = [];
+  for (const file of (await readdir(folder)).sort()) {
+    const snapshot = file.slice(0, -CLONE.length);
+    if (!file.endsWith(CLONE) || !isSnapshotName(snapshot)) continue;
+    const takenBytes = await overlayTakes(join(folder, file), sizeBytes);
+    if (takenBytes !== null) clones.push({ snapshot, takenBytes });
+  }
+  return clones;
 }
 
 /** What whoever has an array that is half-way back is told to do. */

@@ -38,7 +38,7 @@
 import fs from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { RaidError } from '../errors.ts';
-import { KIB, roundUp } from '../units.ts';
+import { KIB, roundUp, SECTOR_BYTES } from '../units.ts';
 import { viewsOf } from './buffers.ts';
 import { Device, type Extent, type Limits, totalBytes, type ZeroOptions } from './device.ts';
 import { errnoName, errorFromErrno } from './errno.ts';
@@ -541,6 +541,25 @@ async function openStore(path: string, lengthBytes: number, create: boolean): Pr
     await store.close();
     throw cause;
   }
+}
+
+/**
+ * What the file of an overlay takes on its disk; null where there is no file, or another one. The beginning of an overlay over a device of
+ * this size, which a crash left without a byte, is one: `create` takes it for its own.
+ */
+export async function overlayTakes(path: string, belowBytes: number): Promise<number | null> {
+  const found = await fs.promises.stat(path).catch((cause: unknown) => {
+    if (errnoName(cause) === 'ENOENT') return null;
+    throw errorFromErrno(cause, 'open', { device: path });
+  });
+  if (found?.isFile() !== true) return null;
+  await using store = await FileDevice.open(path, { readOnly: true });
+  const header = await readHeader(store);
+  const isOne =
+    store.limits.sizeBytes === 0 ||
+    isBlank(store, header, belowBytes) ||
+    header.toString('latin1', 0, OVERLAY_MAGIC.length) === OVERLAY_MAGIC;
+  return isOne ? found.blocks * SECTOR_BYTES : null;
 }
 
 async function readHeader(store: Device): Promise<Buffer> {

@@ -128,6 +128,10 @@ const STRETCH_BYTES = MIB;
 const HELD_BYTES = 64 * KIB;
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}$/;
 
+export function isSnapshotName(text: string): boolean {
+  return NAME.test(text);
+}
+
 export class SnapshotOrigin extends Device {
   override readonly name: string;
   override readonly direct = null;
@@ -305,7 +309,7 @@ export class SnapshotOrigin extends Device {
   /** Takes a snapshot of this instant. */
   take(name: string): Promise<SnapshotInfo> {
     return this.#inTurn(async () => {
-      if (!NAME.test(name)) {
+      if (!isSnapshotName(name)) {
         throw new RaidError(
           'BAD_ARGUMENT',
           `"${name}" is no name for a snapshot: letters, digits and _ . : + - are, up to 128 of them`,

@@ -1,13 +1,15 @@
 /** Snapshots of an array in a folder: nothing that is done to the array changes one, or the snapshot says so (I17). */
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { expect, test } from 'vitest';
 import { assembleArray, createArray, openArray } from '../../lib/array/folder.ts';
 import { inspectArray } from '../../lib/array/inspect.ts';
-import { SNAPSHOT_STORE } from '../../lib/array/snapshots.ts';
+import { clonesIn, SNAPSHOT_STORE } from '../../lib/array/snapshots.ts';
+import { OverlayDevice } from '../../lib/device/overlay.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { runSeed, withSeed } from '../conformance/seed.ts';
+import { codeOf } from '../snapshot/world.ts';
 import {
   bytesAt,
   bytesOf,
@@ -45,6 +47,65 @@ test('whatever way the array is written, over openings, with a member failing an
   expectSame(await bytesAt(opened, 'one'), content);
   await snapshotsOf(opened).rollback('one');
   expectSame(await bytesOf(opened), content);
+});
+
+test('a clone is opened once, and its file removed under nobody, in whatever order that is asked for at once', async () => {
+  type Work = 'open' | 'delete clone' | 'delete snapshot' | 'delete all';
+  const works: readonly Work[] = ['open', 'delete clone', 'delete snapshot', 'delete all'];
+  const orders = works.flatMap((other) => [['open', other] as const, [other, 'open'] as const]);
+  for (const isThere of [false, true]) {
+    for (const order of orders) {
+      await using array = await createArray(newFolder(), { ...small, level: 1, disks: 2 });
+      const snapshots = snapshotsOf(array);
+      await snapshots.create('one');
+      if (isThere) await (await snapshots.openClone('one')).close();
+      const ask: Record<Work, () => Promise<unknown>> = {
+        open: () => snapshots.openClone('one'),
+        'delete clone': () => snapshots.deleteClone('one'),
+        'delete snapshot': () => snapshots.delete('one'),
+        'delete all': () => snapshots.deleteAll({ force: true }),
+      };
+      const outcomes = await Promise.allSettled(order.map((work) => ask[work]()));
+      const open = outcomes.flatMap((outcome) =>
+        outcome.status === 'fulfilled' && outcome.value instanceof OverlayDevice ? [outcome.value] : [],
+      );
+      expect(open.length).toBeLessThan(2);
+      for (const clone of open) {
+        await clone.write(0, filled(4096, 7));
+        await clone.close();
+        await using again = await snapshots.openClone('one');
+        const found = new Uint8Array(4096);
+        await again.read(0, found);
+        expectSame(found, filled(4096, 7));
+      }
+    }
+  }
+});
+
+test("a file that only is called like a clone is nobody's to remove, nor one elsewhere", async () => {
+  const folder = newFolder();
+  await using array = await createArray(folder, { ...small, level: 1, disks: 2 });
+  const snapshots = snapshotsOf(array);
+  const precious = filled(5000, 1);
+  // As a member would begin: with nothing in its first page.
+  const blank = new Uint8Array(9000);
+  const files = ['two.clone', 'disk9.clone', '../elsewhere.clone'].map((name) => join(folder, name));
+  for (const file of files) await writeFile(file, file.includes('disk9') ? blank : precious);
+  await snapshots.create('one');
+  await snapshots.create('two');
+  await (await snapshots.openClone('one')).close();
+  expect(await clonesIn(folder, array.limits.sizeBytes)).toMatchObject([{ snapshot: 'one' }]);
+  for (const name of ['two', 'disk9', '../elsewhere', `../${basename(folder)}/one`])
+    expect([name, await snapshots.deleteClone(name)]).toEqual([name, false]);
+  expect(await codeOf(() => snapshots.openClone('two'))).toBe('BAD_MAGIC');
+  await snapshots.delete('two');
+  expect(await codeOf(() => snapshots.deleteAll())).toBe('BUSY');
+  await snapshots.deleteAll({ force: true });
+  expect((await readdir(folder)).filter((file) => file.endsWith('.clone'))).toEqual([
+    'disk9.clone',
+    'two.clone',
+  ]);
+  for (const file of files) expectSame(await readFile(file), file.includes('disk9') ? blank : precious);
 });
 
 test('taken while writes are under way, the first one too, which makes the store', () =>
