@@ -88,6 +88,8 @@ rollback makes the array what it was. What was written since is lost, but for ot
 merge does the same, and deletes the snapshot then: the array goes on from there. To go on without going back, delete it: what older
 snapshots need of it stays with them.
 
+list says what the clones of snapshots take (CLONE), which serve --clone makes.
+
 A place that the array cannot read can be written over, which mends it; snapshots then lack it (LOST), and say so when it is read.
 
 While there is a store, write to the array through raidsim only. Where mdadm or the kernel had it in between,
@@ -165,11 +167,14 @@ async function create(folder: string, name: string, options: Options): Promise<v
 }
 
 async function list(folder: string, options: Options): Promise<void> {
-  const { formatSize, RaidError } = await import('../../lib/index.ts');
+  const { clonesIn, formatSize, RaidError } = await import('../../lib/index.ts');
+  const { shellWord } = await import('../array.ts');
   const { printJson } = await import('../progress.ts');
   const { inspect } = await import('../reach.ts');
   const { paint, table } = await import('../render.ts');
   const { status, snapshotUsage, snapshotProblem } = await inspect(folder);
+  // They are files of the folder, whoever has the array.
+  const clones = await clonesIn(folder, status.sizeBytes);
   const { snapshots = [] } = status;
   const witness = witnessOf(status.level);
   const problem = snapshotProblem === null ? null : RaidError.fromRecord(snapshotProblem);
@@ -180,15 +185,27 @@ async function list(folder: string, options: Options): Promise<void> {
       snapshots,
       usage: snapshotUsage,
       witness,
+      clones,
       ...(problem === null ? {} : { problem: problem.message }),
     });
   }
   if (options.quiet === true) return;
+  const left = clones.filter(({ snapshot }) => !snapshots.some(({ name }) => name === snapshot));
+  for (const { snapshot, takenBytes } of left) {
+    process.stderr.write(
+      `there is a clone of ${snapshot}, which is gone; it takes ${formatSize(takenBytes)}; to throw it away: raidsim snapshot delete ${shellWord(folder)} ${snapshot} --clone\n`,
+    );
+  }
   if (snapshots.length === 0) {
     process.stderr.write(`${status.name} has no snapshots\n`);
     return;
   }
   const hasLoss = snapshots.some(({ lostBytes }) => lostBytes > 0);
+  const hasClone = clones.length > left.length;
+  const cloneOf = (name: string): string => {
+    const clone = clones.find(({ snapshot }) => snapshot === name);
+    return clone === undefined ? '' : formatSize(clone.takenBytes);
+  };
   const rows = snapshots.map(({ name, createdAt, state, uniqueBytes, sharedBytes, lostBytes }) => [
     name,
     createdAt.replace('T', ' ').slice(0, 19),
@@ -196,6 +213,7 @@ async function list(folder: string, options: Options): Promise<void> {
     formatSize(uniqueBytes),
     formatSize(sharedBytes),
     ...(hasLoss ? [lostBytes === 0 ? '' : paint('red', formatSize(lostBytes))] : []),
+    ...(hasClone ? [cloneOf(name)] : []),
   ]);
   const columns = [
     { title: 'NAME' },
@@ -204,6 +222,7 @@ async function list(folder: string, options: Options): Promise<void> {
     { title: 'OWN', align: 'right' },
     { title: 'SHARED', align: 'right' },
     ...(hasLoss ? [{ title: 'LOST', align: 'right' } as const] : []),
+    ...(hasClone ? [{ title: 'CLONE', align: 'right' } as const] : []),
   ] as const;
   process.stdout.write(`${table(columns, rows)}\n`);
   if (snapshotUsage !== null) {

@@ -1,6 +1,7 @@
 /** `snapshot`: taken, read, gone back to and deleted, as a user does it. */
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
+import { type CloneInfo, type OverlayDevice, openArray } from '../../lib/index.ts';
 import { Scratch, sampleBytes } from './raidsim.ts';
 
 const SIZE = 300_000;
@@ -153,4 +154,35 @@ test('merged, the array is what the snapshot held, which is gone then, and other
     writtenBytes: 303_104,
     lostBytes: 0,
   });
+});
+
+test('clones are listed with what they take, those too whose snapshot is gone', async () => {
+  const { scratch } = await made();
+  await using _scratch = scratch;
+  await scratch.done('snapshot create demo one --limit 4M -q');
+  await scratch.done('snapshot create demo two -q');
+  expect(await scratch.done('snapshot list demo')).not.toContain('CLONE');
+  {
+    await using array = await openArray(scratch.path('demo'));
+    for (const name of ['one', 'gone']) {
+      if (name === 'gone') await array.snapshots?.create(name);
+      await using clone = (await array.snapshots?.openClone(name)) as OverlayDevice;
+      await clone.write(0, sampleBytes(65_536));
+    }
+  }
+  await rename(scratch.path('demo', 'gone.clone'), scratch.path('demo', 'away'));
+  await scratch.done('snapshot delete demo gone -q');
+  await rename(scratch.path('demo', 'away'), scratch.path('demo', 'gone.clone'));
+  const { stdout, stderr } = await scratch.type('snapshot list demo');
+  expect(stdout).toMatch(/ CLONE\none .* KiB\ntwo .* 0 B *\ncopies/);
+  expect(stderr).toMatch(/clone of gone, which is gone; .* raidsim snapshot delete demo gone --clone\n/);
+  const { clones } = JSON.parse(await scratch.done('snapshot list demo --json'));
+  expect(clones).toEqual([
+    { snapshot: 'gone', takenBytes: expect.any(Number) },
+    { snapshot: 'one', takenBytes: expect.any(Number) },
+  ]);
+  expect(Math.min(...clones.map(({ takenBytes }: CloneInfo) => takenBytes))).toBeGreaterThanOrEqual(65_536);
+  await scratch.done('snapshot delete demo gone --clone -q');
+  await scratch.done('snapshot delete demo one --clone -q');
+  expect(JSON.parse(await scratch.done('snapshot list demo --json'))).toMatchObject({ clones: [] });
 });
