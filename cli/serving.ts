@@ -80,7 +80,7 @@ const codes = {
 interface Beside {
   readonly exportName: string;
   readonly description: string;
-  readonly open: (array: RaidArray) => Promise<Device>;
+  readonly open: (array: RaidArray, how?: { readonly mayBeInvalid: boolean }) => Promise<Device>;
   device: Device;
 }
 
@@ -263,7 +263,8 @@ export class Serving {
       // Before the array under it.
       await device.close();
       await this.#exchangeFrom(index + 1, withFilters);
-      beside.device = await beside.open(this.array);
+      // Clients are connected to it: of one that was given up meanwhile they are told as before.
+      beside.device = await beside.open(this.array, { mayBeInvalid: true });
       return beside.device;
     });
   }
@@ -333,16 +334,24 @@ function besideOf(
   exportName: string,
   { snapshots, clones }: ServeOptions,
 ): readonly Omit<Beside, 'device'>[] {
+  const snapshotOf =
+    (name: string): Beside['open'] =>
+    async (opened, how) =>
+      snapshotsOf(opened).openSnapshot(name, how);
+  const cloneOf =
+    (name: string): Beside['open'] =>
+    (opened, how) =>
+      snapshotsOf(opened).openClone(name, how);
   return [
     ...snapshots.map((name) => ({
       exportName: `${exportName}@${name}`,
       description: `snapshot ${name} of ${array}`,
-      open: async (opened: RaidArray) => snapshotsOf(opened).openSnapshot(name),
+      open: snapshotOf(name),
     })),
     ...clones.map((name) => ({
       exportName: `${exportName}@${name}@clone`,
       description: `clone of snapshot ${name} of ${array}`,
-      open: (opened: RaidArray) => snapshotsOf(opened).openClone(name),
+      open: cloneOf(name),
     })),
   ];
 }

@@ -47,6 +47,7 @@ import type { SnapshotDevice } from '../snapshot/device.ts';
 import {
   type ChangedRange,
   isSnapshotName,
+  type OpenedSnapshotOptions,
   type RollbackProgress,
   rollbackDueIn,
   type SnapshotInfo,
@@ -208,15 +209,16 @@ export class ArraySnapshots {
     });
   }
 
-  openSnapshot(name: string): SnapshotDevice {
-    return this.#found(name).openSnapshot(name);
+  /** See `SnapshotOrigin.openSnapshot`. */
+  openSnapshot(name: string, options: OpenedSnapshotOptions = {}): SnapshotDevice {
+    return this.#found(name).openSnapshot(name, options);
   }
 
   /**
    * The snapshot, to be written to. It stays as it is: what is written goes to a file beside the manifest, which is found again. While there is
    * one, the snapshot is not deleted.
    */
-  openClone(name: string): Promise<OverlayDevice> {
+  openClone(name: string, options: OpenedSnapshotOptions = {}): Promise<OverlayDevice> {
     return this.#inTurn(async () => {
       const label = `${this.#parts.name}@${name}@clone`;
       const before = this.#clones.get(name);
@@ -224,7 +226,7 @@ export class ArraySnapshots {
         throw new RaidError('BUSY', `${label} is open already`, { device: label });
       // What that one has still to make durable is read below.
       await before?.close().catch(() => undefined);
-      const below = this.openSnapshot(name);
+      const below = this.openSnapshot(name, options);
       try {
         const origin = this.list().find((each) => each.name === name)?.point;
         const clone = await OverlayDevice.open(below, this.#clonePath(name), {

@@ -86,6 +86,10 @@ export interface OpenSnapshotOptions extends Pick<SnapshotStoreOptions, 'origin'
   readonly isUnwitnessed?: boolean;
 }
 
+export interface OpenedSnapshotOptions {
+  readonly mayBeInvalid?: boolean;
+}
+
 export interface SnapshotInfo {
   readonly name: string;
   readonly createdAtMs: number;
@@ -340,11 +344,12 @@ export class SnapshotOrigin extends Device {
     return [...this.#open.values()].some((count) => count > 0);
   }
 
-  /** The snapshot as a read-only device. */
-  openSnapshot(name: string): SnapshotDevice {
+  /** The snapshot as a read-only device. `mayBeInvalid`: for whoever had it open before, and is told by each read. */
+  openSnapshot(name: string, { mayBeInvalid = false }: OpenedSnapshotOptions = {}): SnapshotDevice {
     if (this.isClosed || this.#isLetGo)
       throw new RaidError('CLOSED', `${this.name} is closed`, { device: this.name });
-    const { id } = this.#valid(name);
+    const { id } =
+      this.#found(name).state === 'invalid' && mayBeInvalid ? this.#found(name) : this.#valid(name);
     this.#open.set(id, (this.#open.get(id) ?? 0) + 1);
     return new SnapshotDevice({
       origin: this.#origin,

@@ -8,7 +8,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
-import { NbdDevice, seededRandom } from '../../lib/index.ts';
+import { NbdDevice, type RaidError, seededRandom } from '../../lib/index.ts';
 import { rollbackDueIn } from '../../lib/snapshot/origin.ts';
 import { runSeed, withSeed } from '../conformance/seed.ts';
 import { Live } from './live.ts';
@@ -345,4 +345,39 @@ test('a clone is written to, also after a restart and while faults come and go, 
     ['serve demo --clone two --readonly', 'reading only'],
   ] as const)
     expect(await scratch.run(line)).toMatchObject({ code: 2, stderr: expect.stringContaining(text) });
+});
+
+test('faults come and go though a snapshot that is served was given up, and whoever reads it is told so, and its clone keeps what it has', async () => {
+  await using scratch = await Scratch.make();
+  const content = await fullArray(scratch);
+  await done(scratch, 'snapshot create demo one --limit 64K -q');
+  const live = await Live.serve(scratch, ['--snapshot', 'one', '--clone', 'one']);
+  try {
+    const uri = (name: string) => `nbd+unix:///${name}?socket=${scratch.path('demo', 'nbd.sock')}`;
+    await using snapshot = await NbdDevice.open(uri('demo@one'));
+    await using clone = await NbdDevice.open(uri('demo@one@clone'));
+    const page = content.subarray(0, 4096);
+    await clone.write(8192, page);
+    await writeFile(scratch.path('other'), content.toReversed());
+    await done(scratch, 'write demo --from other -q');
+    const look = async (): Promise<readonly string[]> => {
+      const held = new Uint8Array(4096);
+      await clone.read(8192, held);
+      expectSame(held, page);
+      const told = async (read: Promise<void>): Promise<string> =>
+        await read.then(
+          () => 'read',
+          (error: RaidError) => error.code,
+        );
+      return [await told(snapshot.read(0, held)), await told(clone.read(0, held))];
+    };
+    const seen = [await look()];
+    for (const line of ['fault demo disk0 delay 1ms', 'fault demo clear']) {
+      expect([line, await live.run(line)]).toMatchObject([line, { code: 0, stderr: '' }]);
+      seen.push(await look());
+    }
+    expect(seen).toEqual(seen.map(() => ['MEDIUM_ERROR', 'MEDIUM_ERROR']));
+  } finally {
+    await live.stop();
+  }
 });
