@@ -27,6 +27,9 @@
  * for that, and none could say more. A crash takes back what was not flushed: such a block reads as below, even if it
  * had been read otherwise before. `close` flushes, for its bits would be lost with it.
  *
+ * A flush that failed fails for ever: of what was on its way nobody knows whether it arrived. Not so where bits were only refused for want of
+ * space: they are sent again by the next flush.
+ *
  * `discardAll` is the one way back. It cuts the file behind the header, bits and data in one step.
  *
  * A discard changes nothing that can be seen: giving a block up would show what is below again, and that is neither
@@ -416,7 +419,14 @@ export class OverlayDevice extends Device {
       await allOf(copies.map(({ offsetBytes, bytes }) => this.#store.write(offsetBytes, bytes)));
       await this.#store.flush();
     } catch (cause) {
-      throw this.#failFlush(cause);
+      if (!(cause instanceof RaidError) || cause.code !== 'NO_SPACE') throw this.#failFlush(cause);
+      // The data is durable, and the bits are here: nothing is lost but time.
+      for (const page of pages) this.#dirtyPages.add(page);
+      throw new RaidError(
+        'FLUSH_FAILED',
+        `${this.name}: what was written since the last flush is not durable yet: ${cause.message}; make room, and flush again`,
+        { device: this.name, cause },
+      );
     }
   }
 

@@ -277,12 +277,12 @@ describe('crashes', () => {
     const faulty = new FaultDevice(new MemoryDevice({ sizeBytes: overlayBytesFor(SIZE) }));
     const overlay = await OverlayDevice.over(origin(), faulty, { create: true });
     await overlay.write(0, filled(10, 1));
-    // The bitmap does not fit on the disk any more.
+    // The bitmap.
     faulty.add({
       on: 'write',
       when: 'once',
       range: { offsetBytes: HEADER, lengthBytes: 4096 },
-      fault: { kind: 'error', code: 'NO_SPACE' },
+      fault: { kind: 'error', code: 'WRITE_FAILED' },
     });
     await expect(overlay.flush()).rejects.toMatchObject({ code: 'FLUSH_FAILED' });
     await expect(overlay.flush()).rejects.toMatchObject({ code: 'FLUSH_FAILED' });
@@ -292,6 +292,32 @@ describe('crashes', () => {
     await overlay.write(8192, filled(10, 2));
     await expect(overlay.close()).rejects.toMatchObject({ code: 'FLUSH_FAILED' });
     expect(faulty.isClosed).toBe(true);
+  });
+
+  test('where the bitmap finds no room, each flush says so until there is some, and nothing is lost', async () => {
+    const memory = new SharedArrayBuffer(overlayBytesFor(SIZE));
+    const faulty = new FaultDevice(new MemoryDevice({ sizeBytes: memory.byteLength, memory }));
+    const overlay = await OverlayDevice.over(origin(), faulty, { create: true });
+    const full = faulty.add({
+      on: 'write',
+      when: 'forever',
+      range: { offsetBytes: HEADER, lengthBytes: 4096 },
+      fault: { kind: 'error', code: 'NO_SPACE' },
+    });
+    const expected = Buffer.from(pattern(SIZE));
+    for (const [turn, fua] of [false, true, false].entries()) {
+      expected.fill(turn + 200, turn * 8192, turn * 8192 + 10);
+      const write = overlay.write(turn * 8192, filled(10, turn + 200), { fua });
+      const flush = () => overlay.flush();
+      for (const refused of fua ? [write, flush()] : [write.then(flush), write.then(flush)])
+        await expect(refused).rejects.toMatchObject({ code: 'FLUSH_FAILED' });
+    }
+    faulty.remove(full);
+    await overlay.flush();
+    // Killed then.
+    const store = new MemoryDevice({ sizeBytes: memory.byteLength, memory });
+    await using again = await OverlayDevice.over(origin(), store);
+    expect(Buffer.compare(await contentOf(again), expected)).toBe(0);
   });
 });
 
