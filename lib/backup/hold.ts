@@ -118,21 +118,31 @@ const markOf = (backup: string): string => `going/${backup}`;
 /** By the nonces of their marks: prunes of this process that are under way. A mark may outlive one that failed. */
 const pruning = new Set<string>();
 
-/** Runs with marks that these backups are about to go. Only who has the lock does that. */
+/** Runs with marks that these backups are about to go, or as many of them as there is room for. Only who has the lock does that. */
 export async function whileGoing<Result>(
   { store, host }: Place,
   witness: Witness,
   backups: readonly string[],
-  work: () => Promise<Result>,
+  work: (marked: readonly string[]) => Promise<Result>,
 ): Promise<Result> {
   const nonce = hexOf(host.randomBytes(16));
   pruning.add(nonce);
   try {
     const holder = await witness.self();
-    await ofEach(backups, (backup) =>
-      store.replace(markOf(backup), encodeClaim({ holder, nonce, heardMs: host.wallClock() })),
-    );
-    return await work();
+    let noRoom: RaidError | null = null;
+    const marks = await ofEach(backups, async (backup) => {
+      try {
+        await store.replace(markOf(backup), encodeClaim({ holder, nonce, heardMs: host.wallClock() }));
+      } catch (error) {
+        if (!(error instanceof RaidError) || error.code !== 'NO_SPACE') throw error;
+        noRoom = error;
+        return [];
+      }
+      return [backup];
+    });
+    const marked = marks.flat();
+    if (noRoom !== null && marked.length === 0) throw noRoom;
+    return await work(marked);
   } finally {
     // All that there are: a prune before may have been killed. What stays means nothing once this one is over.
     await ofEach(await store.list('going/').catch(() => []), ({ name }) =>

@@ -95,25 +95,46 @@ export async function pruneRepository(
     const moved = plan.wasteful.reduce((sum, { neededBytes }) => sum + neededBytes, 0);
     return { ...report, freedBytes: oldBytes - moved };
   }
-  const isDone = await letGo(site, lock, witness, [...going.map(({ id }) => id), ...unreadable]);
-  // Somebody has come: with what that one reads, other packs are needed.
-  if (!isDone) return await pruneRepository(site, lock, witness, options);
+  const gone = new Set<string>();
+  const isDone = await letGo(site, lock, witness, [...going.map(({ id }) => id), ...unreadable], gone);
+  if (!isDone) {
+    // Somebody has come: with what that one reads, other packs are needed.
+    const again = await pruneRepository(site, lock, witness, options);
+    return { ...again, removed: [...report.removed.filter(({ id }) => gone.has(id)), ...again.removed] };
+  }
   const left = await clear(site, lock, catalog, plan);
   const movedBytes = await rewrite(site, lock, catalog, left, options);
   return { ...report, freedBytes: Math.max(0, oldBytes - movedBytes) };
 }
 
-/** Step 1. False, and nothing is deleted, where somebody holds one of them. */
-async function letGo(site: Site, lock: Lock, witness: Witness, backups: readonly string[]): Promise<boolean> {
-  return await whileGoing(site, witness, backups, async () => {
-    if (backups.length > 0) {
-      const holders = await holdersOf(site, witness, true);
-      if (backups.some((id) => holders.has(id))) return false;
-    }
-    await lock.check();
-    for (const id of backups) await deleteRecord(site, id);
-    return true;
-  });
+/**
+ * Step 1. False where somebody holds one of them. Mostly all go at once, and then nothing is deleted; where there is no room for a mark of each,
+ * some go after the others, in the room that these leave, and `gone` says which have.
+ */
+async function letGo(
+  site: Site,
+  lock: Lock,
+  witness: Witness,
+  backups: readonly string[],
+  gone: Set<string>,
+): Promise<boolean> {
+  for (;;) {
+    const left = backups.filter((id) => !gone.has(id));
+    const isFree = await whileGoing(site, witness, left, async (marked) => {
+      if (marked.length > 0) {
+        const holders = await holdersOf(site, witness, true);
+        if (marked.some((id) => holders.has(id))) return false;
+      }
+      await lock.check();
+      for (const id of marked) {
+        await deleteRecord(site, id);
+        gone.add(id);
+      }
+      return true;
+    });
+    if (!isFree) return false;
+    if (gone.size === backups.length) return true;
+  }
 }
 
 async function deleteRecord({ store, settings }: Site, id: string): Promise<void> {

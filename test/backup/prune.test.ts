@@ -191,6 +191,54 @@ describe('what is read for long', () => {
     expect([...store.files.keys()].filter((name) => name.startsWith('mounts/'))).toEqual([]);
   });
 
+  test('goes however little room there is for marks, and where there is none nothing goes', async () => {
+    for (let room = 0; room <= 4; room += 1) {
+      // Who comes between two rounds keeps what is left.
+      for (const comes of [false, true]) {
+        const store = new MemoryStore();
+        const repository = await newRepository(store);
+        for (let turn = 0; turn < 4; turn += 1)
+          await repository.createBackup({ source: deviceOf(images[turn % 2]!), array: 'demo' });
+        const ids = (await repository.list()).map(({ id }) => id);
+        const reader = await Repository.open(store, { witness: witness(7, () => true) });
+        const count = (prefix: string): number =>
+          [...store.files.keys()].filter((name) => name.startsWith(prefix)).length;
+        const [replace, remove] = [store.replace.bind(store), store.delete.bind(store)];
+        store.replace = async (name, bytes) => {
+          if (name.startsWith('going/') && count('going/') >= room)
+            throw new RaidError('NO_SPACE', 'memory is full');
+          await replace(name, bytes);
+        };
+        let isHeld = false;
+        store.delete = async (name) => {
+          if (comes && room < 3 && !isHeld && name.startsWith('backups/')) {
+            isHeld = true;
+            await reader.openBackup(ids[2]!, { hold: true });
+          }
+          await remove(name);
+        };
+        const pruned = repository.prune({ keep: { last: 1 } });
+        const what = `room for ${room}, ${comes}`;
+        if (room === 0) {
+          await expect(pruned, what).rejects.toMatchObject({ code: 'NO_SPACE' });
+          expect(count('backups/'), what).toBe(4);
+        } else {
+          const { removed, kept } = await pruned;
+          const gone = isHeld ? ids.slice(0, 2) : ids.slice(0, 3);
+          expect(isHeld, what).toBe(comes && room < 3);
+          expect(removed.map(({ id }) => id).sort(), what).toEqual(gone.toSorted());
+          expect(
+            kept.map(({ id }) => id),
+            what,
+          ).toEqual(ids.slice(gone.length));
+        }
+        expect(count('going/'), what).toBe(0);
+        const { backups, damaged, lost } = (await repository.verify({ readPercent: 100 }))!;
+        expect([backups, damaged, lost], what).toEqual([count('backups/'), [], []]);
+      }
+    }
+  });
+
   test('stays while it is restored, and is restored where nothing can be written', async () => {
     const store = new MemoryStore();
     const id = await twoBackups(store);
