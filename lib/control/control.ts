@@ -16,6 +16,7 @@
  * spoken, and another one is refused. A line has its limits, and what is no request ends the connection.
  */
 import { createServer, type Socket } from 'node:net';
+import { errnoName } from '../device/errno.ts';
 import { type ErrorRecord, RaidError } from '../errors.ts';
 import { connectTo, listenAt, type UnixSocket } from '../socket/unix.ts';
 import { MIB } from '../units.ts';
@@ -54,8 +55,15 @@ type Answer = { readonly id: number } & (
   | { readonly error: CrossingError }
 );
 
-/** `code` null: a fault of the program itself. */
-type CrossingError = ErrorRecord | { readonly code: null; readonly message: string };
+/** `code` null: what the system refused, by its name for that, or a fault of the program itself. */
+type CrossingError =
+  | ErrorRecord
+  | { readonly code: null; readonly message: string; readonly system?: SystemError };
+
+interface SystemError {
+  readonly code: string;
+  readonly path?: string;
+}
 
 export class ControlServer implements AsyncDisposable {
   readonly #operations: Operations;
@@ -397,10 +405,16 @@ function isAnswer(line: unknown): line is Answer {
 
 function crossing(error: unknown): CrossingError {
   if (error instanceof RaidError) return error.toRecord();
+  const code = errnoName(error);
+  if (code !== null) {
+    const { message, path } = error as NodeJS.ErrnoException;
+    return { code: null, message, system: { code, ...(path === undefined ? {} : { path }) } };
+  }
   return { code: null, message: error instanceof Error ? (error.stack ?? error.message) : String(error) };
 }
 
 function uncrossed(error: CrossingError): Error {
-  if (error.code === null) return new Error(`in the process that serves the array: ${error.message}`);
-  return RaidError.fromRecord(error);
+  if (error.code !== null) return RaidError.fromRecord(error);
+  const found = new Error(`in the process that serves the array: ${error.message}`);
+  return Object.assign(found, error.system);
 }

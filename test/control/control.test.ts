@@ -1,9 +1,10 @@
 /** Orders that cross from one process to another, as they would be given and taken inside one. */
-import { lstat, mkdtemp, rm } from 'node:fs/promises';
+import { lstat, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { failure } from '../../cli/failure.ts';
 import { ControlClient, ControlServer, type Operations } from '../../lib/control/control.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { connectTo, listenAt } from '../../lib/socket/unix.ts';
@@ -66,6 +67,26 @@ test('steps, the result and errors are what they would be here', async () => {
     message: 'disk1 holds the last copy',
     place: { device: 'disk1', member: 1 },
     reaction: 'ask-operator',
+  });
+});
+
+test('what the system refuses is known by its name for that, and is no fault of the program', async () => {
+  const path = join(tmpdir(), 'nobody', 'has', 'made', 'this');
+  // biome-ignore lint/correctness/useYield: it fails before.
+  async function* reading(): AsyncGenerator<never, Buffer> {
+    return await readFile(path);
+  }
+  await using stage = await Stage.make({ reading });
+  await using client = await stage.connect();
+  const failed = await client
+    .call('reading', null)
+    .next()
+    .catch((error: unknown) => error);
+  expect(failed).toMatchObject({ code: 'ENOENT', path });
+  expect(await failure(failed)).toMatchObject({
+    code: 'BAD_ARGUMENT',
+    exitCode: 2,
+    message: `${path}: no such file or folder`,
   });
 });
 
