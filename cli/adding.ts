@@ -21,9 +21,9 @@ import {
   checkFile,
   commandLine,
   findDiskOrNull,
+  joinManifest,
   knownDisks,
   type Opened,
-  putInManifest,
   slotsOf,
   statOf,
   usualDiskBytes,
@@ -62,7 +62,7 @@ export async function addDisk(
   let device: Device = file;
   try {
     device = await overlaid(opened, file, name);
-    await array.add(device, name);
+    await joinManifest(folder, path, () => array.add(device, name));
   } catch (error) {
     await device.close();
     if (!found.isThere) await rm(path, { force: true });
@@ -76,7 +76,6 @@ export async function addDisk(
     }
     throw error;
   }
-  await putInManifest(folder, path);
   return found.isThere ? `${name} is added` : `${name} is added: ${path} is made`;
 }
 
@@ -120,8 +119,7 @@ async function bringBack(opened: Opened, { name, path }: Found): Promise<string>
   let device: Device = file;
   try {
     device = await overlaid(opened, file, name);
-    const { state } = await opened.array.reAdd(device, name);
-    await putInManifest(opened.folder, path);
+    const { state } = await joinManifest(opened.folder, path, () => opened.array.reAdd(device, name));
     return state.state === 'in_sync'
       ? `${name} is back, and has missed nothing`
       : `${name} is back, and gets what it has missed`;

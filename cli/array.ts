@@ -288,12 +288,27 @@ export function slotsOf(array: RaidArray): (slot: number) => string | null {
   return (slot) => array.members.find(({ state }) => 'slot' in state && state.slot === slot)?.name ?? null;
 }
 
-/** The manifest with one disk more, or one fewer. */
-export async function putInManifest(folder: string, path: string): Promise<void> {
+/**
+ * The manifest has one disk more before `join` takes it into the array, and not if that fails. In the other order a disk that finds no room in
+ * the manifest would be in the array until that is closed, may take the place of another, and would be missing from then on.
+ */
+export async function joinManifest<Result>(
+  folder: string,
+  path: string,
+  join: () => Promise<Result>,
+): Promise<Result> {
   const source = sourceIn(folder, path);
-  await updateManifest(folder, (manifest) =>
-    manifest.members.includes(source) ? manifest : { ...manifest, members: [...manifest.members, source] },
-  );
+  let isNew = false;
+  await updateManifest(folder, (manifest) => {
+    isNew = !manifest.members.includes(source);
+    return isNew ? { ...manifest, members: [...manifest.members, source] } : manifest;
+  });
+  try {
+    return await join();
+  } catch (error) {
+    if (isNew) await dropFromManifest(folder, source).catch(() => undefined);
+    throw error;
+  }
 }
 
 export async function dropFromManifest(folder: string, source: string): Promise<void> {
@@ -303,13 +318,14 @@ export async function dropFromManifest(folder: string, source: string): Promise<
   }));
 }
 
-/** Where the folder may be written: who only may read the array can still scrub it. */
+/** Where the folder can be written: who only may read the array can still scrub it, and a full disk does not keep from anybody what was found. */
 export async function noteScrub(folder: string, mismatches: number): Promise<void> {
   const at = `${new Date(realHost.wallClock()).toISOString().slice(0, 19)}Z`;
   try {
     await updateManifest(folder, (manifest) => ({ ...manifest, scrubbed: { mismatches, at } }));
   } catch (error) {
-    if (!(error instanceof Error && 'code' in error && isForbiddenCode(error.code))) throw error;
+    const isFull = error instanceof RaidError && error.code === 'NO_SPACE';
+    if (!isFull && !(error instanceof Error && 'code' in error && isForbiddenCode(error.code))) throw error;
   }
 }
 

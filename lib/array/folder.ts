@@ -11,6 +11,7 @@ import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import type { Device } from '../device/device.ts';
+import { errorFromErrno } from '../device/errno.ts';
 import { FileDevice, syncFolder } from '../device/file.ts';
 import { OverlayDevice } from '../device/overlay.ts';
 import { RaidError } from '../errors.ts';
@@ -336,14 +337,25 @@ export async function readManifest(folder: string): Promise<Manifest> {
 /** Replaced in one step, and flushed before and after: a manifest is whole, or the old one, after a power cut too. */
 export async function writeManifest(folder: string, manifest: Manifest): Promise<void> {
   const path = join(folder, MANIFEST_NAME);
-  const file = await open(`${path}.new`, 'w');
+  const draft = `${path}.new`;
   try {
-    await file.writeFile(`${JSON.stringify(manifest, null, 2)}\n`);
-    await file.sync();
-  } finally {
-    await file.close();
+    const file = await open(draft, 'w');
+    try {
+      await file.writeFile(`${JSON.stringify(manifest, null, 2)}\n`);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  } catch (cause) {
+    if (errorFromErrno(cause, 'write').code !== 'NO_SPACE') throw cause;
+    await rm(draft, { force: true });
+    throw new RaidError(
+      'NO_SPACE',
+      `${path} cannot be written: the file system is full; make room and try again`,
+      { device: path, cause },
+    );
   }
-  await rename(`${path}.new`, path);
+  await rename(draft, path);
   await syncFolder(folder);
 }
 

@@ -3,7 +3,7 @@ import { closeSync, openSync, writeSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { putInManifest } from '../../cli/array.ts';
+import { joinManifest } from '../../cli/array.ts';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { createArray, openArray } from '../../lib/array/folder.ts';
 import { assembleDevices, formArray } from '../../lib/array/form.ts';
@@ -360,7 +360,7 @@ describe.each(['0', 'linear'] as const)('%s, which has each byte once', (level) 
         await array.write(0, content);
         await array.add(await FileDevice.create(join(folder, 'disk2.img'), 4 * MIB), 'disk2');
         await array.replace(0, 'disk2');
-        await putInManifest(folder, join(folder, 'disk2.img'));
+        await joinManifest(folder, join(folder, 'disk2.img'), () => Promise.resolve());
         const later = patterned(100 * KIB, 3);
         await array.write(8 * KIB, later);
         content.set(later, 8 * KIB);
