@@ -35,7 +35,7 @@ import { type MemberFile, Ownership } from './ownership.ts';
 import { hasPaths, proveOneDisk } from './paths.ts';
 import { openSan, readMultipathConf, rememberSan } from './san.ts';
 import { whatIsOn } from './signatures.ts';
-import { SNAPSHOT_STORE, unfinishedIn } from './snapshots.ts';
+import { removeClones, SNAPSHOT_STORE, unfinishedIn } from './snapshots.ts';
 import {
   isThere,
   locksOf,
@@ -216,6 +216,7 @@ export async function createArray(folder: string, options: CreateOptions): Promi
     }
     // Of an array that was here before.
     await rm(join(folder, SNAPSHOT_STORE), { force: true });
+    await removeClones(folder, array.limits.sizeBytes);
     await keepSnapshots(array, folder, options);
     await writeManifest(folder, {
       raidsim: 1,

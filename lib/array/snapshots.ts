@@ -324,8 +324,7 @@ export class ArraySnapshots {
       }
       this.#problem = null;
       this.#isBetween = false;
-      for (const { snapshot } of clones) await rm(this.#clonePath(snapshot), { force: true });
-      if (clones.length > 0) await syncFolder(folder);
+      await removeClones(folder, limits.sizeBytes);
     });
   }
 
@@ -345,7 +344,7 @@ export class ArraySnapshots {
   }
 
   #clonePath(name: string): string {
-    return join(this.#parts.folder, `${name}${CLONE}`);
+    return clonePath(this.#parts.folder, name);
   }
 
   /** Of a name that no snapshot can have there is none: it could be a path that leads elsewhere. */
@@ -410,6 +409,16 @@ export class ArraySnapshots {
     this.#turn = result.catch(() => undefined);
     return result;
   }
+}
+
+function clonePath(folder: string, snapshot: string): string {
+  return join(folder, `${snapshot}${CLONE}`);
+}
+
+export async function removeClones(folder: string, sizeBytes: number): Promise<void> {
+  const clones = await clonesIn(folder, sizeBytes);
+  for (const { snapshot } of clones) await rm(clonePath(folder, snapshot), { force: true });
+  if (clones.length > 0) await syncFolder(folder);
 }
 
 /** Also those of snapshots that are not there any more. `sizeBytes`: of the array. */

@@ -108,6 +108,18 @@ test("a file that only is called like a clone is nobody's to remove, nor one els
   for (const file of files) expectSame(await readFile(file), file.includes('disk9') ? blank : precious);
 });
 
+test('an array that is made in the place of another has neither its snapshots nor their clones', async () => {
+  const folder = newFolder();
+  for (const force of [false, true]) {
+    await using array = await createArray(folder, { ...small, force });
+    const snapshots = snapshotsOf(array);
+    await snapshots.create('one');
+    expect(await clonesIn(folder, array.limits.sizeBytes)).toEqual([]);
+    await using clone = await snapshots.openClone('one');
+    await clone.write(0, filled(4096, 7));
+  }
+});
+
 test('taken while writes are under way, the first one too, which makes the store', () =>
   withSeed(runSeed, async () => {
     const random = seededRandom(runSeed);
