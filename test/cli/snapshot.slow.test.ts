@@ -350,7 +350,7 @@ test('a clone is written to, also after a restart and while faults come and go, 
 test('faults come and go though a snapshot that is served was given up, and whoever reads it is told so, and its clone keeps what it has', async () => {
   await using scratch = await Scratch.make();
   const content = await fullArray(scratch);
-  await done(scratch, 'snapshot create demo one --limit 64K -q');
+  await scratch.done('snapshot create demo one --limit 64K -q');
   const live = await Live.serve(scratch, ['--snapshot', 'one', '--clone', 'one']);
   try {
     const uri = (name: string) => `nbd+unix:///${name}?socket=${scratch.path('demo', 'nbd.sock')}`;
@@ -359,7 +359,7 @@ test('faults come and go though a snapshot that is served was given up, and whoe
     const page = content.subarray(0, 4096);
     await clone.write(8192, page);
     await writeFile(scratch.path('other'), content.toReversed());
-    await done(scratch, 'write demo --from other -q');
+    await scratch.done('write demo --from other -q');
     const look = async (): Promise<readonly string[]> => {
       const held = new Uint8Array(4096);
       await clone.read(8192, held);
