@@ -148,6 +148,8 @@ export class RaidArray extends Device {
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
   #promoted: Member | null = null;
+  /** Until it is on record, or cannot be. */
+  #takeover: Promise<void> | null = null;
   /** Resolves when every failure so far is on record; null when that has been tried. */
   #recording: Promise<void> | null = null;
   /** Whether there are failures that could not be put on record when it was tried last. */
@@ -641,11 +643,21 @@ export class RaidArray extends Device {
   protected doRead(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
     const snapshots = this.#snapshots;
     if (snapshots === null) {
-      return this.#unfit === null ? this.#engine.read(offsetBytes, targets) : Promise.reject(this.#unfit);
+      return this.#unfit === null ? this.#read(offsetBytes, targets) : Promise.reject(this.#unfit);
     }
     if (snapshots.problemOfReads !== null) return Promise.reject(snapshots.problemOfReads);
     const { origin } = snapshots;
-    return origin === null ? this.#engine.read(offsetBytes, targets) : origin.read(offsetBytes, targets);
+    return origin === null ? this.#read(offsetBytes, targets) : origin.read(offsetBytes, targets);
+  }
+
+  /**
+   * While a replacement takes over, a read may see what only it has; should the process die before that is on record, its original,
+   * which is sound, would answer with what was there before (I3).
+   */
+  #read(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    const takeover = this.#takeover;
+    const done = this.#engine.read(offsetBytes, targets);
+    return takeover === null ? done : done.then(() => takeover);
   }
 
   protected doWrite(offsetBytes: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
@@ -1226,7 +1238,7 @@ export class RaidArray extends Device {
     member.state = { state: 'in_sync', slot };
     this.#promoted = member;
     this.#members.beginChange(slot);
-    await this.#recorded(async () => {
+    const recorded = this.#recorded(async () => {
       await this.#engine.setHealth(this.#health());
       await this.#engine.promote(
         slot,
@@ -1241,6 +1253,12 @@ export class RaidArray extends Device {
       await this.#metadata?.finishReplacement(member.descriptor);
       await this.#metadata?.fail(original.descriptor);
     });
+    this.#takeover = recorded.catch(() => undefined);
+    try {
+      await recorded;
+    } finally {
+      this.#takeover = null;
+    }
   }
 
   /** A spare enters an empty slot: from now on it gets every write. The slot, or null where there is none for any. */

@@ -549,6 +549,40 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  test('what only a replacement that takes over has is seen when its original is out on record', async () => {
+    const world = await make({ ...shape, spares: 1, autoSync: false }, count + 1);
+    const { array, trace } = world;
+    await array.write(0, bytes(array.limits.sizeBytes));
+    await array.replace('m1');
+    let release: () => void = () => undefined;
+    const gate = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    let isHeld = false;
+    trace.hold = (_member, kind, superblock) => {
+      if (kind !== 'super' || !accuses(superblock, 1)) return null;
+      isHeld = true;
+      return gate;
+    };
+    const rebuilt = (async () => {
+      for await (const _ of array.rebuild());
+    })();
+    for (let round = 0; !isHeld && round < 1000; round += 1) await turns(1);
+    expect(isHeld).toBe(true);
+    const ended: string[] = [];
+    const content = bytes(array.limits.sizeBytes, 7);
+    const seen = new Uint8Array(content.byteLength);
+    const written = array.write(0, content).then(() => ended.push('write'));
+    await turns();
+    const read = array.read(0, seen).then(() => ended.push('read'));
+    await turns();
+    expect(ended).toEqual([]);
+    release();
+    await Promise.all([rebuilt, written, read]);
+    expect(Buffer.compare(seen, content)).toBe(0);
+    await array.close();
+  });
+
   test('a replacement whose original fails while the array closes has copied nothing, on record', async () => {
     const windowBytes = 64 * KIB;
     const world = await make({ ...shape, spares: 1, autoSync: false, windowBytes }, count + 1);
