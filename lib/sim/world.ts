@@ -1349,8 +1349,9 @@ class World {
     while (this.#underWay > 0) await new Promise<void>((resolve) => this.#freed.push(resolve));
     // Who failed while it was closed was left behind, too.
     this.#observe();
-    // It could not become clean: as after a crash, rows that were being written may disagree.
-    if (isCutOff) this.#noteRisks();
+    // It could not become clean, or leave a record of what writes have torn: as after a crash, their rows may disagree.
+    const isDirty = array.metadata?.array.resyncOffsetSectors !== Number.POSITIVE_INFINITY;
+    if (isCutOff || (this.#isBeyond && isDirty)) this.#noteRisks();
     for (const unit of this.#units) {
       await unit.device?.close();
       unit.device = null;
