@@ -107,6 +107,7 @@ export interface SnapshotInfo {
 
 export interface SnapshotUsage {
   readonly limitBytes: number;
+  /** Also what is on its way: a copy takes its room before it is on record, and gives it back after that. */
   readonly usedBytes: number;
 }
 

@@ -758,6 +758,38 @@ describe('names, deletion and space', () => {
     await origin.close();
   });
 
+  test('a copy takes its room before it is on record, and has given it back when a deletion returns', async () => {
+    const delay = { current: null as DelayDevice | null };
+    const { origin } = await make({
+      store: (device) => {
+        delay.current = new DelayDevice(device, sleepless);
+        return delay.current;
+      },
+    });
+    const spaces = () => [origin.usage().usedBytes / CHUNK, (origin.list()[0]?.uniqueBytes ?? 0) / CHUNK];
+    await origin.take('one');
+    const recording = delay.current?.hold({ only: ({ op }) => op === 'flush' });
+    await origin.write(3 * CHUNK, filled(1, 201));
+    for (let turn = 0; turn < 50; turn += 1) await Promise.resolve();
+    expect(recording?.waiting).toHaveLength(1);
+    // Else another would be put into the same place meanwhile.
+    expect(spaces()).toEqual([1, 0]);
+    recording?.release();
+    await origin.flush();
+    expect(spaces()).toEqual([1, 1]);
+    const discarding = delay.current?.hold({ only: ({ op }) => op === 'discard' });
+    const deleting = origin.delete('one');
+    for (let turn = 0; turn < 50; turn += 1) await Promise.resolve();
+    expect(discarding?.waiting).toHaveLength(1);
+    expect(origin.list()).toEqual([]);
+    // Else the discard could hit what another has put there.
+    expect(spaces()).toEqual([1, 0]);
+    discarding?.release();
+    await deleting;
+    expect(spaces()).toEqual([0, 0]);
+    await origin.close();
+  });
+
   test('one that is being read is not deleted; names are taken, unknown or no names', async () => {
     const { origin } = await make();
     await origin.take('one');
