@@ -2,7 +2,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { assemble } from '../../lib/md/assemble.ts';
-import { ROLE_SLOT_MAX, type Superblock1 } from '../../lib/md/superblock1.ts';
+import { ROLE_SLOT_MAX, ROLE_SPARE, type Superblock1 } from '../../lib/md/superblock1.ts';
 import {
   failMember,
   judgeReAdd,
@@ -147,7 +147,11 @@ describe('lives that end early', () => {
           const newest = (): number => Math.max(...wrote.values());
           const judge = (offered: Disks): MdArray | null => {
             // Whoever offers only disks that are out of date starts another history, and knows it.
-            if (![...offered.keys()].some((name) => wrote.get(name) === newest())) return null;
+            // One that a life took for a spare holds nothing any more.
+            const holds = ({ devRoles, descriptor }: Superblock1): boolean =>
+              (devRoles[descriptor] ?? ROLE_SPARE) <= ROLE_SLOT_MAX;
+            if (![...offered].some(([name, disk]) => holds(disk) && wrote.get(name) === newest()))
+              return null;
             const assembly = assemble(candidatesOn(offered), { run: true });
             starts.all += 1;
             if (assembly.kind === 'refuse') {
@@ -182,7 +186,20 @@ describe('lives that end early', () => {
           judge(disks);
         },
       ),
-      { numRuns: 2000 },
+      {
+        numRuns: 2000,
+        examples: [
+          [
+            [1, 3],
+            [
+              { offered: 75, cut: 4, reached: 0 },
+              { offered: 5, cut: 1, reached: 3 },
+              { offered: 187, cut: 2, reached: 0 },
+            ],
+            6,
+          ],
+        ],
+      },
     );
     expect(starts.early).toBeGreaterThan(1000);
   });
