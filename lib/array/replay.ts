@@ -3,8 +3,8 @@
  * Finding out is reading; what comes of it are patches of parity, which are written and flushed, or, where nothing may
  * be written, laid over the member as it is read.
  *
- * Order: parity → flush → superblocks: clean → (before the first write) empty logs. A power cut anywhere in between finds
- * the same logs and makes the same parity of them again.
+ * Order: parity → flush → superblocks: clean, or a resync due as before → (before the first write) empty logs. A power
+ * cut anywhere in between finds the same logs and makes the same parity of them again.
  */
 import type { Device } from '../device/device.ts';
 import type { Patch } from '../device/patch.ts';

@@ -58,11 +58,12 @@
  * @5 too few          Stale ones would not suffice either.
  * @6 too many stale   Enough only if old data is taken for current.
  * @7 forced           The same, and that is what was asked for.
- * @8 complete         Clean, or to be resynced.
+ * @8 complete         Clean, or to be resynced; what logs know is made before that.
  * @9 dirty, degraded  Parity may be wrong where the crash was, and the missing member's data is computed from it: silent
  *                     garbage in sectors that nobody wrote. (Partial parity logs close this hole: where every member's
  *                     log vouches for the rows whose parity it holds, the array is not called dirty here.)
- * @10 declared clean  The same, forced. A raid6 that lacks one member has redundancy left, which is resynced instead.
+ * @10 declared clean  The same, forced; what logs know is made first. A raid6 that lacks one member has redundancy left, which
+ *                     is resynced instead.
  * @11 missing         Enough, but a member that the array still counted on is not here: forgotten, more likely than
  *                     dead, and it will be stale once the array has been written. `run` says that it is meant.
  * @12 degraded        As the array was when it stopped, or `run`.
@@ -540,15 +541,16 @@ function countsOn(claim: Claim, descriptor: number, other: Claim): boolean {
   return isSlot(slot) && claim.devRoles[descriptor] === slot;
 }
 
-/**
- * Whether it calls one faulty whom the freshest counts on. A number that it has never heard of is a newcomer's; below
- * raid_disks, where only the first members have theirs, an unused number is that of one who was removed. (Older kernels
- * write "faulty" for numbers never used, so this alone decides nothing.)
- */
+/** Whether it calls one out whom the freshest counts on. */
 function accuses(claim: Claim, reference: Claim): boolean {
   return reference.devRoles.some((slot, descriptor) => isSlot(slot) && callsOut(claim, descriptor));
 }
 
+/**
+ * A number that it has never heard of is a newcomer's; below raid_disks, where only the first members have theirs, an
+ * unused number is that of one who was removed. (Older kernels write "faulty" for numbers never used, so this alone
+ * decides nothing.)
+ */
 function callsOut(claim: Claim, descriptor: number): boolean {
   const said = claim.devRoles[descriptor] ?? ROLE_SPARE;
   return said === ROLE_FAULTY || (said === ROLE_SPARE && descriptor < claim.raidDisks);

@@ -35,7 +35,7 @@
  *
  * A dirty superblock does not say whether a resync was due besides. Where one is, every header that we write has an
  * entry more: of no bytes, with a checksum that cannot be. Linux counts a mismatch and resyncs the array, which is right;
- * we know it by sight (`RESYNC_DUE`).
+ * we know it by sight (`RESYNC_DUE`), and make what its other entries know before the resync.
  *
  * Worked vector: set_uuid 00 01 ... 0f has the signature d9c908eb, and its empty header of generation 0 the checksum
  * a68b68c7.
