@@ -1140,6 +1140,7 @@ export class RaidArray extends Device {
     if ((await this.#metadata?.setBadBlocks(descriptor, places)) !== true) return;
     this.#lists.set(descriptor, places);
     this.#members.recorded(bad);
+    void this.#engine.setHealth(this.#health());
   }
 
   async #haveFlushed(): Promise<boolean> {

@@ -191,6 +191,7 @@ export class Members {
       members,
       erased: this.#erased,
       replacing,
+      ...(this.hidesDamage() ? { hidesDamage: true } : {}),
       ...(unsyncedFromBytes === Number.POSITIVE_INFINITY ? {} : { unsyncedFromBytes }),
     };
   }

@@ -117,7 +117,7 @@ export class PartialParityLog {
    * failed, by their own numbers.
    */
   *write(requests: readonly LogRequest[], health: Health): Steps<readonly Failure[] | null> {
-    const isMarked = health.unsyncedFromBytes !== undefined;
+    const isMarked = health.unsyncedFromBytes !== undefined || health.hidesDamage === true;
     const entries = new Map<number, LogEntry[]>();
     for (const entry of requests.flatMap((request) => request.entries)) {
       const list = entries.get(entry.parityMember) ?? [];

@@ -180,14 +180,14 @@ export class SharedHealth {
     for (const member of this.#suspects) if (isWithout(health, member)) this.#suspects.delete(member);
     this.#post();
     this.#damaged = this.#damaged.filter((range) => !health.erased.some((other) => isSame(range, other)));
-    const erased = [...health.erased, ...this.#damaged];
-    this.#compiled = compileHealth(this.#layout, without({ ...health, erased }, this.#unconfirmed));
+    const known = this.#damaged.length === 0 ? health : withDamage(health, this.#damaged);
+    this.#compiled = compileHealth(this.#layout, without(known, this.#unconfirmed));
   }
 
   damage(range: ErasedRange): void {
     this.#damaged.push(range);
     this.#unreportedDamage.push(range);
-    this.#compiled = this.withErased([range]);
+    this.#compiled = compileHealth(this.#layout, withDamage(this.#compiled.health, [range]));
   }
 
   /** Has failed a write, of which nobody has decided yet what it means: whoever takes over must do without it. */
@@ -267,6 +267,11 @@ export class SharedHealth {
   #post(): void {
     this.#board.note(this.#unconfirmed, this.#suspects);
   }
+}
+
+/** What nobody has heard of yet is on no list either. */
+function withDamage(health: Health, damaged: readonly ErasedRange[]): Health {
+  return { ...health, erased: [...health.erased, ...damaged], hidesDamage: true };
 }
 
 function isSame(a: ErasedRange, b: ErasedRange): boolean {

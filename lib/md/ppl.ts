@@ -33,9 +33,10 @@
  *                          zeros in all that follows, durably: what comes after the newest header is always zeros.
  *                          (Linux begins a lap with entries, over old ones.)
  *
- * A dirty superblock does not say whether a resync was due besides. Where one is, every header that we write has an
- * entry more: of no bytes, with a checksum that cannot be. Linux counts a mismatch and resyncs the array, which is right;
- * we know it by sight (`RESYNC_DUE`), and make what its other entries know before the resync.
+ * A dirty superblock does not say whether a resync was due besides. Where one is, or a row is torn that no list of bad
+ * places has (by a disk of a degraded array that takes nothing any more), every header that we write has an entry more:
+ * of no bytes, with a checksum that cannot be. Linux counts a mismatch and resyncs the array, which is right; we know it
+ * by sight (`RESYNC_DUE`), and make what its other entries know before the resync.
  *
  * Worked vector: set_uuid 00 01 ... 0f has the signature d9c908eb, and its empty header of generation 0 the checksum
  * a68b68c7.

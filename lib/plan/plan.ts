@@ -157,6 +157,11 @@ export interface Health {
   readonly replacing?: readonly number[];
   readonly erased: readonly ErasedRange[];
   /**
+   * Some of these the next life would not hear of: no list on disk has them. What says then that parity is right (a log
+   * that moves on) has to say that it is not.
+   */
+  readonly hidesDamage?: true;
+  /**
    * The sync position (see `syncBytes`) from which a resync has still to pass: there, copies may differ and parity
    * may not match. Reads then keep to the first readable copy, so that they agree with each other and
    * with what the resync will keep; writes prefer rcw, which leaves a right parity behind whatever was there (md does

@@ -534,3 +534,91 @@ test('where the list of a member that is being replaced cannot be read, its repl
   expectSame(await bytesOf(array), content);
   await array.close();
 });
+
+describe('a row that was torn by a disk which takes nothing any more, where another is missing: no list can have it', () => {
+  const still = { ...quiet, name: 'demo', driver: 'event-loop' } as const;
+  const kind = { level: 5, chunk: '64K', consistencyPolicy: 'ppl', assumeClean: true } as const;
+
+  /** The first rows of which slot 1 has the parity, by the places of the chunks of slots 0 and 2 in the array. */
+  function rowsOf(array: RaidArray): readonly { readonly own: number; readonly missing: number }[] {
+    const { layout } = array;
+    if (layout.kind !== 'parity') throw new Error('raid5 has parity');
+    const rows = Array.from({ length: 9 }, (_, index) => ({ index, row: layout.row(index) }));
+    return rows
+      .filter(({ row }) => row.p === 1)
+      .map(({ index, row }) => {
+        const at = (member: number): number => (2 * index + row.data.indexOf(member)) * 64 * KIB;
+        return { own: at(0), missing: at(2) };
+      });
+  }
+
+  async function torn(range?: { readonly offsetBytes: number; readonly lengthBytes: number }) {
+    const memories = [0, 1, 2].map(() => new SharedArrayBuffer(8 * MIB));
+    const sources = memoryDisks(memories);
+    const disk = new FaultDevice(sources[0]!.device);
+    const array = await formArray([{ ...sources[0]!, device: disk }, ...sources.slice(1)], {
+      ...still,
+      ...kind,
+    });
+    const content = new Uint8Array(array.limits.sizeBytes).map((_, index) => 1 + ((index >> 9) % 250));
+    await array.write(0, content);
+    await array.fail('m2');
+    const [first, second] = rowsOf(array);
+    if (first === undefined || second === undefined) throw new Error('two such rows');
+    const refuses = disk.add({
+      on: 'write',
+      fault: { kind: 'error', code: 'WRITE_FAILED' },
+      ...(range === undefined ? {} : { range }),
+    });
+    await expect(array.write(first.own, filled(64 * KIB, 0xab))).rejects.toMatchObject({
+      code: 'REDUNDANCY_LOST',
+    });
+    const write = async (at: number, value: number, lengthBytes = 64 * KIB): Promise<void> => {
+      await array.write(at, filled(lengthBytes, value));
+      content.fill(value, at, at + lengthBytes);
+    };
+    const heal = (): void => disk.remove(refuses);
+    /** The power goes; what has been written is all there. */
+    const next = async () => {
+      const left = memoryDisks(memories.slice(0, 2).map((memory) => memory.slice(0)));
+      return await assembleDevices(left, { ...still, run: true });
+    };
+    return { array, content, first, second, write, heal, next };
+  }
+
+  test('its log puts it right after a power cut', async () => {
+    const { content, next } = await torn();
+    const { array } = await next();
+    expectSame(await bytesOf(array), content);
+  });
+
+  test('no log that has moved on vouches for it', async () => {
+    const { second, write, next } = await torn();
+    await write(second.missing, 0xcd);
+    await expect(next()).rejects.toMatchObject({ code: 'DIRTY_DEGRADED' });
+  });
+
+  test('where it has been written again, logs vouch for everything', async () => {
+    const { content, first, second, write, heal, next } = await torn();
+    await write(second.missing, 0xcd);
+    heal();
+    await write(Math.min(first.own, first.missing), 0xef, 128 * KIB);
+    await write(second.missing, 0xdc);
+    const { array } = await next();
+    expectSame(await bytesOf(array), content);
+  });
+
+  test('where only data is refused a list has it, and logs vouch for all else', async () => {
+    const data = { offsetBytes: 2 * MIB, lengthBytes: 6 * MIB };
+    const { content, first, second, write, next } = await torn(data);
+    await write(second.missing, 0xcd);
+    await write(second.missing, 0xdc);
+    const { array } = await next();
+    const lost = { offsetBytes: Math.min(first.own, first.missing), lengthBytes: 128 * KIB };
+    await expect(bytesOf(array)).rejects.toMatchObject({ code: 'REDUNDANCY_LOST', place: lost });
+    const behind = lost.offsetBytes + lost.lengthBytes;
+    const rest = new Uint8Array(array.limits.sizeBytes - behind);
+    await array.read(behind, rest);
+    expectSame(rest, content.subarray(behind));
+  });
+});
