@@ -647,12 +647,15 @@ export class RaidArray extends Device {
     }
     if (snapshots.problemOfReads !== null) return Promise.reject(snapshots.problemOfReads);
     const { origin } = snapshots;
-    return origin === null ? this.#read(offsetBytes, targets) : origin.read(offsetBytes, targets);
+    // It may come to the array at any time. Here and not below, where what a takeover is recorded with may wait for a read.
+    return origin === null
+      ? this.#read(offsetBytes, targets)
+      : origin.read(offsetBytes, targets).then(() => this.#takeover ?? undefined);
   }
 
   /**
    * While a replacement takes over, a read may see what only it has; should the process die before that is on record, its original,
-   * which is sound, would answer with what was there before (I3).
+   * which is sound, would answer with what was there before (I3). A read that began before sees the original.
    */
   #read(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
     const takeover = this.#takeover;
