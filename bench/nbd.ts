@@ -4,7 +4,8 @@
  *
  * The others write no parity, and raidsim is written in TypeScript: what counts is the ratio in one run on one machine. `Node, bare`
  * (bare-nbd.ts) is the bound: the member I/O of a raid5 behind a socket of Node, on one thread, and nothing else. Servers
- * take turns, row by row, round by round; a row is the median of its rounds, of which the first is thrown away.
+ * take turns, row by row, round by round; a row is the median of its rounds, of which the first is thrown away. `-- --only 'read 4'`: the
+ * rows that are called so.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -63,7 +64,9 @@ interface Server {
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { quick: { type: 'boolean' }, json: { type: 'string' } } });
+  const { values } = parseArgs({
+    options: { quick: { type: 'boolean' }, only: { type: 'string' }, json: { type: 'string' } },
+  });
   const seconds = values.quick === true ? 1 : 5;
   const rounds = values.quick === true ? 2 : 4;
   const loadBefore = currentLoad();
@@ -75,7 +78,8 @@ async function main(): Promise<void> {
     servers.set('qemu', await startQemu(folder.path));
     servers.set('bare', await startBare(folder.path));
     const rows: Row[] = [];
-    for (const work of works) rows.push(await measure(work, servers, seconds, rounds));
+    for (const work of works.filter(({ name }) => name.includes(values.only ?? '')))
+      rows.push(await measure(work, servers, seconds, rounds));
     const machine = describeMachine(folder, loadBefore);
     const result: Result = { machine, depth: DEPTH, sizeBytes: SIZE_BYTES, seconds, rounds, rows };
     process.stdout.write(`${textOf(result)}\n`);

@@ -619,3 +619,45 @@ test('members that one thread reaches, and others do not, are for the calling th
   expect(Buffer.compare(found, content)).toBe(0);
   await array.close();
 });
+
+test('slow requests, and not a single one, which is the scheduler, leave the calling thread to others', async () => {
+  let takesMs = 0;
+  let clockMs = 0;
+  // Each look at the clock finds it so much later: the two around a request that is carried out at once.
+  const now = (): number => {
+    clockMs += takesMs;
+    return clockMs;
+  };
+  const { engine } = make(raid5, memoryMembers(raid5), 'lanes', { lanes: 1, host: { ...realHost, now } });
+  /** Whether it ended without a turn of the event loop. */
+  const isReadHere = async (ms: number): Promise<boolean> => {
+    takesMs = ms;
+    let isRead = false;
+    const reading = engine.read(0, [new Uint8Array(4096)]).then(() => {
+      isRead = true;
+    });
+    takesMs = 0;
+    for (let step = 0; step < 10; step += 1) await Promise.resolve();
+    const wasHere = isRead;
+    await reading;
+    await turns(1);
+    return wasHere;
+  };
+  const reads = async (count: number, ms: number): Promise<boolean[]> => {
+    const seen: boolean[] = [];
+    for (let index = 0; index < count; index += 1) seen.push(await isReadHere(ms));
+    return seen;
+  };
+  const all = (count: number, value: boolean): boolean[] => new Array<boolean>(count).fill(value);
+  for (const ms of [1, 10, 1000]) {
+    // Once in a while one waits for its turn.
+    for (let round = 0; round < 10; round += 1) {
+      expect(await reads(1, ms)).toEqual([true]);
+      expect(await reads(20, 0)).toEqual(all(20, true));
+    }
+  }
+  // A disk whose every request takes that long.
+  expect(await reads(5, 5)).toEqual(all(5, true));
+  expect(await reads(20, 0)).toEqual(all(20, false));
+  await engine.close();
+});
