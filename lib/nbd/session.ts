@@ -735,7 +735,9 @@ export class Session {
     this.#changes += 1;
     const end = (): void => {
       this.#changes -= 1;
-      if (this.#phase === 'ended' && this.#changes === 0) this.#stream.destroy();
+      if (this.#changes > 0) return;
+      if (this.#phase === 'ended') this.#stream.destroy();
+      else if (this.#phase === 'ending') this.#endIfIdle();
     };
     change.then(end, end);
   }
@@ -871,8 +873,9 @@ export class Session {
     this.#endIfIdle();
   }
 
+  /** Of half a write nobody waits for the answer, and some of it may be with the device. */
   #endIfIdle(): void {
-    if (this.#requestCount === 0) this.#end();
+    if (this.#requestCount === 0 && this.#changes === 0) this.#end();
   }
 
   #end(): void {

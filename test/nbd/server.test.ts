@@ -590,6 +590,35 @@ describe('a connection that the server closes is a word: what came over it has h
     await backing.read(0, found);
     expect(found).toEqual(filled(10, 7));
   });
+
+  test.each(['the server ends', 'the client says that this was all'])(
+    'half a write, of which some is being written already, when %s',
+    async (who) => {
+      const backing = memory();
+      const delay = new DelayDevice(backing, { host: realHost });
+      const stage = new Stage(delay);
+      const client = stage.connect();
+      await client.enter();
+      const hold = delay.hold();
+      const unitBytes = MIB;
+      void client.request({ command: WRITE, lengthBytes: 2 * unitBytes }, filled(unitBytes + 10, 7));
+      await turn();
+      let closed = Promise.resolve();
+      if (who === 'the server ends') closed = stage.server.close(5000);
+      else client.wire.push(null);
+      await turn();
+      await stage.host.advance(1000);
+      // Not even its end of the stream is: that is all that a client can see.
+      expect(client.wire.writableEnded).toBe(false);
+      hold.release();
+      await client.closed();
+      await closed;
+      await stage.server.close(0);
+      const found = filled(unitBytes + 10, 0);
+      await backing.read(0, found);
+      expect(found).toEqual(Buffer.concat([filled(unitBytes, 7), filled(10, 0)]));
+    },
+  );
 });
 
 test('a device is exchanged between two requests, and clients only wait', async () => {
