@@ -84,26 +84,49 @@ export class ClientMemory {
     }
   }
 
-  /** A change is acknowledged. One that is durable by itself is kept only where older ones would be written over it. */
+  /**
+   * A change is acknowledged. One that is durable by itself is not kept, and what older ones wrote at its place no longer is: written
+   * again it would lie over what is durable, and might come to stay there.
+   */
   changed(change: Exchange, isDurable: boolean): void {
     this.#acknowledged += 1;
     if (change.command === commands.WRITE) this.#witness(change);
-    if (isDurable && this.#kept.length === 0) return;
-    const costBytes = ENTRY_BYTES + change.payloadBytes;
-    if (this.#keptBytes + costBytes > this.#boundBytes) {
-      this.#kept = [];
-      this.#keptBytes = 0;
-      this.#unknownUpTo = this.#acknowledged;
+    if (isDurable) {
+      if (this.#kept.some(({ ask }) => change.overlaps(ask))) this.#cutOut(change);
       return;
     }
     const { command, flags, offsetBytes, lengthBytes } = change;
+    if (this.#keptBytes + costOf(change) > this.#boundBytes) {
+      this.#keepNothing();
+      return;
+    }
     const buffers = command === commands.WRITE ? [copyOf(change.buffers, lengthBytes)] : [];
-    this.#kept.push({
-      // Whether it was to be durable at once, or fast, no longer matters.
-      ask: { command, flags: flags & commandFlags.NO_HOLE, offsetBytes, lengthBytes, buffers },
-      number: this.#acknowledged,
+    // Whether it was to be fast no longer matters.
+    const ask = { command, flags: flags & commandFlags.NO_HOLE, offsetBytes, lengthBytes, buffers };
+    this.#kept.push({ ask, number: this.#acknowledged });
+    this.#keptBytes += costOf(ask);
+  }
+
+  #cutOut({ offsetBytes, lengthBytes }: Exchange): void {
+    const end = offsetBytes + lengthBytes;
+    this.#kept = this.#kept.flatMap(({ ask, number }) => {
+      const askEnd = ask.offsetBytes + ask.lengthBytes;
+      if (ask.offsetBytes >= end || offsetBytes >= askEnd) return [{ ask, number }];
+      return [
+        { from: ask.offsetBytes, to: offsetBytes },
+        { from: end, to: askEnd },
+      ]
+        .filter(({ from, to }) => from < to)
+        .map(({ from, to }) => ({ ask: partOf(ask, from, to), number }));
     });
-    this.#keptBytes += costBytes;
+    this.#keptBytes = this.#kept.reduce((sum, { ask }) => sum + costOf(ask), 0);
+    if (this.#keptBytes > this.#boundBytes) this.#keepNothing();
+  }
+
+  #keepNothing(): void {
+    this.#kept = [];
+    this.#keptBytes = 0;
+    this.#unknownUpTo = this.#acknowledged;
   }
 
   /** A change was refused, and has not happened. */
@@ -137,8 +160,7 @@ export class ClientMemory {
     this.#flushedUpTo = Math.max(this.#flushedUpTo, covers);
     let count = 0;
     while (count < this.#kept.length && this.#kept[count]!.number <= covers) {
-      const { buffers, lengthBytes } = this.#kept[count]!.ask;
-      this.#keptBytes -= ENTRY_BYTES + (buffers.length === 0 ? 0 : lengthBytes);
+      this.#keptBytes -= costOf(this.#kept[count]!.ask);
       count += 1;
     }
     if (count > 0) this.#kept.splice(0, count);
@@ -171,4 +193,17 @@ export class ClientMemory {
       this.#nextWitness = (this.#nextWitness + 1) % WITNESSES;
     }
   }
+}
+
+function costOf({ buffers, lengthBytes }: Ask): number {
+  return ENTRY_BYTES + (buffers.length === 0 ? 0 : lengthBytes);
+}
+
+/** With bytes of its own: those of the whole could otherwise not be let go of. */
+function partOf(ask: Ask, from: number, to: number): Ask {
+  const lengthBytes = to - from;
+  const [bytes] = ask.buffers;
+  const start = from - ask.offsetBytes;
+  const buffers = bytes === undefined ? [] : [bytes.slice(start, start + lengthBytes)];
+  return { ...ask, offsetBytes: from, lengthBytes, buffers };
 }
