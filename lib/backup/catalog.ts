@@ -79,7 +79,7 @@ export class Catalog {
       catalog.#takeUnindexed(name, sizeBytes, tables[index]!);
     }
     await catalog.#loadLost(site);
-    // Packs that are whole first: a chunk that is in two of them is found in the one that can be read.
+    // Packs that are whole first: a chunk that is in two of them is first looked for in one that is there.
     for (const { number, table, state } of catalog.packs) {
       if (table !== null && state === 'there') catalog.#chunks.addPack(number, table);
     }
@@ -106,9 +106,9 @@ export class Catalog {
     return this.#chunks.find(id);
   }
 
-  /** Where it is, or else where it was. */
-  findAnywhere(id: Uint8Array): Place | null {
-    return this.#chunks.find(id) ?? this.#lost.find(id);
+  /** Everywhere where it is, and then where it was. */
+  places(id: Uint8Array): readonly Place[] {
+    return [...this.#chunks.places(id), ...this.#lost.places(id)];
   }
 
   pack({ pack }: Pick<Place, 'pack'>): Pack {

@@ -4,6 +4,7 @@
  * in: some 60 bytes a chunk in all, where a `Map` of strings takes 200. A tebibyte of chunks of 256 KiB is 4 Mi chunks.
  */
 import { ENTRY_BYTES, ID_BYTES, type PackTable } from './pack.ts';
+import { hexOf } from './settings.ts';
 
 export interface Place {
   readonly pack: number;
@@ -16,6 +17,8 @@ export class ChunkTable {
   /** Pack + 1 and entry of slot i at 2i; 0 where it is free. */
   #slots = new Uint32Array(2 * 1024);
   #count = 0;
+  /** Where chunks are besides, by id: few have a second place, and only where a prune or a backup was cut off. */
+  readonly #others = new Map<string, readonly Place[]>();
 
   get count(): number {
     return this.#count;
@@ -27,7 +30,11 @@ export class ChunkTable {
     for (let entry = 0; entry < table.count; entry += 1) {
       if (4 * (this.#count + 1) > this.#slots.length) this.#grow();
       const slot = this.#slotOf(table.bytes, entry * ENTRY_BYTES);
-      if (this.#slots[slot] !== 0) continue;
+      if (this.#slots[slot] !== 0) {
+        const key = hexOf(table.id(entry));
+        this.#others.set(key, [...(this.#others.get(key) ?? []), { pack, entry }]);
+        continue;
+      }
       this.#slots[slot] = pack + 1;
       this.#slots[slot + 1] = entry;
       this.#count += 1;
@@ -43,6 +50,12 @@ export class ChunkTable {
     const slot = this.#slotOf(id, 0);
     const pack = this.#slots[slot]!;
     return pack === 0 ? null : { pack: pack - 1, entry: this.#slots[slot + 1]! };
+  }
+
+  /** All that there are: first the one that `find` finds. */
+  places(id: Uint8Array): readonly Place[] {
+    const first = this.find(id);
+    return first === null ? [] : [first, ...(this.#others.get(hexOf(id)) ?? [])];
   }
 
   /** The slot that has the id, or the free one where it belongs. Half of them are free. */

@@ -154,9 +154,12 @@ async function neededEntries(
   const needed = new Map<number, Set<number>>();
   const reader = new ChunkReader(site, catalog);
   const seen = new Set<string>();
-  const mark = (id: Uint8Array): void => {
-    const place = catalog.findAnywhere(id);
-    if (place === null) return;
+  const mark = async (id: Uint8Array): Promise<void> => {
+    const places = catalog.places(id);
+    if (places.some(({ pack, entry }) => needed.get(pack)?.has(entry) === true)) return;
+    // The others go: what stays must be what can be read.
+    const place = places.length > 1 ? await reader.soundPlace(catalog, id) : places[0];
+    if (place === undefined) return;
     const entries = needed.get(place.pack);
     if (entries === undefined) needed.set(place.pack, new Set([place.entry]));
     else entries.add(place.entry);
@@ -177,10 +180,10 @@ async function neededEntries(
           { device: store.name },
         );
       }
-      mark(id);
+      await mark(id);
       for (let index = 0; index < idsOnPage(page, record, settings); index += 1) {
         const chunk = idAt(ids, index);
-        if (!isZeroId(chunk)) mark(chunk);
+        if (!isZeroId(chunk)) await mark(chunk);
       }
     }
   }

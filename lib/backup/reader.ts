@@ -1,7 +1,7 @@
 /**
  * Chunks out of packs. A chunk is handed out only if its SHA-256 is its id: what is wrong is never mistaken for what is
- * right, whatever happened to the store. A pack that cannot be read is computed from the others of its group, here and
- * now; `repair` makes that last.
+ * right, whatever happened to the store. One that is in two packs is read from the other. A pack that cannot be read is computed
+ * from the others of its group, here and now; `repair` makes that last.
  *
  * A reader holds no lock. If `prune` moves chunks to another pack under it, a pack that was there is gone: then it looks at
  * the repository anew, once for each time that happens.
@@ -9,13 +9,14 @@
 import { webcrypto } from 'node:crypto';
 import { MIB } from '../units.ts';
 import { Catalog } from './catalog.ts';
-import { isZeroId, sameId } from './chunks.ts';
+import { isZeroId, type Place, sameId } from './chunks.ts';
 import { decompress } from './codec.ts';
 import { recoverPack } from './group.ts';
 import { type Entry, ID_BYTES, packPath, packSealer } from './pack.ts';
 import { type BackupRecord, idsOnPage } from './record.ts';
 import { hexOf } from './settings.ts';
 import { getOrNull, type Site } from './site.ts';
+import type { Range } from './store.ts';
 
 /** On the thread pool: several at a time use several cores. */
 export async function idOf(bytes: Uint8Array): Promise<Uint8Array> {
@@ -59,6 +60,14 @@ export class ChunkReader {
       result.push(found[index] ?? byId.get(hexOf(id)) ?? (await this.#recover(id)));
     }
     return result;
+  }
+
+  /** Of the places of a chunk in this catalog the first where it can be read, or else the first. */
+  async soundPlace(catalog: Catalog, id: Uint8Array): Promise<Place | undefined> {
+    const places = catalog.places(id);
+    for (const place of places)
+      if ((await this.#readAt(catalog, id, place, this.#stored)) !== null) return place;
+    return places[0];
   }
 
   /** The ids of a page, zeros for one that has nothing but zeros; null where it is lost. */
@@ -132,20 +141,37 @@ export class ChunkReader {
     return result;
   }
 
+  /** From another pack, if there is one: a pack that is computed costs all of its group. */
   async #recover(id: Uint8Array): Promise<Uint8Array | null> {
-    const place = this.#catalog.findAnywhere(id);
-    if (place === null) return null;
-    const { name } = this.#catalog.pack(place);
-    const bytes = await this.#recoverPack(name);
-    if (bytes === null) return null;
-    const entry = this.#catalog.entry(place);
-    return await decodeChunk(
-      this.site,
-      name,
-      id,
-      entry,
-      bytes.subarray(entry.range.offsetBytes, endOf(entry)),
-    );
+    const catalog = this.#catalog;
+    const places = catalog.places(id);
+    for (const place of places.slice(1)) {
+      const chunk = await this.#readAt(catalog, id, place, this.#stored);
+      if (chunk !== null) return chunk;
+    }
+    for (const place of places) {
+      const chunk = await this.#readAt(catalog, id, place, async (name, { offsetBytes, lengthBytes }) => {
+        const bytes = await this.#recoverPack(name);
+        return bytes?.subarray(offsetBytes, offsetBytes + lengthBytes) ?? null;
+      });
+      if (chunk !== null) return chunk;
+    }
+    return null;
+  }
+
+  readonly #stored = (pack: string, range: Range): Promise<Uint8Array | null> =>
+    getOrNull(this.site.store, packPath(pack), range);
+
+  async #readAt(
+    catalog: Catalog,
+    id: Uint8Array,
+    place: Place,
+    read: (pack: string, range: Range) => Promise<Uint8Array | null>,
+  ): Promise<Uint8Array | null> {
+    const { name } = catalog.pack(place);
+    const entry = catalog.entry(place);
+    const sealed = await read(name, entry.range);
+    return sealed === null ? null : await decodeChunk(this.site, name, id, entry, sealed);
   }
 
   #recoverPack(name: string): Promise<Uint8Array | null> {

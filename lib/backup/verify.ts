@@ -295,8 +295,7 @@ export async function lostBackups(
   hopeless: ReadonlySet<string>,
   badPacks: BadPacks,
 ): Promise<readonly LostBackup[]> {
-  const isLost = (place: Place | null): boolean => {
-    if (place === null) return true;
+  const isLost = (place: Place): boolean => {
     const { name } = catalog.pack(place);
     const bad = hopeless.has(name) ? badPacks.get(name) : undefined;
     return bad === 'all' || bad?.has(place.entry) === true;
@@ -305,7 +304,7 @@ export async function lostBackups(
   const found: LostBackup[] = unreadable.map((id) => ({ backup: null, id, lost: [] }));
   const goodPages = new Set<string>();
   for (const record of records) {
-    const lost = await lostOf(reader, record, (id) => isLost(catalog.findAnywhere(id)), goodPages);
+    const lost = await lostOf(reader, record, (id) => catalog.places(id).every(isLost), goodPages);
     if (lost.length > 0) found.push({ backup: withoutPages(record), id: record.id, lost });
   }
   return found;

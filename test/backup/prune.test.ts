@@ -1,9 +1,13 @@
 /** Prune takes what nobody needs, and leaves everything else as safe as it was. */
 import { describe, expect, test } from 'vitest';
+import { Catalog } from '../../lib/backup/catalog.ts';
 import { type Holder, STALE_MS, type Witness } from '../../lib/backup/lock.ts';
+import { type PackTable, packPath } from '../../lib/backup/pack.ts';
 import { Repository } from '../../lib/backup/repository.ts';
+import { loadSum } from '../../lib/backup/seal.ts';
+import { hexOf } from '../../lib/backup/settings.ts';
 import { RaidError } from '../../lib/errors.ts';
-import { seededRandom } from '../../lib/host.ts';
+import { realHost, seededRandom } from '../../lib/host.ts';
 import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
 import {
   contentOf,
@@ -11,13 +15,32 @@ import {
   expectSame,
   imageOf,
   MemoryStore,
+  MortalStore,
   newRepository,
   restored,
+  smallShape,
   TestHost,
 } from './world.ts';
 
 const sizeOf = (store: MemoryStore, folder: string): number =>
   [...store.files].reduce((sum, [name, bytes]) => sum + (name.startsWith(folder) ? bytes.byteLength : 0), 0);
+
+/** What the tables at the ends of packs say, by the paths of these. */
+async function chunksByPack(store: MemoryStore): Promise<ReadonlyMap<string, ReadonlySet<string>>> {
+  const { settings } = await Repository.open(store);
+  const site = {
+    store,
+    settings,
+    key: null,
+    sum: await loadSum(),
+    host: realHost,
+    threads: { count: 0, from: 'always' },
+  } as const;
+  const packs = (await Catalog.load(site)).packs.filter(({ state }) => state === 'there');
+  const idsOf = (table: PackTable): string[] =>
+    Array.from({ length: table.count }, (_, entry) => hexOf(table.id(entry)));
+  return new Map(packs.map(({ name, table }) => [packPath(name), new Set(idsOf(table!))]));
+}
 
 describe.each([0, 1, 2] as const)('redundancy %i', (redundancy) => {
   test('random histories: what stays is whole and protected, also when files of it are lost then', () =>
@@ -157,6 +180,52 @@ test('at each file that it takes away, what stays can lose a file, and is known 
         );
       }
     }
+  }
+});
+
+test('cut off anywhere, it leaves chunks in two packs, and then one of these may rot', async () => {
+  for (let seed = 1; seed <= 2; seed += 1) {
+    const random = seededRandom(seed);
+    const before = new MemoryStore();
+    const host = new TestHost(seed);
+    const repository = await newRepository(before, { host });
+    const first = imageOf(random, 16_000);
+    const second = Uint8Array.from(first);
+    for (let at = 0; at < second.byteLength; at += 2 * smallShape.chunkBytes)
+      second.set(randomBytes(random, smallShape.chunkBytes), at);
+    await repository.createBackup({ source: deviceOf(first), array: 'demo' });
+    await repository.createBackup({ source: deviceOf(second), array: 'demo' });
+    let doubled = 0;
+    for (let diesAt = 1; ; diesAt += 1) {
+      const cut = new MemoryStore(before.files);
+      const mortal = new MortalStore(cut, diesAt);
+      const isDone = await Repository.open(mortal, { host })
+        .then((opened) => opened.prune({ keep: { last: 1 } }))
+        .then(
+          () => true,
+          () => false,
+        );
+      const packs = [...cut.files.keys()].filter((name) => name.startsWith('packs/'));
+      const holds = await chunksByPack(cut);
+      for (const rotten of packs) {
+        const others = new Set([...holds].flatMap(([name, ids]) => (name === rotten ? [] : [...ids])));
+        // What only this one has is lost, and that is not what this is about.
+        if (![...holds.get(rotten)!].every((id) => others.has(id))) continue;
+        doubled += 1;
+        const store = new MemoryStore(cut.files);
+        const bytes = store.files.get(rotten)!;
+        store.files.set(rotten, new Uint8Array(bytes.byteLength));
+        const again = await Repository.open(store);
+        const [latest] = (await again.list()).slice(-1);
+        const what = `seed ${seed}, cut at ${diesAt}, ${rotten}`;
+        expectSame(await restored(again, latest!), second, what);
+        expect((await again.verify({ readPercent: 100 }))?.lost, what).toEqual([]);
+        await again.prune();
+        expectSame(await restored(again, latest!), second, `${what}, pruned`);
+      }
+      if (isDone) break;
+    }
+    expect(doubled).toBeGreaterThan(0);
   }
 });
 
