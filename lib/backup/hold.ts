@@ -5,7 +5,7 @@
  *   hold      put the file; then look for `going/<backup>`, the mark of a prune: where there is one, take the file back and have nothing;
  *             and only then look whether the backup is there
  *   prune     mark what is to go, then look who holds. Of what nobody holds it deletes the records; where something is held, nothing is
- *             deleted, and it begins anew. Then the marks go
+ *             deleted, and it begins anew, as it does where it has slept for so long that its marks may count for nothing. Then the marks go
  *   gone      the process is, as lock.ts finds out; or nobody can tell, and nothing was heard for half an hour. Such files go with the next
  *             prune. A clock that is half an hour wrong, on either machine, makes of one who reads one who is gone: unlike the holder of a
  *             lock, who reads does not look again, and finds chunks lost
@@ -23,6 +23,7 @@ import {
   HEARTBEAT_MS,
   isOurs,
   nameOf,
+  STALE_MS,
   verdictOn,
   type Witness,
 } from './lock.ts';
@@ -118,13 +119,21 @@ const markOf = (backup: string): string => `going/${backup}`;
 /** By the nonces of their marks: prunes of this process that are under way. A mark may outlive one that failed. */
 const pruning = new Set<string>();
 
+/** Of a prune. */
+export interface Marks {
+  readonly backups: readonly string[];
+  /** To be asked before each step that relies on them: a process that slept since it looked who holds has to look again. */
+  readonly areBelieved: () => boolean;
+}
+
 /** Runs with marks that these backups are about to go, or as many of them as there is room for. Only who has the lock does that. */
 export async function whileGoing<Result>(
   { store, host }: Place,
   witness: Witness,
   backups: readonly string[],
-  work: (marked: readonly string[]) => Promise<Result>,
+  work: (marks: Marks) => Promise<Result>,
 ): Promise<Result> {
+  const saidMs = host.wallClock();
   const nonce = hexOf(host.randomBytes(16));
   pruning.add(nonce);
   try {
@@ -142,7 +151,10 @@ export async function whileGoing<Result>(
     });
     const marked = marks.flat();
     if (noRoom !== null && marked.length === 0) throw noRoom;
-    return await work(marked);
+    return await work({
+      backups: marked,
+      areBelieved: () => Math.abs(host.wallClock() - saidMs) < STALE_MS / 2,
+    });
   } finally {
     // All that there are: a prune before may have been killed. What stays means nothing once this one is over.
     await ofEach(await store.list('going/').catch(() => []), ({ name }) =>

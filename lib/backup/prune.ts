@@ -108,7 +108,7 @@ export async function pruneRepository(
 }
 
 /**
- * Step 1. False where somebody holds one of them. Mostly all go at once, and then nothing is deleted; where there is no room for a mark of each,
+ * Step 1. False where somebody holds one of them, or may by now. Mostly all go at once, and then nothing is deleted; where there is no room for a mark of each,
  * some go after the others, in the room that these leave, and `gone` says which have.
  */
 async function letGo(
@@ -120,13 +120,14 @@ async function letGo(
 ): Promise<boolean> {
   for (;;) {
     const left = backups.filter((id) => !gone.has(id));
-    const isFree = await whileGoing(site, witness, left, async (marked) => {
-      if (marked.length > 0) {
+    const isFree = await whileGoing(site, witness, left, async (marks) => {
+      if (marks.backups.length > 0) {
         const holders = await holdersOf(site, witness, true);
-        if (marked.some((id) => holders.has(id))) return false;
+        if (marks.backups.some((id) => holders.has(id))) return false;
       }
       await lock.check();
-      for (const id of marked) {
+      for (const id of marks.backups) {
+        if (!marks.areBelieved()) return false;
         await deleteRecord(site, id);
         gone.add(id);
       }
