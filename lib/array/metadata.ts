@@ -28,7 +28,7 @@ import {
   RESYNC_DUE,
 } from '../md/ppl.ts';
 import { formatUuid } from '../md/record.ts';
-import { bitmapOffsetOf, features, pplAreaOf, type Superblock1 } from '../md/superblock1.ts';
+import { bblogAreaOf, bitmapOffsetOf, features, pplAreaOf, type Superblock1 } from '../md/superblock1.ts';
 import {
   addSpare,
   checkpointRecovery,
@@ -520,20 +520,22 @@ export class Metadata {
     const member = this.array.members.find((each) => each.descriptor === descriptor);
     if (device === undefined || member === undefined) return true;
     const { superblock } = member;
-    if (superblock.bblogSectors === 0 || superblock.bblogOffsetSectors === 0) return false;
-    const unit = SECTOR_BYTES << superblock.bblogShift;
+    const area = bblogAreaOf(superblock, Math.floor(device.limits.sizeBytes / SECTOR_BYTES));
+    if (area === null) return false;
+    // No shift of 32 bits: a unit may be larger.
+    const unit = SECTOR_BYTES * 2 ** superblock.bblogShift;
     const start = superblock.dataOffsetSectors * SECTOR_BYTES;
     const bad = ranges.map((range): BadRange => {
       const from = Math.floor((start + range.offsetBytes) / unit);
       const to = divCeil(start + range.offsetBytes + range.lengthBytes, unit);
       return { fromSector: (from * unit) / SECTOR_BYTES, lengthSectors: ((to - from) * unit) / SECTOR_BYTES };
     });
-    const log = encodeBadBlocks(bad, superblock.bblogShift);
+    const log = encodeBadBlocks(bad, superblock.bblogShift, area.lengthSectors * SECTOR_BYTES);
     const because =
       log === null
         ? new RaidError('WRITE_FAILED', `${device.name} has more bad places than its log holds`)
         : await refusalOf(() =>
-            device.write((superblock.superSector + superblock.bblogOffsetSectors) * SECTOR_BYTES, log, {
+            device.write((superblock.superSector + area.offsetSectors) * SECTOR_BYTES, log, {
               fua: true,
             }),
           );

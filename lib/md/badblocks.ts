@@ -8,6 +8,7 @@
  * `start` is a sector of the device, data_offset included. The order on disk is free; ours is rising.
  */
 import { assert, RaidError } from '../errors.ts';
+import { roundUp } from '../units.ts';
 import { viewOf } from './record.ts';
 
 export const BBLOG_BYTES = 4096;
@@ -21,7 +22,7 @@ export interface BadRange {
   readonly lengthSectors: number;
 }
 
-/** Throws for entries that lie outside the device or cannot be. */
+/** Throws for entries that lie outside the device or cannot be. The device may end within the last unit. */
 export function decodeBadBlocks(
   bytes: Uint8Array,
   shift: number,
@@ -37,7 +38,8 @@ export function decodeBadBlocks(
     // 2^54 units at most, so the product is exact enough to be compared, whatever the shift.
     const fromSector = Number(entry >> 10n) * 2 ** shift;
     const lengthSectors = length * 2 ** shift;
-    if (length === 0 || length > LENGTH_MAX || fromSector + lengthSectors > memberSectors) {
+    const endSector = roundUp(memberSectors, 2 ** shift);
+    if (length === 0 || length > LENGTH_MAX || fromSector + lengthSectors > endSector) {
       throw new RaidError(
         'SUPERBLOCK_BROKEN',
         `bad-block log: entry ${index} is ${length} sectors at ${fromSector} of ${memberSectors}`,
@@ -52,7 +54,11 @@ export function decodeBadBlocks(
  * What overlaps or touches is one entry, in whole units. Null when the log has no room for so many: then the member has to
  * fail instead.
  */
-export function encodeBadBlocks(ranges: readonly BadRange[], shift: number): Uint8Array | null {
+export function encodeBadBlocks(
+  ranges: readonly BadRange[],
+  shift: number,
+  logBytes = BBLOG_BYTES,
+): Uint8Array | null {
   const unit = 2 ** shift;
   const runs: { from: number; to: number }[] = [];
   for (const { fromSector, lengthSectors } of ranges.toSorted((a, b) => a.fromSector - b.fromSector)) {
@@ -71,8 +77,8 @@ export function encodeBadBlocks(ranges: readonly BadRange[], shift: number): Uin
       entries.push((BigInt(at) << 10n) | BigInt(Math.min(left, LENGTH_MAX)));
     }
   }
-  if (entries.length > BBLOG_ENTRIES_MAX) return null;
-  const bytes = new Uint8Array(BBLOG_BYTES).fill(0xff);
+  const bytes = new Uint8Array(logBytes).fill(0xff);
+  if (entries.length > bytes.byteLength / 8) return null;
   const view = viewOf(bytes);
   for (const [index, entry] of entries.entries()) view.setBigUint64(index * 8, entry, true);
   return bytes;

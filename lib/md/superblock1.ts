@@ -259,6 +259,28 @@ export function pplAreaOf(superblock: Superblock1): PplArea | null {
   return { offsetSectors: (packed << 16) >> 16, lengthSectors: packed >>> 16, multiple };
 }
 
+/**
+ * Where a list of bad blocks may be written: from the superblock, in sectors. Null where there is no room for one; and where it would lie on
+ * something else, which is no fault of a member that lists nothing: nobody has looked there, nor will anybody.
+ */
+export function bblogAreaOf(
+  superblock: Superblock1,
+  memberSectors: number,
+): { readonly offsetSectors: number; readonly lengthSectors: number } | null {
+  const { superSector, bblogOffsetSectors: offsetSectors, bblogSectors: lengthSectors } = superblock;
+  if (lengthSectors === 0 || offsetSectors === 0) return null;
+  const log: Area = { name: 'bblog_offset', fromSector: superSector + offsetSectors, lengthSectors };
+  const isTaken = areasOf(superblock).some(
+    (area) =>
+      area.name !== log.name &&
+      area.fromSector < log.fromSector + lengthSectors &&
+      log.fromSector < area.fromSector + area.lengthSectors,
+  );
+  return isTaken || misplaced(log, superblock, memberSectors) !== null
+    ? null
+    : { offsetSectors, lengthSectors };
+}
+
 /** The value of `consistencyArea` for a PPL area. */
 export function packPplArea(offsetSectors: number, lengthSectors: number): number {
   assert(

@@ -186,6 +186,47 @@ test('where there is no list, a place that was made good again is no reason to e
   expectSame(await bytesOf(again), content);
 });
 
+/** As superblocks may say that nobody here wrote: how far before the data the list is, how long and how coarse. */
+const oddLists = [
+  { what: 'on the data', beforeData: 0, bblogSectors: 8, bblogShift: 0, isListed: false },
+  { what: 'partly on the data', beforeData: 4, bblogSectors: 8, bblogShift: 0, isListed: false },
+  { what: 'behind the end', beforeData: -20_000, bblogSectors: 8, bblogShift: 0, isListed: false },
+  { what: 'of one sector, before the data', beforeData: 1, bblogSectors: 1, bblogShift: 0, isListed: true },
+  { what: 'in units of 4 KiB', beforeData: 8, bblogSectors: 8, bblogShift: 3, isListed: true },
+  { what: 'in units of 3 GiB and more', beforeData: 8, bblogSectors: 8, bblogShift: 23, isListed: true },
+  { what: 'in the largest units', beforeData: 8, bblogSectors: 8, bblogShift: 32, isListed: true },
+];
+
+test.each(oddLists)('a list $what is written nowhere else', async ({ beforeData, isListed, ...odd }) => {
+  const folder = newFolder();
+  await using array = await createArray(folder, { ...shapes[1], ...quiet, diskSize: '4M', bitmap: 'none' });
+  await array.metadata?.update((md) => ({
+    ...md,
+    events: md.events + 1,
+    members: md.members.map((each) => {
+      const { dataOffsetSectors, superSector } = each.superblock;
+      const bblogOffsetSectors = dataOffsetSectors - superSector - beforeData;
+      const { bblogSectors, bblogShift } = odd;
+      return { ...each, superblock: { ...each.superblock, bblogSectors, bblogShift, bblogOffsetSectors } };
+    }),
+  }));
+  const content = filled(array.limits.sizeBytes, 7);
+  await array.write(0, content);
+  await array.close();
+  await using again = await openArray(folder, quiet);
+  const { descriptor } = memberIn(again, 0);
+  const bad = [{ member: 0, offsetBytes: 8 * KIB, lengthBytes: BAD }];
+  expect(await again.metadata?.setBadBlocks(descriptor, bad)).toBe(isListed);
+  await again.close();
+  await using third = await openArray(folder, quiet);
+  expectSame(await bytesOf(third), content);
+  const listed = third.health.erased.filter(({ member }) => member === 0);
+  expect(listed.length > 0).toBe(isListed);
+  const covers = ({ offsetBytes, lengthBytes }: (typeof listed)[number]): boolean =>
+    offsetBytes <= 8 * KIB && 8 * KIB + BAD <= offsetBytes + lengthBytes;
+  if (isListed) expect(listed.some(covers)).toBe(true);
+});
+
 test('a replacement whose original fails has no bad places when it has recovered the slot, in its log neither', async () => {
   const { folder, content } = await withBadPlaces(shapes[1], [0, 1]);
   await using array = await openArray(folder, { ...quiet, windowBytes: 64 * KIB });
