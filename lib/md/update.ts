@@ -371,9 +371,14 @@ export function level(array: MdArray): MdArray {
   const members = array.members.map((member, at) => {
     const superblock = told[at]?.superblock;
     if (member.state === 'faulty' || member.state === 'spare' || superblock === undefined) return member;
-    const { events, devRoles: own } = member.superblock;
+    const { events, devRoles: own, featureMap, recoveryOffsetSectors } = member.superblock;
+    // A copy that starts over is on record as one before what its original holds changes.
+    const isKnown =
+      featureMap === superblock.featureMap && recoveryOffsetSectors === superblock.recoveryOffsetSectors;
     const isLevel =
-      events === array.events && devRoles.every((role, number) => role === (own[number] ?? ROLE_SPARE));
+      events === array.events &&
+      (isKnown || member.state !== 'replacement') &&
+      devRoles.every((role, number) => role === (own[number] ?? ROLE_SPARE));
     return isLevel ? member : { ...member, superblock: { ...superblock, devRoles, resyncOffsetSectors } };
   });
   return { ...array, members };

@@ -20,6 +20,7 @@ import {
   finishRecovery,
   finishReplacement,
   judgeReAdd,
+  level,
   type MdArray,
   markClean,
   markDirty,
@@ -108,6 +109,25 @@ describe('a life', () => {
     expect(orphaned.members[3]).toMatchObject({ state: 'recovering', slot: 0, recoveredSectors: 0 });
     expect(orphaned.members[3]?.superblock.featureMap).toBe(features.RECOVERY_OFFSET);
   });
+
+  test.each([640, Infinity])(
+    'a copy that had come to %d and starts over says so before anything else is written, and others say what they said',
+    (recoveredSectors) => {
+      const [, started] = startReplacement(raid5(), 3, 0, now);
+      const found = checkpointRecovery(started, 3, recoveredSectors, now);
+      expect(superblocksToWrite(found, level(found))).toEqual([]);
+      const members = found.members.map((member) =>
+        member.state === 'replacement' ? { ...member, recoveredSectors: 0 } : member,
+      );
+      const over = level({ ...found, members });
+      expect(superblocksToWrite(found, over).map(({ descriptor }) => descriptor)).toEqual([3]);
+      expect(over.members[3]?.superblock).toMatchObject({
+        events: found.events,
+        featureMap: features.RECOVERY_OFFSET | features.REPLACEMENT,
+        recoveryOffsetSectors: 0,
+      });
+    },
+  );
 
   test('a new spare gets the lowest free number from raid_disks on, and a superblock of its own', () => {
     const array = addSpare(raid5(2), { memberSectors: MEMBER_SECTORS + 100, deviceUuid: uuidOf(99) }, now);
