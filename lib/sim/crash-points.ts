@@ -48,6 +48,7 @@ import {
   type Place,
   Prefixes,
   placeKey,
+  thinned,
 } from './crash-states.ts';
 import { Trace, TracedDevice, type TraceEvent } from './crash-trace.ts';
 import {
@@ -70,6 +71,8 @@ export interface ExploreOptions {
   readonly metadataChoices: number;
   /** The latter where a member is missing. */
   readonly metadataChoicesDegraded: number;
+  /** Whether at one moment only some pairs of members are missing, each member in about one of them, and at the next ones others. */
+  readonly pairsInTurn: boolean;
   /** One in so many states judged by parts goes through the whole recovery too. */
   readonly crossCheck: number;
   /** Different violations, after which it ends. */
@@ -86,6 +89,7 @@ export const thorough: ExploreOptions = {
   dataChoices: 1024,
   metadataChoices: 64,
   metadataChoicesDegraded: 12,
+  pairsInTurn: false,
   crossCheck: 400,
   violationsMost: 5,
 };
@@ -408,6 +412,12 @@ class Room {
     return view;
   }
 
+  /** Whether a disk ever was the array's. One that was not is blank: it makes no difference whether it is there. */
+  hasHeld(disk: number): boolean {
+    const { world } = this.made;
+    return disk < world.members + world.spares || this.places.some((place) => place.disk === disk);
+  }
+
   /** What a sector of a disk holds in a state. */
   bytesAt(disk: number, sector: number, versions: readonly number[]): Uint8Array {
     const index = this.#indexes.get(placeKey(disk, sector)) ?? -1;
@@ -567,8 +577,11 @@ class Moment {
     return admitted;
   }
 
-  /** Who may be there: all, and all but one or two without whom the array is still whole; and without a stale one. */
-  presences(): readonly (readonly boolean[])[] {
+  /**
+   * Who may be there: all, and all but one or two without whom the array is still whole; and without a stale one. `turn`: of all pairs
+   * only those whose numbers have this sum, modulo the number of disks; null: all.
+   */
+  presences(turn: number | null): readonly (readonly boolean[])[] {
     const disks = this.liveSlots.map((_, disk) => disk);
     const found: (readonly boolean[])[] = [];
     const take = (...missing: readonly number[]): void => {
@@ -577,12 +590,14 @@ class Moment {
       if (missing.length > 0 && !this.#made.columns.holdsAll(isThere)) return;
       found.push(disks.map((disk) => !missing.includes(disk)));
     };
+    const isLive = (disk: number): boolean => (this.liveSlots[disk] as number) >= 0;
     take();
-    for (const disk of disks) take(disk);
+    for (const disk of disks) if (isLive(disk) || this.room.hasHeld(disk)) take(disk);
     for (const disk of disks) {
-      for (const other of disks)
-        if (disk < other && (this.liveSlots[disk] as number) >= 0 && (this.liveSlots[other] as number) >= 0)
-          take(disk, other);
+      for (const other of disks) {
+        if (disk >= other || !isLive(disk) || !isLive(other)) continue;
+        if (turn === null || (disk + other - turn) % disks.length === 0) take(disk, other);
+      }
     }
     return found;
   }
@@ -802,7 +817,8 @@ class Explorer {
       isDue = false;
       this.#findings.moments += 1;
       const moment = new Moment(start, room, prefixes, registers, [...before.keys()], liveSlots);
-      for (const present of moment.presences()) await this.#judgeMoment(moment, present, roots);
+      const turn = this.#options.pairsInTurn ? this.#findings.moments : null;
+      for (const present of moment.presences(turn)) await this.#judgeMoment(moment, present, roots);
     };
     for (const event of events) {
       // Before what ends states, or widens what is admitted: what follows would be judged by less.
@@ -846,7 +862,11 @@ class Explorer {
     const seen = new Set<string>();
     const { metadataChoices, metadataChoicesDegraded } = this.#options;
     const cap = present.includes(false) ? metadataChoicesDegraded : metadataChoices;
-    for (const choice of choicesOf(metadata, this.#random, cap)) {
+    for (const choice of thinned(
+      choicesOf(metadata, this.#random, thorough.metadataChoices),
+      metadata,
+      cap,
+    )) {
       const applied = [...durable];
       applyChoice(metadata, choice, applied);
       const key = view.metadataKey(applied);

@@ -216,6 +216,26 @@ export function choicesOf(
   return [...found.values()];
 }
 
+/**
+ * At most so many of these choices: nothing and everything, and of the others, which go from plain to torn, some from all over.
+ * Other writes get others: what is left out at one moment is taken at another.
+ */
+export function thinned(
+  choices: readonly Choice[],
+  writes: readonly FreeWrite[],
+  most: number,
+): readonly Choice[] {
+  if (choices.length <= most) return choices;
+  const others = choices.slice(2);
+  const turn = writes.reduce((sum, { order }) => sum + order, 0);
+  const step = others.length / (most - 2);
+  const drawn = Array.from(
+    { length: most - 2 },
+    (_, index) => (turn + Math.floor(index * step)) % others.length,
+  );
+  return [...choices.slice(0, 2), ...drawn.map((at) => others[at] as Choice)];
+}
+
 function wholeSubsets(
   count: number,
   random: (below: number) => number,

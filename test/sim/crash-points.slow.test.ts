@@ -3,8 +3,9 @@
  * violation names its world and script: `node dist/test/sim/crash-child.js '{"world":"…","options":{"script":n}}'`
  * finds it again.
  *
- * Each script once, and one life after a crash of it crashed again (`nestedOf`); and fewer choices of what survives of superblocks than
- * `thorough` has, which takes more than an hour of two cores.
+ * Each script once, and one life after a crash of it crashed again (`nestedOf`). At one moment there are fewer choices of what survives
+ * of superblocks than `thorough` has, and fewer pairs of members that are missing, which takes more than an hour of two cores; but not the
+ * same ones at all moments, so that each of them has its turn.
  */
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
@@ -19,7 +20,7 @@ const WANTED = 1_000_000;
 /** Of these, after a crash in a recovery. */
 const WANTED_NESTED = 60_000;
 const PROCESSES = 2;
-const options = { metadataChoices: 12, metadataChoicesDegraded: 4, dataChoices: 8192 };
+const options = { metadataChoices: 8, metadataChoicesDegraded: 3, pairsInTurn: true, dataChoices: 8192 };
 const PATIENCE_MS = 1_500_000;
 
 /** What a log holds matters to the life after next (`logged` in md/assemble.ts): two of a small array with one, none of a large one. */

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { seededRandom } from '../../lib/host.ts';
 import { explore, type Findings, thorough } from '../../lib/sim/crash-points.ts';
 import { Contents, Registers } from '../../lib/sim/crash-registers.ts';
-import { choicesOf, type FreeWrite, Prefixes } from '../../lib/sim/crash-states.ts';
+import { type Choice, choicesOf, type FreeWrite, Prefixes, thinned } from '../../lib/sim/crash-states.ts';
 import type { TraceEvent } from '../../lib/sim/crash-trace.ts';
 import { worlds } from '../../lib/sim/crash-worlds.ts';
 
@@ -115,6 +115,27 @@ describe('after a power cut', () => {
     expect(new Set(choices).size).toBe(choices.length);
     expect(choices).toEqual(expect.arrayContaining(['0,0', '3,0', '0,3', '3,3', '1,0', '2,3', '3,1']));
   });
+
+  test.each([3, 6, 8, 15])(
+    'of more choices %i are taken: nothing, everything, and in turn every other',
+    (most) => {
+      const writesFrom = (first: number): FreeWrite[] =>
+        [0, 1, 2].map((index): FreeWrite => {
+          const places = [2 * index, 2 * index + 1];
+          return { disk: index, order: index === 0 ? first : 0, places, versions: [1, 1], answered: 0 };
+        });
+      const choices = choicesOf(writesFrom(0), seededRandom(1), 64);
+      const taken = new Set<Choice>();
+      for (let turn = 0; turn < choices.length; turn += 1) {
+        const some = thinned(choices, writesFrom(turn), most);
+        expect(new Set(some).size).toBe(most);
+        expect(some.slice(0, 2).map(({ masks }) => masks.join())).toEqual(['0,0,0', '3,3,3']);
+        for (const each of some) taken.add(each);
+      }
+      expect(taken.size).toBe(choices.length);
+      expect(thinned(choices, writesFrom(5), choices.length)).toEqual(choices);
+    },
+  );
 });
 
 test('a mirror and a raid5 hold what they promise, at every moment of a few writes', async () => {
