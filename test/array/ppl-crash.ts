@@ -286,6 +286,7 @@ export async function crashInTheNextLife(
   );
   const slots = Array.from({ length: work.disks }, (_, slot) => slot);
   const tally: Tally = { states: 0, different: 0, refused: 0 };
+  const seen = new Seen();
   for (const { at, durable, pending } of cuts(events, 0, base)) {
     if (at % (options.stride ?? 1) !== 0) continue;
     for (const kept of survivors(pending, options.subsets, at)) {
@@ -293,6 +294,8 @@ export async function crashInTheNextLife(
       for (const { disk, offsetBytes, bytes } of kept) put(images[disk]!, offsetBytes, bytes);
       for (const missing of [null, ...slots]) {
         tally.states += 1;
+        if (!seen.isNew(images, missing, values)) continue;
+        tally.different += 1;
         await judge(images, missing, values, layout).catch((error: unknown) => {
           const where = `event ${at} of the next life, ${kept.length} of ${pending.length} writes kept, disk ${missing} missing`;
           throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
