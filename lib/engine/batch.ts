@@ -145,6 +145,26 @@ export class SynchronousIo {
     return failures;
   }
 
+  /** Into memory of the caller's. False where anything is not as it should be: `perform` says then what it is. */
+  readInto(member: number, offsetBytes: number, target: Uint8Array): boolean {
+    const access = this.#members[member];
+    if (access === null || access === undefined) return false;
+    const position = access.offsetBytes + offsetBytes;
+    const { byteLength } = target;
+    if (access.kind === 'memory') {
+      if (position + byteLength > access.memory.byteLength) return false;
+      target.set(new Uint8Array(access.memory, position, byteLength));
+      return true;
+    }
+    try {
+      if (access.kind === 'file') return readSync(access.fd, target, 0, byteLength, position) === byteLength;
+      access.calls.read(position, target);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   #flush(members: readonly number[]): readonly Failure[] | null {
     const failures: Failure[] = [];
     for (const member of members) {

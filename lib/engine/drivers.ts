@@ -7,14 +7,15 @@ import { assert, InvariantViolation } from '../errors.ts';
 import type { Host } from '../host.ts';
 import type { Layout } from '../layout/layout.ts';
 import type { Kernels } from '../parity/kernels.ts';
-import type { Health } from '../plan/plan.ts';
+import { type Health, isLost, type Transfer } from '../plan/plan.ts';
+import { planRead } from '../plan/planner.ts';
 import { KIB, roundDown } from '../units.ts';
 import { AsynchronousIo, type Failure, type Request, SynchronousIo } from './batch.ts';
 import type { Crew } from './crew.ts';
 import { Gate } from './gate.ts';
 import { broken, Lanes } from './lanes.ts';
 import { type LogShape, logOf, PartialParityLog } from './log.ts';
-import { type MemoryMap, SCRATCH_BYTES, scratchAddress } from './memory.ts';
+import { type MemoryMap, PAGE_BYTES, SCRATCH_BYTES, scratchAddress } from './memory.ts';
 import type { Death } from './message.ts';
 import { ExclusionNotes, type Job } from './ring.ts';
 import { LogRounds } from './rounds.ts';
@@ -51,6 +52,11 @@ export interface Driver {
   readonly laneCount: number;
   readonly laneDeaths: number;
   submit(job: Job, done: Done): void;
+  /**
+   * A small read that is one place of one member, at once and into the caller's own memory. False: it is to be submitted, be it
+   * that it takes more, or that something was not as it should be.
+   */
+  readNow(offsetBytes: number, target: Uint8Array): boolean;
   /** How many array bytes from here on may be one job, at most `limitBytes` or a little more. */
   pieceAt(offsetBytes: number, limitBytes: number): number;
   syncPieceAt(op: SyncOp, member: number, offsetBytes: number, limitBytes: number): number;
@@ -89,14 +95,19 @@ class Answers {
   }
 
   give(report: Report, done: Done): void {
+    if (this.mayGive()) done(report);
+    else this.#host.turn(() => done(report));
+  }
+
+  /** Whether one more may be given on the spot. */
+  mayGive(): boolean {
     this.#streak += 1;
     if (this.#streak === 1) {
       this.#host.turn(() => {
         this.#streak = 0;
       });
     }
-    if (this.#streak < STREAK) done(report);
-    else this.#host.turn(() => done(report));
+    return this.#streak < STREAK;
   }
 }
 
@@ -172,14 +183,26 @@ export class DirectDriver implements Driver {
       return;
     }
     const lane = this.#laneOf(job);
-    if (job.lengthBytes <= INLINE_BYTES && this.#lanes.isIdle(lane)) {
-      if (this.#penalty > 0) this.#penalty -= 1;
-      else if (!this.#settling || this.#isQuickest(job) || !this.#mayWake(lane)) {
-        this.#runHere(job, done);
-        return;
-      }
-    }
-    this.#lanes.submit(lane, { job, done });
+    if (this.#isForHere(job, lane)) this.#runHere(job, done);
+    else this.#lanes.submit(lane, { job, done });
+  }
+
+  readNow(offsetBytes: number, target: Uint8Array): boolean {
+    const { byteLength: lengthBytes } = target;
+    if (lengthBytes > PAGE_BYTES || this.#broken !== null || this.#health.hasUnreported) return false;
+    const job: Job = { op: 'read', offsetBytes, lengthBytes, address: 0, member: 0 };
+    if (this.#lanes !== null && !this.#isForHere(job, this.#laneOf(job))) return false;
+    const plan = planRead(this.#options.layout, this.#health.compiled, offsetBytes, lengthBytes);
+    if (isLost(plan) || plan.reads.length !== 1 || plan.compute.length > 0) return false;
+    const [{ member, offsetBytes: from }] = plan.reads as readonly [Transfer];
+    return this.#answers.mayGive() && this.#timed(() => this.#io.readInto(member, from, target));
+  }
+
+  #isForHere(job: Job, lane: number): boolean {
+    if (job.lengthBytes > INLINE_BYTES || this.#lanes?.isIdle(lane) !== true) return false;
+    if (this.#penalty === 0) return !this.#settling || this.#isQuickest(job) || !this.#mayWake(lane);
+    this.#penalty -= 1;
+    return false;
   }
 
   pieceAt(offsetBytes: number, limitBytes: number): number {
@@ -256,19 +279,27 @@ export class DirectDriver implements Driver {
   }
 
   #runHere(job: Job, done: Done): void {
-    const start = this.#options.host.now();
-    const report = this.#carryOut(job);
-    const countedMs = Math.min(this.#options.host.now() - start, INLINE_COUNTED_MS);
+    const report = this.#timed(() => this.#carryOut(job));
+    this.#answer(report, done);
+  }
+
+  #timed<Result>(carryOut: () => Result): Result {
+    const { host } = this.#options;
+    const start = host.now();
+    const result = carryOut();
+    const countedMs = Math.min(host.now() - start, INLINE_COUNTED_MS);
     this.#averageMs += (countedMs - this.#averageMs) / 16;
     if (this.#averageMs > INLINE_SLOW_MS) {
       this.#penalty = INLINE_PENALTY;
       this.#averageMs = 0;
     }
-    this.#settling = true;
-    queueMicrotask(() => {
-      this.#settling = false;
-    });
-    this.#answer(report, done);
+    if (!this.#settling) {
+      this.#settling = true;
+      queueMicrotask(() => {
+        this.#settling = false;
+      });
+    }
+    return result;
   }
 
   #carryOut(job: Job): Report {
@@ -348,6 +379,10 @@ export class EventLoopDriver implements Driver {
       if (report !== nothingToReport) this.#options.onReport(report);
       this.#answers.give(report, done);
     });
+  }
+
+  readNow(): boolean {
+    return false;
   }
 
   pieceAt(offsetBytes: number, limitBytes: number): number {

@@ -203,10 +203,13 @@ export class Engine implements Lender {
     const lent = this.#lentAmong(targets);
     if (lent !== null) return this.#inPlace('read', offsetBytes, lent);
     const lengthBytes = totalBytes(targets);
+    const [only] = targets;
+    const isOneBuffer = targets.length === 1 && only !== undefined;
+    if (isOneBuffer && !this.#isClosed && this.#driver.readNow(offsetBytes, only)) return done;
     const isOneJob =
       lengthBytes <= PAGE_BYTES && lengthBytes <= this.#driver.pieceAt(offsetBytes, this.#pieceBytes);
     if (isOneJob && !this.#isClosed) {
-      // The common small request, without the machinery of many pieces.
+      // Without the machinery of many pieces.
       const address = this.#arena.tryAcquire(lengthBytes);
       if (address !== null) {
         this.#requests.begin();
@@ -555,6 +558,8 @@ export class Engine implements Lender {
     });
   }
 }
+
+const done: Promise<void> = Promise.resolve();
 
 interface Cut {
   /** Counted from where the request begins. */
