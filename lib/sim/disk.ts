@@ -61,10 +61,10 @@ function newBytes(lengthBytes: number): Uint8Array {
   return piece.subarray(start, pieceUsed);
 }
 
-function copyOf(sources: readonly Uint8Array[], lengthBytes: number): Uint8Array {
-  const copy = newBytes(lengthBytes);
+/** `copy` is as long as all of them together. */
+function copyInto(copy: Uint8Array, sources: readonly Uint8Array[]): Uint8Array {
   const [only] = sources;
-  if (sources.length === 1 && only?.byteLength === lengthBytes) copy.set(only);
+  if (sources.length === 1 && only?.byteLength === copy.byteLength) copy.set(only);
   else gather(sources, 0, copy);
   return copy;
 }
@@ -83,6 +83,22 @@ class Image {
   clone(): Image {
     this.#owned.fill(0);
     return new Image(this.#pages.slice());
+  }
+
+  /** From now on it holds what the other one does. Pages that it has for itself it keeps, with other bytes in them. */
+  becomes(other: Image): void {
+    for (let index = 0; index < other.#pages.length; index += 1) {
+      const page = other.#pages[index];
+      const own = this.#pages[index];
+      if (own === page) continue;
+      if (own !== undefined && page !== undefined && this.#owned[index] === 1) {
+        own.set(page);
+        continue;
+      }
+      this.#pages[index] = page;
+      this.#owned[index] = 0;
+      other.#owned[index] = 0;
+    }
   }
 
   /** By page; undefined is zeros. Not to be written to. */
@@ -219,9 +235,12 @@ export class Disk {
   /** Every write fails from now on. */
   refusesWrites: ErrorCode | null = null;
   #sizeBytes: number;
-  #seen: Image;
+  readonly #seen: Image;
   readonly #platter: Image;
   readonly #cached: CachedWrite[] = [];
+  /** Where bytes of writes in the cache lie, while there is room: when the cache is empty it begins anew. */
+  #piece: Uint8Array | null = null;
+  #pieceUsed = 0;
   readonly #flights = new Set<Flight>();
   /** Sectors that cannot be read; whether a write heals them. */
   readonly #latent = new Map<number, boolean>();
@@ -247,6 +266,8 @@ export class Disk {
       { seen: this.#seen.clone(), platter: this.#platter.clone(), cached: this.#cached },
     );
     for (const [sector, isHealed] of this.#latent) copy.#latent.set(sector, isHealed);
+    // The bytes in its cache lie there.
+    this.#piece = null;
     return copy;
   }
 
@@ -287,36 +308,32 @@ export class Disk {
     return this.#platter.pages;
   }
 
-  /** In order: what is in the cache, then what is under way. */
-  get cached(): readonly CachedWrite[] {
-    return [
-      ...this.#cached,
-      ...[...this.#flights].map(({ offsetBytes, sources, lengthBytes }) => ({
-        offsetBytes,
-        bytes: copyOf(sources, lengthBytes),
-        isDurable: false,
-      })),
-    ];
+  #underWay(): readonly CachedWrite[] {
+    return [...this.#flights].map(({ offsetBytes, sources, lengthBytes }) => ({
+      offsetBytes,
+      bytes: copyInto(newBytes(lengthBytes), sources),
+      isDurable: false,
+    }));
   }
 
   // Catastrophes. The processes that had the disk open must be dead.
 
   powerCut(keep: Keep): void {
     this.clock.note(events.cut, this.number, this.#cached.length);
-    const writes = this.cached;
+    const writes = [...this.#cached, ...this.#underWay()];
     this.#forgetFlights();
     for (const write of writes) {
       if (write.isDurable) this.#platter.write(write.offsetBytes, write.bytes);
       else this.#writeSome(this.#platter, write, keep);
     }
-    this.#cached.length = 0;
-    this.#seen = this.#platter.clone();
+    this.#emptyCache();
+    this.#seen.becomes(this.#platter);
   }
 
   /** The process that had it open is dead; what it had under way may have happened in part. */
   processKilled(keep: Keep): void {
     this.clock.note(events.kill, this.number, this.#flights.size);
-    const under = this.cached.slice(this.#cached.length);
+    const under = this.#underWay();
     this.#forgetFlights();
     for (const write of under) {
       for (let at = 0; at < write.bytes.byteLength; at += SECTOR_BYTES) {
@@ -415,7 +432,7 @@ export class Disk {
     if (this.isGone) throw this.#error('MEMBER_GONE', 'is gone', ...place);
     if (this.refusesWrites !== null) throw this.#error(this.refusesWrites, 'takes no writes', ...place);
     const hit = this.#met('write', offsetBytes, lengthBytes);
-    const bytes = copyOf(sources, lengthBytes);
+    const bytes = copyInto(this.#newBytes(lengthBytes), sources);
     if (hit === null) {
       this.#accept(offsetBytes, bytes, fua);
       return;
@@ -444,7 +461,11 @@ export class Disk {
           const sectors = 1 + this.clock.random(lengthBytes / SECTOR_BYTES - 1);
           this.#accept(offsetBytes, bytes.slice(0, sectors * SECTOR_BYTES), false);
         }
-        if (fault.applied === 'late') flight.device.lands(() => this.#accept(offsetBytes, bytes, false));
+        if (fault.applied === 'late') {
+          // By then the cache may have been emptied.
+          const late = bytes.slice();
+          flight.device.lands(() => this.#accept(offsetBytes, late, false));
+        }
         throw this.#error(fault.code, 'does not take a write', ...place);
       }
     }
@@ -461,11 +482,11 @@ export class Disk {
         if (write.isDurable) this.#platter.write(write.offsetBytes, write.bytes);
         else this.#writeSome(this.#platter, write, () => this.clock.random(2) === 0);
       }
-      this.#cached.length = 0;
+      this.#emptyCache();
       throw this.#error(hit.fault.code, 'does not flush');
     }
     for (const write of this.#cached) this.#platter.write(write.offsetBytes, write.bytes);
-    this.#cached.length = 0;
+    this.#emptyCache();
   }
 
   /** Reads as it was or as zeros: by seed. */
@@ -500,6 +521,23 @@ export class Disk {
     for (const write of this.#cached.splice(0, CACHED_MOST / 2)) {
       this.#platter.write(write.offsetBytes, write.bytes);
     }
+  }
+
+  #emptyCache(): void {
+    this.#cached.length = 0;
+    this.#pieceUsed = 0;
+  }
+
+  /** For a write in the cache; not zeros. Most of what disks are given is flushed soon: a piece serves again and again. */
+  #newBytes(lengthBytes: number): Uint8Array {
+    if (lengthBytes > PIECE_BYTES / 4) return new Uint8Array(lengthBytes);
+    if (this.#piece === null || this.#pieceUsed + lengthBytes > PIECE_BYTES) {
+      this.#piece = new Uint8Array(PIECE_BYTES);
+      this.#pieceUsed = 0;
+    }
+    const start = this.#pieceUsed;
+    this.#pieceUsed += lengthBytes;
+    return this.#piece.subarray(start, this.#pieceUsed);
   }
 
   /** Sectors that a write heals can be read again, as if there had been one. */

@@ -148,8 +148,9 @@ class World {
   readonly #units: Unit[] = [];
   readonly #tally = emptyTally();
   readonly #written = new Uint8Array(WRITE_BYTES);
-  /** For reads, while none uses them. */
+  /** For reads; those that none uses. */
   readonly #targets: Uint8Array[] = [];
+  #targetsFree: Uint8Array[] = [];
   #registers = new Registers(1);
   #process: Process;
   #crew: SimulatedCrew;
@@ -586,15 +587,13 @@ class World {
     this.#clock.note(events.read, sector, sectors);
     this.#count('read');
     this.#underWay += 1;
-    const buffer = this.#targets.pop() ?? new Uint8Array(WRITE_BYTES);
-    const target = buffer.subarray(0, sectors * SECTOR_BYTES);
-    // What a read does not fill must not look like anything that was ever there.
-    target.fill(0xdd);
+    const buffer = this.#takeTarget();
+    const target = spoiled(buffer, sectors);
     array.read(sector * SECTOR_BYTES, target).then(
       () => {
         this.#judge(sector, target, inv);
         if (isLong) registers.endRead(inv);
-        this.#targets.push(buffer);
+        this.#targetsFree.push(buffer);
         this.#end();
       },
       (error: unknown) => {
@@ -602,6 +601,14 @@ class World {
         this.#requestFailed('read', error, null, deaths);
       },
     );
+  }
+
+  #takeTarget(): Uint8Array {
+    const free = this.#targetsFree.pop();
+    if (free !== undefined) return free;
+    const made = new Uint8Array(WRITE_BYTES);
+    this.#targets.push(made);
+    return made;
   }
 
   #flush(): void {
@@ -1293,6 +1300,8 @@ class World {
     this.#crew = new SimulatedCrew(this.#process);
     this.#underWay = 0;
     this.#freed = [];
+    // No read of the dead process fills its target any more.
+    this.#targetsFree = [...this.#targets];
     this.#control = null;
     for (const unit of this.#units) unit.device = null;
     if (step.againInMs !== null) void this.#crashSoon({ ...step, againInMs: null }, step.againInMs);
@@ -1468,20 +1477,23 @@ class World {
   async #readAll(array: RaidArray): Promise<void> {
     const { sectorCount } = this.#registers;
     const piece = WRITE_BYTES / SECTOR_BYTES;
+    const buffer = this.#takeTarget();
     for (let sector = 0; sector < sectorCount; sector += piece) {
       const inv = this.#registers.now();
-      const content = new Uint8Array(Math.min(piece, sectorCount - sector) * SECTOR_BYTES);
+      const content = spoiled(buffer, Math.min(piece, sectorCount - sector));
       await array.read(sector * SECTOR_BYTES, content);
       this.#judge(sector, content, inv);
     }
+    this.#targetsFree.push(buffer);
   }
 
   /** Beyond what it survives, every sector is right, or refused. */
   async #readWhatThereIs(array: RaidArray): Promise<void> {
     const { sectorCount } = this.#registers;
+    const buffer = this.#takeTarget();
     for (let sector = 0; sector < sectorCount; sector += 8) {
       const inv = this.#registers.now();
-      const content = new Uint8Array(Math.min(8, sectorCount - sector) * SECTOR_BYTES);
+      const content = spoiled(buffer, Math.min(8, sectorCount - sector));
       try {
         await array.read(sector * SECTOR_BYTES, content);
       } catch (error) {
@@ -1508,6 +1520,11 @@ class World {
     });
     if (wrong !== null) throw new Wrong('mismatch', `${wrong} (I9, looked up on the disks)`);
   }
+}
+
+/** For a read: what it does not fill must not look like anything that was ever there. */
+function spoiled(buffer: Uint8Array, sectors: number): Uint8Array {
+  return buffer.subarray(0, sectors * SECTOR_BYTES).fill(0xdd);
 }
 
 function rowsOf(layout: RaidArray['layout'], { firstSector, sectorCount }: Write): ReadonlySet<number> {
