@@ -56,6 +56,20 @@ describe('crc32c', () => {
     expect(~crc32c(ascii('123456789')) >>> 0).toBe(0xe3069283);
   });
 
+  test('is what its definition says, of any bytes, wherever they begin and whatever came before', () => {
+    const from = fc.integer({ min: 0, max: 0xffff_ffff });
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 80 }), fc.nat(7), from, (bytes, skip, before) => {
+        let crc = before;
+        for (const byte of bytes.subarray(skip)) {
+          crc ^= byte;
+          for (let bit = 0; bit < 8; bit += 1) crc = (crc >>> 1) ^ ((crc & 1) * 0x82f63b78);
+        }
+        expect(crc32c(bytes.subarray(skip), before)).toBe(crc >>> 0);
+      }),
+    );
+  });
+
   test('can be continued', () => {
     fc.assert(
       fc.property(fc.uint8Array(), fc.uint8Array(), (left, right) => {
