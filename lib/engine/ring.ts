@@ -262,9 +262,19 @@ export class LaneControl {
 
   /** Those whom later jobs did without first, then those of whom nobody had decided yet. */
   excluded(): readonly number[] {
-    const all = Array.from({ length: EXCLUDED_WORDS * 32 }, (_, member) => member);
-    const excluded = all.filter((member) => this.#has(EXCLUDED, member));
-    return [...excluded, ...all.filter((member) => !this.#has(EXCLUDED, member) && this.isNoted(member))];
+    // Suspects first, as they are written: one that becomes excluded meanwhile is in one of the two.
+    const suspects = this.#noted(SUSPECTS);
+    const excluded = this.#noted(EXCLUDED);
+    return [...excluded, ...suspects.filter((member) => !excluded.includes(member))];
+  }
+
+  #noted(at: number): readonly number[] {
+    const members: number[] = [];
+    for (let word = 0; word < EXCLUDED_WORDS; word += 1) {
+      for (let bits = Atomics.load(this.#words, at + word); bits !== 0; bits &= bits - 1)
+        members.push(word * 32 + 31 - Math.clz32(bits & -bits));
+    }
+    return members;
   }
 
   #has(at: number, member: number): boolean {
@@ -279,7 +289,8 @@ export class LaneControl {
         noted[member >> 5] = (noted[member >> 5] ?? 0) | (1 << (member & 31));
       }
     }
-    for (const [word, bits] of noted.entries()) Atomics.store(this.#words, at + word, bits);
+    for (let word = 0; word < EXCLUDED_WORDS; word += 1)
+      Atomics.store(this.#words, at + word, noted[word] as number);
   }
 }
 
