@@ -81,17 +81,28 @@ export function superSector090Of(memberSectors: number): number | null {
   return memberSectors < 256 ? null : roundDown(memberSectors, 128) - 128;
 }
 
+/** Whether one begins here, whatever follows and whichever machine made it. */
+export function beginsSuperblock090(source: Uint8Array): boolean {
+  return beginsIn(source, 'little-endian') || beginsIn(source, 'big-endian');
+}
+
+function beginsIn(source: Uint8Array, order: 'little-endian' | 'big-endian'): boolean {
+  if (source.byteLength < 8) return false;
+  const view = viewOf(source);
+  const isLittle = order === 'little-endian';
+  return view.getUint32(0, isLittle) === SUPERBLOCK_MAGIC && view.getUint32(4, isLittle) === 0;
+}
+
 export function decodeSuperblock090(source: Uint8Array): Superblock090 {
   if (source.byteLength < SUPERBLOCK090_BYTES) throw broken('it is cut off');
-  const bytes = source.slice(0, SUPERBLOCK090_BYTES);
-  const view = viewOf(bytes);
-  const magic = view.getUint32(0, true);
-  if (magic !== SUPERBLOCK_MAGIC || view.getUint32(4, true) !== 0) {
-    if (view.getUint32(0, false) === SUPERBLOCK_MAGIC && view.getUint32(4, false) === 0) {
-      throw new RaidError('UNSUPPORTED_FEATURE', 'the 0.90 superblock was made on a big-endian machine');
-    }
+  if (!beginsSuperblock090(source)) {
     throw new RaidError('BAD_MAGIC', 'there is no version-0.90 md superblock here');
   }
+  if (beginsIn(source, 'big-endian')) {
+    throw new RaidError('UNSUPPORTED_FEATURE', 'the 0.90 superblock was made on a big-endian machine');
+  }
+  const bytes = source.slice(0, SUPERBLOCK090_BYTES);
+  const view = viewOf(bytes);
   const words = [5, 13, 14, 15].map((word) =>
     view
       .getUint32(word * 4, true)

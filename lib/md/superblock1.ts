@@ -161,16 +161,23 @@ export function superblockBytesOf(maxDev: number): number {
   return roundUp(ROLES_AT + 2 * maxDev, 512);
 }
 
+/** Whether one begins here, whatever follows. */
+export function beginsSuperblock1(source: Uint8Array): boolean {
+  if (source.byteLength < 8) return false;
+  const view = viewOf(source);
+  return view.getUint32(0, true) === SUPERBLOCK_MAGIC && view.getUint32(4, true) === 1;
+}
+
 /**
  * Reads the fields; refuses only what cannot be read at all, so that `examine` can show a superblock that nobody may
  * use. `checkSuperblock1` is what stands between this and an array.
  */
 export function decodeSuperblock1(source: Uint8Array): Superblock1 {
   if (source.byteLength < ROLES_AT) throw broken(`${source.byteLength} bytes are too few for a superblock`);
-  const view = viewOf(source);
-  if (view.getUint32(0, true) !== SUPERBLOCK_MAGIC || view.getUint32(4, true) !== 1) {
+  if (!beginsSuperblock1(source)) {
     throw new RaidError('BAD_MAGIC', 'there is no version-1 md superblock here');
   }
+  const view = viewOf(source);
   const maxDev = view.getUint32(MAX_DEV_AT, true);
   if (maxDev > ROLES_MAX) throw broken(`max_dev is ${maxDev}, more than a superblock holds`);
   const lengthBytes = superblockBytesOf(maxDev);

@@ -7,7 +7,13 @@ import { examineJson, examineText } from '../../lib/md/examine.ts';
 import { arraySectorsOf, geometryOf, levelNumbersOf } from '../../lib/md/levels.ts';
 import { claimOf, readSuperblock, superblockPlaces } from '../../lib/md/member.ts';
 import { newArray, placeArray, setNameOf } from '../../lib/md/placement.ts';
-import { checksumOf, encodeSuperblock1, superblock1Faults } from '../../lib/md/superblock1.ts';
+import {
+  checksumOf,
+  decodeSuperblock1,
+  encodeSuperblock1,
+  SUPERBLOCK_MAGIC,
+  superblock1Faults,
+} from '../../lib/md/superblock1.ts';
 import { checksum090Of, decodeSuperblock090 } from '../../lib/md/superblock090.ts';
 import { fixtureImages } from './fixtures.ts';
 import { someTime, superblockIn, uuidOf } from './images.ts';
@@ -223,6 +229,28 @@ describe('any superblock can be examined', () => {
     );
   });
 
+  test('there is none exactly where who decodes it says so', () => {
+    const wholeOf = (fixture: string, which: '1.2' | '0.90'): Uint8Array => {
+      const image = fixtureImages(fixture)[0] as Uint8Array;
+      const place = superblockPlaces(image.byteLength / 512).find(({ version }) => version === which);
+      return image.slice(place?.offsetBytes, (place?.offsetBytes ?? 0) + 4096);
+    };
+    const whole = { '1.2': wholeOf('raid1', '1.2'), '0.90': wholeOf('raid1-0.90', '0.90') };
+    const word = fc.constantFrom(SUPERBLOCK_MAGIC, 0, 1, 0xffff_ffff);
+    const version = fc.constantFrom('1.2' as const, '0.90' as const);
+    fc.assert(
+      fc.property(version, word, word, fc.boolean(), (which, first, second, isLittle) => {
+        const bytes = whole[which].slice();
+        new DataView(bytes.buffer).setUint32(0, first, isLittle);
+        new DataView(bytes.buffer).setUint32(4, second, isLittle);
+        const decoded = codeOf(() => (which === '0.90' ? decodeSuperblock090 : decodeSuperblock1)(bytes));
+        const read = codeOf(() => readSuperblock(which, bytes, 2048) ?? none());
+        expect(read).toBe(decoded);
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
   test('0.90: bytes with the right checksum, whatever they say', () => {
     const image = fixtureImages('raid1-0.90')[0] as Uint8Array;
     const memberSectors = image.byteLength / 512;
@@ -257,3 +285,17 @@ describe('any superblock can be examined', () => {
     );
   });
 });
+
+function codeOf(work: () => unknown): string | null {
+  try {
+    work();
+    return null;
+  } catch (error) {
+    if (!(error instanceof RaidError)) throw error;
+    return error.code;
+  }
+}
+
+function none(): never {
+  throw new RaidError('BAD_MAGIC', 'none');
+}
