@@ -131,6 +131,22 @@ test('a write that is late lands after its failure was told, and before its devi
   expect(bytesOf(disk, 1)).toEqual([9]);
 });
 
+test('what lands late, or is in the cache of a clone, stays what it was while the disk is flushed and written again', async () => {
+  const { clock, disk, device } = world();
+  await clock.drive(device.write(SECTOR, sectors(1, 7)));
+  const copy = disk.clone();
+  await clock.drive(device.flush());
+  disk.arm({ on: 'write', kind: 'error', code: 'MEMBER_GONE', applied: 'late' });
+  await expect(clock.drive(device.write(0, sectors(1, 9)))).rejects.toMatchObject({ code: 'MEMBER_GONE' });
+  await clock.drive(device.flush());
+  disk.poke(0, sectors(1, 1));
+  await clock.drive(device.write(2 * SECTOR, sectors(2, 5)));
+  await clock.drive(device.close());
+  expect(bytesOf(disk, 4)).toEqual([9, 7, 5, 5]);
+  copy.powerCut(() => true);
+  expect(bytesOf(copy, 4)).toEqual([0, 7, 0, 0]);
+});
+
 test('clones share content until one of them is written', async () => {
   const { clock, disk, device } = world();
   await clock.drive(device.write(0, sectors(8, 1)));
