@@ -895,8 +895,7 @@ class World {
 
   async #rebuild(): Promise<void> {
     const array = this.#live();
-    // It watches a sync that may be under way already, and then the first of two deaths may be older than the watching.
-    const deaths = array.syncProgress === null ? this.#crew.deathsByLane : [];
+    const deaths = this.#deathsBeforeSync(array);
     try {
       for await (const _ of array.rebuild()) this.#clock.renew(PATIENCE_MS);
     } catch (error) {
@@ -905,6 +904,11 @@ class World {
       if (error instanceof RaidError && error.reaction === 'fail-member') return;
       throw error;
     }
+  }
+
+  /** Who watches a sync that is under way already may have missed the first of two deaths. */
+  #deathsBeforeSync(array: RaidArray): readonly number[] {
+    return array.syncProgress === null ? this.#crew.deathsByLane : [];
   }
 
   /** Notes what has changed by itself. */
@@ -1462,7 +1466,13 @@ class World {
         ({ state }) => state.state === 'spare' || state.state === 'recovering',
       ).length;
       for (let missing = array.degraded - waiting; missing > 0; missing -= 1) await this.#addSpare(array);
-      for await (const _ of array.rebuild()) this.#clock.renew(PATIENCE_MS);
+      const deaths = this.#deathsBeforeSync(array);
+      try {
+        for await (const _ of array.rebuild()) this.#clock.renew(PATIENCE_MS);
+      } catch (error) {
+        // Deaths that wait for a commit, and find the first one here.
+        if (!this.#isGivenUp(error, deaths)) throw error;
+      }
       if (array.degraded === 0 && array.health.unsyncedFromBytes === undefined) return;
       if (round === 3)
         throw new Wrong('not idle', `with new disks and no faults the array stays ${array.state}`);
