@@ -36,14 +36,22 @@ interface Found {
   readonly isThere: boolean;
 }
 
+interface Wishes {
+  readonly force: boolean;
+  /** Words of the command that asks for it, with another file. */
+  readonly command: (file: string) => readonly string[];
+  /** The name of a disk that it is to replace next; one that could not is not added. */
+  readonly toReplace?: string;
+}
+
 /** Says what was done. */
 export async function addDisk(
   opened: Opened,
   text: string,
-  { force }: { readonly force: boolean },
+  { force, command, toReplace }: Wishes,
 ): Promise<string> {
   const { array, folder, manifest } = opened;
-  const found = await findFile(opened, text);
+  const found = await findFile(opened, text, command);
   const { name, path } = found;
   if (found.isThere) {
     const former = await tryReAdd(opened, found);
@@ -52,7 +60,7 @@ export async function addDisk(
     if (held.length > 0 && !force && !(await isFormer(opened, path))) {
       throw new RaidError(
         'HOLDS_DATA',
-        `${path} holds something, which would be lost: ${held.join(', ')}; to take it all the same:${commandLine('add', folder, text, '--force')}`,
+        `${path} holds something, which would be lost: ${held.join(', ')}; to take it all the same:${commandLine(...command(text), '--force')}`,
         { device: path },
       );
     }
@@ -62,12 +70,14 @@ export async function addDisk(
   let device: Device = file;
   try {
     device = await overlaid(opened, file, name);
-    await joinManifest(folder, path, () => array.add(device, name));
+    await joinManifest(folder, path, () => array.add(device, name, { toReplace }));
   } catch (error) {
     await device.close();
     if (!found.isThere) await rm(path, { force: true });
     const fileBytes = file.limits.sizeBytes;
-    if (error instanceof RaidError && error.code === 'BAD_ARGUMENT' && fileBytes < bytes) {
+    // What names a member says already for whose place the file is too small.
+    const isForAny = error instanceof RaidError && error.place.member === undefined;
+    if (isForAny && error.code === 'BAD_ARGUMENT' && fileBytes < bytes) {
       throw new RaidError(
         error.code,
         `${path} is too small: it has ${formatSize(fileBytes)}, and the other disks of ${array.name} have ${formatSize(bytes)}`,
@@ -81,7 +91,7 @@ export async function addDisk(
 
 export async function reAddDisk(opened: Opened, text: string): Promise<string> {
   const { folder } = opened;
-  const found = await findFile(opened, text);
+  const found = await findFile(opened, text, (file) => ['add', folder, file]);
   if (!found.isThere)
     throw new RaidError('BAD_ARGUMENT', `there is no file ${found.path}`, { device: found.path });
   if (!(await isFormer(opened, found.path))) {
@@ -129,7 +139,7 @@ async function bringBack(opened: Opened, { name, path }: Found): Promise<string>
   }
 }
 
-async function findFile(opened: Opened, text: string): Promise<Found> {
+async function findFile(opened: Opened, text: string, command: Wishes['command']): Promise<Found> {
   const { array, manifest, folder } = opened;
   const known = findDiskOrNull(text, opened, slotsOf(array));
   if (known !== null) {
@@ -154,7 +164,7 @@ async function findFile(opened: Opened, text: string): Promise<Found> {
     const hint = close === null ? `it has ${names.join(', ')}.` : `did you mean ${close}?`;
     throw new RaidError(
       'NO_SUCH_MEMBER',
-      `${folder} has no disk ${text}, and there is no file of that name; ${hint} To make a new file:${commandLine('add', folder, join(folder, `${text}.img`))}`,
+      `${folder} has no disk ${text}, and there is no file of that name; ${hint} To make a new file:${commandLine(...command(join(folder, `${text}.img`)))}`,
       { device: text },
     );
   }

@@ -108,7 +108,8 @@ export const operations = {
     opened: Opened,
     { files, force }: { readonly files: readonly string[]; readonly force: boolean },
   ): AsyncGenerator<string> {
-    for (const file of files) yield await addDisk(opened, file, { force });
+    const command = (file: string): readonly string[] => ['add', opened.folder, file];
+    for (const file of files) yield await addDisk(opened, file, { force, command });
     const spare = await letSpareIn(opened.array);
     if (spare !== null) yield `${spare} takes the empty slot`;
   },
@@ -148,7 +149,8 @@ export const operations = {
       const member = array.members.find((each) => each.name === known?.name);
       if (member === undefined) {
         const before = new Set(array.members.map((each) => each.name));
-        yield await addDisk(opened, onto, { force });
+        const command = (file: string): readonly string[] => ['replace', folder, disk, '--with', file];
+        yield await addDisk(opened, onto, { force, command, toReplace: name });
         spare = array.members.find((each) => !before.has(each.name))?.name;
       } else spare = member.name;
     }
@@ -181,7 +183,8 @@ export const operations = {
       }
   > {
     const { onto, force, limitBytesPerSecond } = how;
-    if (onto !== null) yield { said: await addDisk(opened, onto, { force }) };
+    const command = (file: string): readonly string[] => ['rebuild', opened.folder, '--onto', file];
+    if (onto !== null) yield { said: await addDisk(opened, onto, { force, command }) };
     const steps = opened.array.rebuild({
       limitBytesPerSecond: limitBytesPerSecond ?? Number.POSITIVE_INFINITY,
     });

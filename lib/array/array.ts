@@ -401,9 +401,17 @@ export class RaidArray extends Device {
     });
   }
 
-  /** A new spare; it takes over an empty slot by itself. With metadata, the whole device, which gets a superblock. */
-  add(device: Device, name?: string): Promise<Readonly<Member>> {
+  /**
+   * A new spare; it takes over an empty slot by itself. With metadata, the whole device, which gets a superblock. `toReplace`: a
+   * member that it is to `replace` next; a device that could not is refused, and is no spare then.
+   */
+  add(
+    device: Device,
+    name?: string,
+    { toReplace }: { readonly toReplace?: string | undefined } = {},
+  ): Promise<Readonly<Member>> {
     return this.#verb(async () => {
+      const replaced = toReplace === undefined ? null : this.#replaceable(toReplace);
       this.#engine.checkReach(device);
       this.#checkStranger(device);
       if (this.state === 'failed')
@@ -422,7 +430,11 @@ export class RaidArray extends Device {
         );
       }
       if (this.#metadata === null) this.#checkSpare(device);
-      else ({ data, log, descriptor } = await this.#metadata.add(device));
+      else {
+        if (replaced !== null && !this.#metadata.wouldHaveRoomFor(device, replaced.slot))
+          throw this.#tooSmallFor(replaced.member, replaced.slot, name ?? device.name);
+        ({ data, log, descriptor } = await this.#metadata.add(device));
+      }
       const member = this.#members.adopt(data, { state: 'spare' }, descriptor, name, log);
       this.#startSync();
       return member;
@@ -484,19 +496,7 @@ export class RaidArray extends Device {
    */
   replace(which: string | number, spareName?: string): Promise<void> {
     return this.#verb(async () => {
-      const member = this.#members.named(which);
-      const { state } = member;
-      if (state.state !== 'in_sync') {
-        throw new RaidError(
-          'BAD_ARGUMENT',
-          `${member.name} is ${state.state}; only a member in sync is replaced`,
-          { device: member.name },
-        );
-      }
-      const { slot } = state;
-      if (this.#members.replacementOf(slot) !== null) {
-        throw new RaidError('BUSY', `${member.name} is being replaced already`, { device: member.name });
-      }
+      const { member, slot } = this.#replaceable(which);
       const spares = this.#spares().filter((other) => this.#promisedSlotOf(other) === null);
       const fits = (other: Member): boolean => this.#metadata?.hasRoomFor(other.descriptor, slot) !== false;
       const spare =
@@ -511,13 +511,7 @@ export class RaidArray extends Device {
             : `${spareName} is no spare of ${this.name}`,
         );
       }
-      if (!fits(spare)) {
-        throw new RaidError(
-          'BAD_ARGUMENT',
-          `${spare.name} is smaller than ${member.name}, whose place in ${this.layout.geometry.level} only a disk as large can take`,
-          { device: spare.name },
-        );
-      }
+      if (!fits(spare)) throw this.#tooSmallFor(member, slot, spare.name);
       await this.#engine.setMember(
         replacementOf(this.layout.memberCount, slot),
         spare.device,
@@ -539,6 +533,30 @@ export class RaidArray extends Device {
       await this.#engine.setHealth(this.#health());
       this.#startSync();
     });
+  }
+
+  #replaceable(which: string | number): { readonly member: Member; readonly slot: number } {
+    const member = this.#members.named(which);
+    const { state } = member;
+    if (state.state !== 'in_sync') {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `${member.name} is ${state.state}; only a member in sync is replaced`,
+        { device: member.name },
+      );
+    }
+    if (this.#members.replacementOf(state.slot) !== null) {
+      throw new RaidError('BUSY', `${member.name} is being replaced already`, { device: member.name });
+    }
+    return { member, slot: state.slot };
+  }
+
+  #tooSmallFor(member: Member, slot: number, name: string): RaidError {
+    return new RaidError(
+      'BAD_ARGUMENT',
+      `${name} is smaller than ${member.name}, whose place in ${this.layout.geometry.level} only a disk as large can take`,
+      { device: name, member: slot },
+    );
   }
 
   /** Records a larger shape, which the array takes on when it is opened next (grow.ts says what can grow). */

@@ -45,6 +45,7 @@ import {
   markClean,
   markDirty,
   memberIn,
+  type NewMember,
   reAdd,
   removeMember,
   setBadBlocks,
@@ -308,15 +309,9 @@ export class Metadata {
   async add(
     device: Device,
   ): Promise<{ readonly data: Device; readonly log: Device | null; readonly descriptor: number }> {
-    const added = {
-      memberSectors: Math.floor(device.limits.sizeBytes / SECTOR_BYTES),
-      deviceUuid: formatUuid(this.#options.host.randomBytes(16)),
-    };
-    const taken = new Set(this.array.members.map((member) => member.descriptor));
+    const added = this.#newMember(device);
     // Tried on the value first: a device that is too small is refused before anything is written.
-    const preview = addSpare({ ...this.array, hasUnrecordedLoss: false }, added, this.array.ctime);
-    const newcomer = preview.members.find((member) => !taken.has(member.descriptor));
-    assert(newcomer !== undefined, 'a spare that was added is there');
+    const { newcomer } = this.#withSpare(added);
     const { descriptor } = newcomer;
     await this.#refuseAlias(device);
     await this.#options.hold?.claim(device);
@@ -332,6 +327,21 @@ export class Metadata {
     }
     const { superblock } = newcomer;
     return { data: this.#dataOf(device, superblock), log: this.logOf(device, superblock), descriptor };
+  }
+
+  #newMember(device: Device): NewMember {
+    return {
+      memberSectors: Math.floor(device.limits.sizeBytes / SECTOR_BYTES),
+      deviceUuid: formatUuid(this.#options.host.randomBytes(16)),
+    };
+  }
+
+  #withSpare(added: NewMember): { readonly array: MdArray; readonly newcomer: MdMember } {
+    const taken = new Set(this.array.members.map((member) => member.descriptor));
+    const array = addSpare({ ...this.array, hasUnrecordedLoss: false }, added, this.array.ctime);
+    const newcomer = array.members.find((member) => !taken.has(member.descriptor));
+    assert(newcomer !== undefined, 'a spare that was added is there');
+    return { array, newcomer };
   }
 
   /** Two paths to one file are told by the file. Two addresses of one export are told by nothing but what it holds. */
@@ -448,6 +458,12 @@ export class Metadata {
   /** Whether a spare is large enough for what the member in this slot holds. */
   hasRoomFor(descriptor: number, slot: number): boolean {
     return hasRoomFor(this.array, descriptor, slot);
+  }
+
+  /** The same of a device that is no spare yet; what could not even be one is refused. */
+  wouldHaveRoomFor(device: Device, slot: number): boolean {
+    const { array, newcomer } = this.#withSpare(this.#newMember(device));
+    return hasRoomFor(array, newcomer.descriptor, slot);
   }
 
   /** False when there is nothing to replace there: either of the two has failed. */
