@@ -372,7 +372,7 @@ export async function assembleDevices(
   const replayed =
     found.replay === null
       ? { refusing: [], unmade: [] }
-      : await recoverFromLogs(layout, found.replay, seeds, listed.bad, readOnly);
+      : await recoverFromLogs(layout, found, found.replay, seeds, listed.bad, readOnly);
   let unlisted = replayed.unmade;
   const leaving = [...listed.unread.keys(), ...replayed.refusing];
   const rows = md === null || found.atRisk === null ? [] : await rowsAtRisk(md, found, layout, devices);
@@ -438,6 +438,7 @@ export async function assembleDevices(
  */
 async function recoverFromLogs(
   layout: Layout,
+  { resyncOffsetSectors }: Pick<AssembledArray, 'resyncOffsetSectors'>,
   cells: readonly PplCells[],
   seeds: Seed[],
   erased: readonly ErasedRange[],
@@ -451,7 +452,8 @@ async function recoverFromLogs(
     const trustedBytes = state.state === 'recovering' ? state.recoveredBytes : Number.POSITIVE_INFINITY;
     return { data: device, trustedBytes };
   });
-  const { patches, unmade } = await parityPatches(layout, cells, sources, erased);
+  const resyncFollows = resyncOffsetSectors === 0;
+  const { patches, unmade } = await parityPatches(layout, cells, sources, erased, resyncFollows);
   let isWhole = holders.every((seed) => seed?.state.state === 'in_sync');
   const refusing: number[] = [];
   for (const [slot, list] of patches) {

@@ -28,12 +28,17 @@ export interface Replayed {
   readonly unmade: readonly ErasedRange[];
 }
 
-/** `sources` by slot; members that are missing are null. Touches nothing. */
+/**
+ * `sources` by slot; members that are missing are null. Touches nothing. An entry in the log of a member that has not the parity of
+ * its row was never written by an array of this shape: nothing is made of it, and where no resync of all parity follows the logs
+ * cannot vouch for the rest.
+ */
 export async function parityPatches(
   layout: ParityLayout,
   cells: readonly PplCells[],
   sources: readonly (ReplaySource | null)[],
   erased: readonly ErasedRange[],
+  resyncFollows: boolean,
 ): Promise<Replayed> {
   const patches = new Map<number, Patch[]>();
   const unmade: ErasedRange[] = [];
@@ -44,6 +49,7 @@ export async function parityPatches(
       chunkCount: each.chunkCount,
     });
     if (parity.member !== each.parityMember) {
+      if (resyncFollows) continue;
       throw new RaidError(
         'SUPERBLOCK_BROKEN',
         `the partial parity log of member ${each.parityMember} is about a row whose parity is on member ${parity.member}`,
