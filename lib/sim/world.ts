@@ -20,6 +20,7 @@ import { type AssemblyReport, assembleDevices, formArray, type Source } from '..
 import type { Death } from '../engine/message.ts';
 import type { Mismatch } from '../engine/run.ts';
 import { InvariantViolation, RaidError } from '../errors.ts';
+import { arraySectorsOf } from '../md/levels.ts';
 import {
   checkSuperblock1,
   decodeSuperblock1,
@@ -57,9 +58,10 @@ export interface Tally {
   operations: Record<string, number>;
   faults: Partial<Record<FaultName, number>>;
   crashes: { kill: number; power: number; lane: number };
-  /** Assemblies, recoveries and resyncs that were completed. */
+  /** Assemblies, growths, recoveries and resyncs that were completed. */
   recoveries: {
     assembled: number;
+    grown: number;
     recovered: number;
     resynced: number;
     corrected: number;
@@ -85,7 +87,15 @@ export function emptyTally(): Tally {
     operations: {},
     faults: {},
     crashes: { kill: 0, power: 0, lane: 0 },
-    recoveries: { assembled: 0, recovered: 0, resynced: 0, corrected: 0, forksInDoubt: 0, abandoned: 0 },
+    recoveries: {
+      assembled: 0,
+      grown: 0,
+      recovered: 0,
+      resynced: 0,
+      corrected: 0,
+      forksInDoubt: 0,
+      abandoned: 0,
+    },
     losses: { L1: 0, L3: 0, L7: 0 },
     events: 0,
   };
@@ -185,6 +195,8 @@ class World {
   #isBeyond = false;
   #eventsSeen = 0;
   #diskBytes: number;
+  /** What the last growth that was acknowledged has made of the array. */
+  #grown = { sizeBytes: 0, raidDisks: 0 };
   /** At the last assembly: it may be in caches only, as the death of a process left it. */
   #eventsAssembled = 0;
 
@@ -310,11 +322,18 @@ class World {
     this.#exposeRisks();
   }
 
-  /** What has grown is larger for good, once somebody has seen it so. */
+  /** What has grown is larger for good, once somebody has seen it so, or was told so. */
   #noteSize(): void {
     const { layout, limits } = this.#live();
     const sectorCount = limits.sizeBytes / SECTOR_BYTES;
     const known = this.#registers.sectorCount;
+    const { sizeBytes, raidDisks } = this.#grown;
+    if (!this.#isBeyond && (limits.sizeBytes < sizeBytes || this.#md().raidDisks < raidDisks)) {
+      throw new Wrong(
+        'violation',
+        `it has grown to ${sizeBytes} bytes on ${raidDisks} disks, and opens with ${limits.sizeBytes} on ${this.#md().raidDisks}`,
+      );
+    }
     if (sectorCount < known) throw new Wrong('violation', `${known} sectors have become ${sectorCount}`);
     if (sectorCount > known) this.#registers.extend(sectorCount);
     this.#layoutKept = layout;
@@ -1362,8 +1381,9 @@ class World {
     while (this.#underWay > 0) await new Promise<void>((resolve) => this.#freed.push(resolve));
     // Who failed while it was closed was left behind, too.
     this.#observe();
-    // It could not become clean, or leave a record of what writes have torn: as after a crash, their rows may disagree.
-    const isDirty = array.metadata?.array.resyncOffsetSectors !== Number.POSITIVE_INFINITY;
+    // It could not become clean, or leave a record of what writes have torn: as after a crash, their rows may disagree. What a
+    // resync has yet to come to, further on, is no such thing.
+    const isDirty = array.metadata?.array.resyncOffsetSectors === 0;
     if (isCutOff || (this.#isBeyond && isDirty)) this.#noteRisks();
     for (const unit of this.#units) {
       await unit.device?.close();
@@ -1380,8 +1400,11 @@ class World {
     this.#count('grow');
     const isLeg = isByLeg && array.layout.geometry.level === 'raid1';
     if (!isLeg) this.#extendDisks(byBytes);
+    const grown = this.#shapeGrown(isLeg);
     try {
       await array.grow(isLeg ? { disks: raidDisks + 1 } : { size: 'max' });
+      this.#tally.recoveries.grown += 1;
+      this.#grown = grown;
     } catch (error) {
       if (!(error instanceof RaidError)) throw error;
       // It is not clean, its bitmap has no room, or its far copies would move.
@@ -1390,6 +1413,19 @@ class World {
       this.#tally.losses.L1 += 1;
     }
     await this.#stop(null);
+  }
+
+  /** Of a disk more, or of all that each disk has for data: whole chunks, or in a mirror units of 64 KiB. */
+  #shapeGrown(isLeg: boolean): { readonly sizeBytes: number; readonly raidDisks: number } {
+    const { members, ...md } = this.#md();
+    const { limits } = this.#live();
+    if (isLeg) return { sizeBytes: limits.sizeBytes, raidDisks: md.raidDisks + 1 };
+    const offsets = members.map(({ superblock }) => superblock.dataOffsetSectors);
+    const roomSectors = this.#diskBytes / SECTOR_BYTES - Math.max(...offsets);
+    const unit = md.level === 1 ? (64 * KIB) / SECTOR_BYTES : md.chunkSectors;
+    const sizeSectors = roomSectors - (roomSectors % unit);
+    const sizeBytes = arraySectorsOf({ ...md, sizeSectors, hasRaid0Layout: false }) * SECTOR_BYTES;
+    return { sizeBytes, raidDisks: md.raidDisks };
   }
 
   /** What is there is not alike on any two. */

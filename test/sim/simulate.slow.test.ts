@@ -20,6 +20,7 @@ const RUNS = 13;
 describe('nothing is lost that may not be', () => {
   const faults = new Set<string>();
   const assemblies = { all: 0, inDoubt: 0 };
+  let grown = 0;
 
   test.each(levelNames)('%s, in every mode', async (level) => {
     for (const mode of modes) {
@@ -33,12 +34,17 @@ describe('nothing is lost that may not be', () => {
       for (const name of Object.keys(hit)) faults.add(name);
       assemblies.all += recoveries.assembled;
       assemblies.inDoubt += recoveries.forksInDoubt;
+      grown += recoveries.grown;
       console.log(`${level} ${mode}: ${figures(last)}`);
     }
   });
 
   test('and every kind of fault has happened', () => {
     expect([...faults].toSorted()).toEqual([...faultNames].toSorted());
+  });
+
+  test('arrays have grown', () => {
+    expect(grown).toBeGreaterThan(0);
   });
 
   test('hardly ever has a person to say who was left behind, and did not go on by itself', () => {
@@ -58,6 +64,7 @@ describe('nothing is lost that may not be', () => {
       `${crashes.kill + crashes.power} crashes`,
       `${crashes.lane} dead lanes`,
       `${recoveries.recovered} members recovered`,
+      `${recoveries.grown} grown`,
       `losses allowed ${JSON.stringify(losses)}`,
     ].join(', ');
   }
@@ -116,6 +123,11 @@ describe('an array that is broken on purpose is found out', () => {
   test('a failure that is not put on record', async () => {
     vi.spyOn(Metadata.prototype, 'fail').mockImplementation(() => Promise.resolve());
     expect((await firstFoundOut()).outcome.failure).not.toBeNull();
+  });
+
+  test('a growth that is acknowledged, and not on record', async () => {
+    vi.spyOn(RaidArray.prototype, 'grow').mockImplementation(() => Promise.resolve());
+    expect((await firstFoundOut()).outcome.failure).toMatchObject({ kind: 'violation' });
   });
 
   test('a recovery that ends before its data is flushed', async () => {
