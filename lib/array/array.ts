@@ -142,8 +142,8 @@ export class RaidArray extends Device {
   #lastMismatchCount = 0;
   /** Of the scrub that is under way. */
   #scrub: ScrubProgress | null = null;
-  /** By device number: what the bad-block logs say. */
-  readonly #lists = new Map<number, readonly ErasedRange[]>();
+  /** What the bad-block logs say. Not by device number: that of a disk that has left goes to another, whose log is empty. */
+  readonly #lists = new WeakMap<Member, readonly ErasedRange[]>();
   /** Resolves when the last of the lists asked for has been written, or could not be. */
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
@@ -170,8 +170,7 @@ export class RaidArray extends Device {
     if (isAssembled) {
       for (const { correctedSectors = 0, ...seed } of options.seeds)
         this.#members.join({ ...seed, errors: { read: 0, write: 0, corrected: correctedSectors } });
-      for (const member of this.#members.list)
-        this.#lists.set(member.descriptor, this.#members.badOf(member));
+      for (const member of this.#members.list) this.#lists.set(member, this.#members.badOf(member));
       this.#members.damage(options.unlisted);
     } else this.#adoptAll(options);
     const devices = this.#members.list.map((member) => member.device);
@@ -466,7 +465,7 @@ export class RaidArray extends Device {
       const member = this.#members.adopt(data, state, descriptor, name, log);
       // What it lacks it lacked when it went.
       this.#members.damage(bad, true);
-      this.#lists.set(descriptor, bad);
+      this.#lists.set(member, bad);
       await this.#engine.setHealth(this.#health());
       try {
         const how = await metadata.reAdd(device);
@@ -1147,19 +1146,18 @@ export class RaidArray extends Device {
     const member =
       number < memberCount ? this.#members.in(number) : this.#replacementOf(number - memberCount);
     if (member === null || this.#metadata === null) return;
-    const { descriptor } = member;
     const ranges = this.#members.badOf(member);
-    const before = this.#lists.get(descriptor) ?? [];
+    const before = this.#lists.get(member) ?? [];
     if (!isCovered(before, ranges)) {
-      if (!isCovered(ranges, before)) await this.#list(descriptor, [...before, ...ranges], ranges);
+      if (!isCovered(ranges, before)) await this.#list(member, [...before, ...ranges], ranges);
       if (!(await this.#haveFlushed())) return;
     }
-    await this.#list(descriptor, ranges, ranges);
+    await this.#list(member, ranges, ranges);
   }
 
-  async #list(descriptor: number, places: readonly ErasedRange[], bad: readonly BadPlace[]): Promise<void> {
-    if ((await this.#metadata?.setBadBlocks(descriptor, places)) !== true) return;
-    this.#lists.set(descriptor, places);
+  async #list(member: Member, places: readonly ErasedRange[], bad: readonly BadPlace[]): Promise<void> {
+    if ((await this.#metadata?.setBadBlocks(member.descriptor, places)) !== true) return;
+    this.#lists.set(member, places);
     this.#members.recorded(bad);
     void this.#engine.setHealth(this.#health());
   }

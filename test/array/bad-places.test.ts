@@ -663,3 +663,45 @@ describe('a row that was torn by a disk which takes nothing any more, where anot
     expectSame(rest, content.subarray(behind));
   });
 });
+
+test('a disk that is given the number of another one starts with nothing listed: its first place is listed without a flush', async () => {
+  const disks = [0, 1, 2, 3].map((at) => new MemoryDevice({ sizeBytes: 4 * MIB, name: `m${at}` }));
+  const first = new FaultDevice(disks[0]!);
+  const sources = [first, disks[1]!].map((device, at) => ({ device, name: `m${at}`, identity: `m${at}` }));
+  const array = await formArray(sources, { ...quiet, name: 'demo', level: 1, assumeClean: true });
+  await array.write(0, filled(64 * KIB, 7));
+  const data = array.metadata!.array.members[0]!.superblock.dataOffsetSectors * 512;
+  const unreadable = (lengthBytes: number) =>
+    first.add({
+      on: 'read',
+      range: { offsetBytes: data + 4 * KIB, lengthBytes },
+      fault: { kind: 'error', code: 'MEDIUM_ERROR' },
+    });
+
+  await array.fail('m1');
+  await array.remove('m1');
+  const whole = unreadable(8 * KIB);
+  const { descriptor } = await array.add(disks[2]!, 'm2');
+  await rebuilt(array);
+  expect(array.health.erased).toMatchObject([{ member: 1 }, { member: 1 }]);
+  await array.fail('m2');
+  await array.remove('m2');
+
+  first.remove(whole);
+  unreadable(4 * KIB);
+  // From where the copy meets it on; superblocks have been flushed by then.
+  const read = first.read.bind(first);
+  first.read = (offsetBytes, target) => {
+    if (offsetBytes >= data + 4 * KIB)
+      first.add({ on: 'flush', fault: { kind: 'error', code: 'FLUSH_FAILED' } });
+    return read(offsetBytes, target);
+  };
+  expect((await array.add(disks[3]!, 'm3')).descriptor).toBe(descriptor);
+  await expect(rebuilt(array)).rejects.toBeInstanceOf(RaidError);
+  const md = array.metadata!.array;
+  const { superblock } = md.members.find((each) => each.descriptor === descriptor)!;
+  expect(await badPlacesOn(disks[3]!, superblock, md.sizeSectors, 1)).toEqual([
+    { member: 1, offsetBytes: 4 * KIB, lengthBytes: 4 * KIB },
+  ]);
+  await array.close().catch(() => undefined);
+});
