@@ -235,7 +235,8 @@ export class Serving {
   }
 
   async *#clear(text: string | null, cwd: string): AsyncGenerator<string> {
-    const disk = text === null ? null : await this.#diskOf(text, cwd);
+    // Waits for no exchange: that may wait for what hangs until it is cleared here.
+    const disk = text === null ? null : diskIn(await this.#openedNow(cwd), text);
     const cleared = this.#disarm((each) => disk === null || each.disk === disk);
     if (this.#injected.length === 0 && this.#filters.size > 0) await this.#reopen(false);
     const faults = cleared === 1 ? '1 fault is' : `${cleared} faults are`;
@@ -243,8 +244,7 @@ export class Serving {
   }
 
   async #diskOf(text: string, cwd: string): Promise<string> {
-    const opened = await this.#openedFor(cwd);
-    return findDisk(text, opened, slotsOf(opened.array)).name;
+    return diskIn(await this.#openedFor(cwd), text);
   }
 
   /** Closed and opened again, with or without filters, while requests and operations wait. */
@@ -273,7 +273,9 @@ export class Serving {
     await this.#opened.array.close();
     this.#filters = new Map();
     const wrap = (device: Device, name: string): Device => this.#wrap(device, name);
-    this.#opened = await openToServe(this.folder, this.#options.readOnly, withFilters ? wrap : undefined);
+    // One that was asked for since they were all cleared is to go on.
+    const isFiltered = withFilters || this.#injected.length > 0;
+    this.#opened = await openToServe(this.folder, this.#options.readOnly, isFiltered ? wrap : undefined);
     for (const injected of this.#injected) {
       const filters = this.#filters.get(injected.disk);
       if (filters !== undefined) this.#arm(injected, filters);
@@ -314,9 +316,16 @@ export class Serving {
     return (member?.superblock.dataOffsetSectors ?? 0) * 512;
   }
 
-  /** With the manifest as it is now, and the folder by a name that is good where the caller is. */
   async #openedFor(cwd: string): Promise<Opened> {
     await this.#exchanging.catch(() => undefined);
+    return await this.#openedNow(cwd);
+  }
+
+  /**
+   * With the manifest as it is now, and the folder by a name that is good where the caller is. The array may be about to be
+   * exchanged, and take no requests: it still says who its members are.
+   */
+  async #openedNow(cwd: string): Promise<Opened> {
     const folder = cwd === process.cwd() ? this.folder : resolve(this.folder);
     const manifest = await readManifest(folder);
     return {
@@ -327,6 +336,10 @@ export class Serving {
       clientCount: () => this.#server.clientCount,
     };
   }
+}
+
+function diskIn(opened: Opened, text: string): string {
+  return findDisk(text, opened, slotsOf(opened.array)).name;
 }
 
 function besideOf(
