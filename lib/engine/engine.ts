@@ -5,7 +5,8 @@
  * A request is cut at stripe-group boundaries into jobs, each with a buffer in the arena, and each given to the lane
  * that owns the group. The caller's bytes are copied once, here, at the seam: after `write` has returned its promise the
  * caller may do with the buffer what they like, and parity is computed from the very bytes that are written. Only who has
- * borrowed arena memory (`lend`) reads into it and writes from it in place, and leaves it alone until the promise settles.
+ * borrowed arena memory (`lend`) reads into it and writes from it in place, and leaves it alone until the promise settles. A small
+ * read that is one place of one member needs neither job nor buffer, where it can be had at once (`readNow`).
  *
  * Drivers
  *   lanes        members that a thread can reach by itself (files, shared memory), more than one core

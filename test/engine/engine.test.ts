@@ -658,6 +658,69 @@ test('slow requests, and not a single one, which is the scheduler, leave the cal
   }
   // A disk whose every request takes that long.
   expect(await reads(5, 5)).toEqual(all(5, true));
-  expect(await reads(20, 0)).toEqual(all(20, false));
+  expect(await reads(1000, 0)).toEqual(all(1000, false));
+  expect(await reads(20, 0)).toEqual(all(20, true));
   await engine.close();
 });
+
+test('of small reads that are asked for at once a sleeping lane gets some, where there are others to sleep', async () => {
+  let clockMs = 0;
+  const host = { ...realHost, now: () => clockMs };
+  const { engine } = make(raid5, memoryMembers(raid5), 'lanes', { lanes: 2, host });
+  for (let round = 0; round < 20; round += 1) {
+    clockMs += 10;
+    let ended = 0;
+    const reads = [0, 0].map(() => engine.read(0, [new Uint8Array(4096)]).then(() => (ended += 1)));
+    for (let step = 0; step < 10; step += 1) await Promise.resolve();
+    expect(ended).toBe(1);
+    await Promise.all(reads);
+    await turns(300);
+  }
+  await engine.close();
+});
+
+test.each([
+  ['a sector that cannot be read', 'MEDIUM_ERROR'],
+  ['a member that ends early', 'SHORT_READ'],
+  ['a member that is gone', 'MEMBER_GONE'],
+] as const)(
+  'small reads, one by one, over %s: all is there, and what was wrong is told',
+  async (_what, code) => {
+    const bad = { from: 70 * KIB, to: 70 * KIB + 512 };
+    let isBad = false;
+    class CalledDevice extends MemoryDevice {
+      override get direct(): DirectAccess {
+        const bytes = new Uint8Array(this.memory);
+        const calls: BlockingCalls = {
+          read: (at, target) => {
+            const meets = code === 'MEMBER_GONE' || (at < bad.to && at + target.byteLength > bad.from);
+            if (isBad && meets && this.name === 'm2') throw new RaidError(code, 'as it was told', {});
+            target.set(bytes.subarray(at, at + target.byteLength));
+          },
+          write: (at, source) => {
+            if (at <= bad.from && at + source.byteLength >= bad.to) isBad = false;
+            bytes.set(source, at);
+          },
+          flush: () => undefined,
+        };
+        return { kind: 'calls', calls, offsetBytes: 0 };
+      }
+    }
+    const members = memoryMembers(raid5).map(
+      ({ limits: { sizeBytes } }, index) => new CalledDevice({ sizeBytes, name: `m${index}` }),
+    );
+    const { engine, exclusions, corrections } = make(raid5, members, 'inline');
+    const content = new Uint8Array(4 * rowBytes).map((_, index) => 1 + ((index >> 9) % 250));
+    await engine.write(0, [content]);
+    isBad = true;
+    for (let at = 0; at < content.byteLength; at += 4096) {
+      const seen = new Uint8Array(4096);
+      await engine.read(at, [seen]);
+      expect(Buffer.compare(seen, content.subarray(at, at + 4096))).toBe(0);
+    }
+    const isGone = code !== 'MEDIUM_ERROR';
+    expect(exclusions.map(({ member }) => member)).toEqual(isGone ? [2] : []);
+    expect(corrections.map(({ member }) => member)).toEqual(isGone ? [] : [2]);
+    await engine.close();
+  },
+);
