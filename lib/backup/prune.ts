@@ -127,8 +127,7 @@ async function letGo(
       }
       await lock.check();
       for (const id of marks.backups) {
-        if (!marks.areBelieved()) return false;
-        await deleteRecord(site, id);
+        if (!(await deleteRecord(site, id, marks.areBelieved))) return false;
         gone.add(id);
       }
       return true;
@@ -138,9 +137,13 @@ async function letGo(
   }
 }
 
-async function deleteRecord({ store, settings }: Site, id: string): Promise<void> {
-  // The last copy last: until then the backup is listed, and whole.
-  for (let copy = 0; copy <= settings.redundancy; copy += 1) await store.delete(backupPath(id, copy));
+/** The last copy last: until then the backup is listed, and whole. False where it stays so, and `repair` makes the copies again. */
+async function deleteRecord({ store, settings }: Site, id: string, mayGoOn: () => boolean): Promise<boolean> {
+  for (let copy = 0; copy <= settings.redundancy; copy += 1) {
+    if (!mayGoOn()) return false;
+    await store.delete(backupPath(id, copy));
+  }
+  return true;
 }
 
 /** For each pack, by number, the entries that some backup needs. */

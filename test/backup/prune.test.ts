@@ -236,8 +236,8 @@ describe('what is read for long', () => {
     isAlive: (holder) => Promise.resolve(isAlive(holder)),
   });
 
-  async function twoBackups(store: MemoryStore): Promise<string> {
-    const repository = await newRepository(store);
+  async function twoBackups(store: MemoryStore, redundancy: 0 | 1 | 2 = 0): Promise<string> {
+    const repository = await newRepository(store, { redundancy });
     for (const image of images) await repository.createBackup({ source: deviceOf(image), array: 'demo' });
     return (await repository.list())[0]!.id;
   }
@@ -434,42 +434,45 @@ describe('what is read for long', () => {
     }
   });
 
-  test('stays where a prune slept so long that its marks count for nothing any more', async () => {
-    const keep = { last: 1 };
-    let held = 0;
-    const run = async (n: number): Promise<readonly string[]> => {
-      const store = new MemoryStore();
-      const id = await twoBackups(store);
-      const clock = new TestHost(1);
-      clock.sleep = () => new Promise(() => undefined);
-      const pruning = new HaltedStore(store);
-      const unknown = (pid: number): Witness => witness(pid, () => 'unknown');
-      const pruner = await Repository.open(pruning, { host: clock, witness: unknown(8) });
-      const reader = await Repository.open(store, { host: clock, witness: unknown(7) });
-      pruning.haltAt(n);
-      const pruned = pruner.prune({ keep });
-      await Promise.race([pruning.halted, pruned]);
-      clock.ms += STALE_MS + 1000;
-      const device = await reader.openBackup(id, { hold: true }).catch((error: RaidError) => error.code);
-      pruning.goOn();
-      await pruned;
-      // What has been sent to the store nobody can call back.
-      const isSent = pruning.calls[n - 1]?.startsWith('delete backups/');
-      if (typeof device !== 'string' && !isSent) {
-        held += 1;
-        const what = `prune slept at call ${n}, ${pruning.calls[n - 1]}`;
-        expect(
-          (await reader.list()).map((backup) => backup.id),
-          what,
-        ).toContain(id);
-        expectSame(await contentOf(device), images[0]!, what);
-      }
-      return pruning.calls;
-    };
-    const { length } = await run(Number.POSITIVE_INFINITY);
-    for (let n = 1; n <= length; n += 1) await run(n);
-    expect(held).toBeGreaterThan(10);
-  });
+  test.each([0, 1, 2] as const)(
+    'stays where a prune slept so long that its marks count for nothing, with redundancy %i',
+    async (redundancy) => {
+      const keep = { last: 1 };
+      let held = 0;
+      const run = async (n: number): Promise<readonly string[]> => {
+        const store = new MemoryStore();
+        const id = await twoBackups(store, redundancy);
+        const clock = new TestHost(1);
+        clock.sleep = () => new Promise(() => undefined);
+        const pruning = new HaltedStore(store);
+        const unknown = (pid: number): Witness => witness(pid, () => 'unknown');
+        const pruner = await Repository.open(pruning, { host: clock, witness: unknown(8) });
+        const reader = await Repository.open(store, { host: clock, witness: unknown(7) });
+        pruning.haltAt(n);
+        const pruned = pruner.prune({ keep });
+        await Promise.race([pruning.halted, pruned]);
+        clock.ms += STALE_MS + 1000;
+        const device = await reader.openBackup(id, { hold: true }).catch((error: RaidError) => error.code);
+        pruning.goOn();
+        await pruned;
+        // What has been sent to the store nobody can call back; before the last copy goes it is still whole.
+        const isSent = pruning.calls[n - 1] === `delete backups/${id}.${redundancy}`;
+        if (typeof device !== 'string' && !isSent) {
+          held += 1;
+          const what = `prune slept at call ${n}, ${pruning.calls[n - 1]}`;
+          expect(
+            (await reader.list()).map((backup) => backup.id),
+            what,
+          ).toContain(id);
+          expectSame(await contentOf(device), images[0]!, what);
+        }
+        return pruning.calls;
+      };
+      const { length } = await run(Number.POSITIVE_INFINITY);
+      for (let n = 1; n <= length; n += 1) await run(n);
+      expect(held).toBeGreaterThan(10);
+    },
+  );
 });
 
 /** Holds up whoever comes with the n-th call from now, and all calls behind it. */
