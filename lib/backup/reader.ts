@@ -62,11 +62,12 @@ export class ChunkReader {
     return result;
   }
 
-  /** Of the places of a chunk in this catalog the first where it can be read, or else the first. */
+  /** Of the places of a chunk in this catalog the first where it can be read, or else computed, or else the first. */
   async soundPlace(catalog: Catalog, id: Uint8Array): Promise<Place | undefined> {
     const places = catalog.places(id);
-    for (const place of places)
-      if ((await this.#readAt(catalog, id, place, this.#stored)) !== null) return place;
+    for (const read of [this.#stored, this.#computed]) {
+      for (const place of places) if ((await this.#readAt(catalog, id, place, read)) !== null) return place;
+    }
     return places[0];
   }
 
@@ -150,10 +151,7 @@ export class ChunkReader {
       if (chunk !== null) return chunk;
     }
     for (const place of places) {
-      const chunk = await this.#readAt(catalog, id, place, async (name, { offsetBytes, lengthBytes }) => {
-        const bytes = await this.#recoverPack(name);
-        return bytes?.subarray(offsetBytes, offsetBytes + lengthBytes) ?? null;
-      });
+      const chunk = await this.#readAt(catalog, id, place, this.#computed);
       if (chunk !== null) return chunk;
     }
     return null;
@@ -161,6 +159,14 @@ export class ChunkReader {
 
   readonly #stored = (pack: string, range: Range): Promise<Uint8Array | null> =>
     getOrNull(this.site.store, packPath(pack), range);
+
+  readonly #computed = async (
+    pack: string,
+    { offsetBytes, lengthBytes }: Range,
+  ): Promise<Uint8Array | null> => {
+    const bytes = await this.#recoverPack(pack);
+    return bytes?.subarray(offsetBytes, offsetBytes + lengthBytes) ?? null;
+  };
 
   async #readAt(
     catalog: Catalog,
