@@ -536,7 +536,11 @@ export class Metadata {
     const member = this.array.members.find((each) => each.descriptor === descriptor);
     if (device === undefined || member === undefined) return true;
     const { superblock } = member;
-    const area = bblogAreaOf(superblock, Math.floor(device.limits.sizeBytes / SECTOR_BYTES));
+    const area = bblogAreaOf(
+      superblock,
+      Math.floor(device.limits.sizeBytes / SECTOR_BYTES),
+      (this.bitmap?.bits.area.byteLength ?? 0) / SECTOR_BYTES,
+    );
     if (area === null) return false;
     // No shift of 32 bits: a unit may be larger.
     const unit = SECTOR_BYTES * 2 ** superblock.bblogShift;

@@ -266,18 +266,22 @@ export function pplAreaOf(superblock: Superblock1): PplArea | null {
   return { offsetSectors: (packed << 16) >> 16, lengthSectors: packed >>> 16, multiple };
 }
 
+/** 2^54 units at most, of which a shift of more makes more than a disk can have. */
+const BBLOG_SHIFT_MAX = 32;
+
 /**
  * Where a list of bad blocks may be written: from the superblock, in sectors. Null where there is no room for one; and where it would lie on
- * something else, which is no fault of a member that lists nothing: nobody has looked there, nor will anybody.
+ * something else, or in units that nobody reads, which is no fault of a member that lists nothing: nobody has looked there, nor will anybody.
  */
 export function bblogAreaOf(
   superblock: Superblock1,
   memberSectors: number,
+  bitmapSectors: number,
 ): { readonly offsetSectors: number; readonly lengthSectors: number } | null {
   const { superSector, bblogOffsetSectors: offsetSectors, bblogSectors: lengthSectors } = superblock;
-  if (lengthSectors === 0 || offsetSectors === 0) return null;
+  if (lengthSectors === 0 || offsetSectors === 0 || superblock.bblogShift > BBLOG_SHIFT_MAX) return null;
   const log: Area = { name: 'bblog_offset', fromSector: superSector + offsetSectors, lengthSectors };
-  const isTaken = areasOf(superblock).some(
+  const isTaken = areasOf(superblock, bitmapSectors).some(
     (area) =>
       area.name !== log.name &&
       area.fromSector < log.fromSector + lengthSectors &&
@@ -365,7 +369,10 @@ export function superblock1Faults(superblock: Superblock1, place: MemberPlace): 
   );
   refuse(superblock.bblogSectors > 8, () => `bblog_size is ${superblock.bblogSectors}, more than 8`);
   refuse(has('BADBLOCKS') && superblock.bblogOffsetSectors === 0, 'bblog_offset is 0');
-  refuse(has('BADBLOCKS') && superblock.bblogShift > 32, () => `bblog_shift is ${superblock.bblogShift}`);
+  refuse(
+    has('BADBLOCKS') && superblock.bblogShift > BBLOG_SHIFT_MAX,
+    () => `bblog_shift is ${superblock.bblogShift}`,
+  );
   for (const area of areasOf(superblock)) {
     const reason = misplaced(area, superblock, memberSectors);
     refuse(reason !== null, () => `${area.name}: ${reason}`);
@@ -405,13 +412,14 @@ interface Area {
 }
 
 /** The areas that count; a bitmap's length is in its own superblock, so only its first 8 sectors are known here. */
-function areasOf(superblock: Superblock1): readonly Area[] {
+/** How long a bitmap is says only the bitmap: its first page at least. */
+function areasOf(superblock: Superblock1, bitmapSectors = 8): readonly Area[] {
   const areas: Area[] = [];
   const add = (name: string, offsetSectors: number, lengthSectors: number): void => {
     areas.push({ name, fromSector: superblock.superSector + offsetSectors, lengthSectors });
   };
   const bitmap = bitmapOffsetOf(superblock);
-  if (bitmap !== null) add('bitmap_offset', bitmap, 8);
+  if (bitmap !== null) add('bitmap_offset', bitmap, bitmapSectors);
   const ppl = pplAreaOf(superblock);
   if (ppl !== null) add('ppl', ppl.offsetSectors, ppl.lengthSectors);
   if (hasFeature(superblock, 'BADBLOCKS')) {

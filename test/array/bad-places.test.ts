@@ -193,7 +193,8 @@ const oddLists = [
   { what: 'behind the end', beforeData: -20_000, bblogSectors: 8, bblogShift: 0, isListed: false },
   { what: 'of one sector, before the data', beforeData: 1, bblogSectors: 1, bblogShift: 0, isListed: true },
   { what: 'in units of 4 KiB', beforeData: 8, bblogSectors: 8, bblogShift: 3, isListed: true },
-  { what: 'in units of 3 GiB and more', beforeData: 8, bblogSectors: 8, bblogShift: 23, isListed: true },
+  { what: 'in units of 4 GiB', beforeData: 8, bblogSectors: 8, bblogShift: 23, isListed: true },
+  { what: 'in units that nobody reads', beforeData: 8, bblogSectors: 8, bblogShift: 33, isListed: false },
   { what: 'in the largest units', beforeData: 8, bblogSectors: 8, bblogShift: 32, isListed: true },
 ];
 
