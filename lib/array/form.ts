@@ -438,7 +438,7 @@ export async function assembleDevices(
  */
 async function recoverFromLogs(
   layout: Layout,
-  { resyncOffsetSectors }: Pick<AssembledArray, 'resyncOffsetSectors'>,
+  { isVouchedFor }: Pick<AssembledArray, 'isVouchedFor'>,
   cells: readonly PplCells[],
   seeds: Seed[],
   erased: readonly ErasedRange[],
@@ -452,8 +452,7 @@ async function recoverFromLogs(
     const trustedBytes = state.state === 'recovering' ? state.recoveredBytes : Number.POSITIVE_INFINITY;
     return { data: device, trustedBytes };
   });
-  const resyncFollows = resyncOffsetSectors === 0;
-  const { patches, unmade } = await parityPatches(layout, cells, sources, erased, resyncFollows);
+  const { patches, unmade } = await parityPatches(layout, cells, sources, erased, isVouchedFor);
   let isWhole = holders.every((seed) => seed?.state.state === 'in_sync');
   const refusing: number[] = [];
   for (const [slot, list] of patches) {

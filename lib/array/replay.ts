@@ -30,7 +30,7 @@ export interface Replayed {
 
 /**
  * `sources` by slot; members that are missing are null. Touches nothing. An entry in the log of a member that has not the parity of
- * its row was never written by an array of this shape: nothing is made of it, and where no resync of all parity follows the logs
+ * its row was never written by an array of this shape: nothing is made of it, and logs that vouch for all parity (`isVouchedFor`)
  * cannot vouch for the rest.
  */
 export async function parityPatches(
@@ -38,7 +38,7 @@ export async function parityPatches(
   cells: readonly PplCells[],
   sources: readonly (ReplaySource | null)[],
   erased: readonly ErasedRange[],
-  resyncFollows: boolean,
+  isVouchedFor: boolean,
 ): Promise<Replayed> {
   const patches = new Map<number, Patch[]>();
   const unmade: ErasedRange[] = [];
@@ -49,7 +49,7 @@ export async function parityPatches(
       chunkCount: each.chunkCount,
     });
     if (parity.member !== each.parityMember) {
-      if (resyncFollows) continue;
+      if (!isVouchedFor) continue;
       throw new RaidError(
         'SUPERBLOCK_BROKEN',
         `the partial parity log of member ${each.parityMember} is about a row whose parity is on member ${parity.member}`,

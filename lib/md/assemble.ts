@@ -151,6 +151,8 @@ export interface AssembledArray {
   readonly md: MdArray | null;
   /** Parity to be made from the logs before anything relies on it; null where the logs are not asked. */
   readonly replay: readonly PplCells[] | null;
+  /** Whether that makes all parity right. Else a resync is due, or `force` has taken parity for right. */
+  readonly isVouchedFor: boolean;
   /** Member ranges in which parity may be wrong, and with it what it says of a missing member: what `force` has risked. */
   readonly atRisk: { readonly fromSector: number } | null;
   /** What `force` took for true. When not empty, the superblocks are to be confirmed before anything else. */
@@ -920,6 +922,7 @@ function start(
     freshest: judged.findIndex(({ claim }) => claim === freshest),
     md: mdArrayOf(all, resyncOffsetSectors),
     replay: logs.isAll || logs.cells.length > 0 ? logs.cells : null,
+    isVouchedFor: logs.isAll,
     atRisk,
     forced,
   };

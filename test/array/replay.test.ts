@@ -40,7 +40,7 @@ test('parity over a bad place of what was being written is not made, and bad its
   for (let bad = 0; bad < 8; bad += 1) {
     for (const { member, offsetBytes } of written) {
       const place = { member, offsetBytes: offsetBytes + bad * SECTOR + 100, lengthBytes: 10 };
-      const { patches, unmade } = await parityPatches(layout, [cells], sources, [place], false);
+      const { patches, unmade } = await parityPatches(layout, [cells], sources, [place], true);
       expect(unmade).toEqual([
         { member: parity.member, offsetBytes: parity.offsetBytes + bad * SECTOR, lengthBytes: SECTOR },
       ]);
@@ -105,6 +105,13 @@ test.each([0, 1, 2, 3, 4, 5])(
     await array.read(0, read);
     expectSame(read, content);
     await array.close();
+
+    // Nor where somebody is missing and it is forced, which takes all parity as it is.
+    const degraded = await crashed((slot) => [RESYNC_DUE, forged(slot)]);
+    const two = degraded.sources.slice(0, 2);
+    const started = await assembleDevices(two, { ...quiet, name: 'demo', run: true, force: true });
+    expect(started.array.degraded).toBe(1);
+    await started.array.close();
 
     const believed = await crashed((slot) => [forged(slot)]);
     await expect(assembleDevices(believed.sources, { ...quiet, name: 'demo' })).rejects.toMatchObject({
