@@ -517,6 +517,7 @@ export class RaidArray extends Device {
         spare.log ?? null,
       );
       const isOnRecord = (await this.#metadata?.startReplacement(spare.descriptor, slot)) !== false;
+      this.#lists.delete(spare);
       if (stateOf(member).state !== 'in_sync' || stateOf(spare).state !== 'spare' || !isOnRecord) {
         // What the record says of the spare by now is what it says when an original fails.
         this.#startSync();
@@ -1291,6 +1292,8 @@ export class RaidArray extends Device {
     await this.#engine.setHealth(this.#health());
     await this.#engine.setMember(slot, spare.device, spare.log ?? null);
     const isOnRecord = (await this.#metadata?.startRecovery(spare.descriptor, slot)) !== false;
+    // Its list is emptied with that: it may have been a replacement.
+    this.#lists.delete(spare);
     // It may have failed meanwhile.
     if (spare.state.state !== 'spare' || !isOnRecord) {
       await this.#engine.setMember(slot, null);
