@@ -125,7 +125,7 @@ export class PartialParityLog {
     }
     const owed = new Set<number>();
     for (const slot of entries.keys()) for (const member of this.#owedBy(slot)) owed.add(member);
-    // The resync is over: what it has written is made durable, and then no log says any more that one is due.
+    // No resync is due any more: what it has written is made durable, and then no log says that one is.
     for (let slot = 0; !isMarked && slot < this.#memberCount; slot += 1) {
       if ((this.#get(slot, FLAGS) & MARKED) === 0 || isWithout(health, slot)) continue;
       if (!entries.has(slot)) entries.set(slot, []);

@@ -2,7 +2,7 @@
  * What a client must remember to go on over a new connection as if nothing had been. Pure.
  *
  * Two things may have happened behind a connection that was lost. The server may have lost what it had acknowledged and not
- * made durable: so acknowledged writes are kept, as copies, until a flush covers them, and are written again. And what is
+ * made durable: so acknowledged writes that are not durable by themselves are kept, as copies, until a flush covers them, and are written again. And what is
  * there now may be another export of the same name and size, a blank one or an older copy: so some of what was last seen is
  * kept as checksums, *witnesses*, and looked at before anything else is done.
  *

@@ -566,6 +566,13 @@ describe.each(levels)('%s', (_, shape, count) => {
         await array.snapshots?.create('one', { limitBytes: 16 * MIB });
       }
       await array.write(0, bytes(array.limits.sizeBytes));
+      let turnsOfARead = 1;
+      let isRead = false;
+      const earlier = array.read(0, new Uint8Array(array.limits.sizeBytes)).then(() => {
+        isRead = true;
+      });
+      for (; !isRead; turnsOfARead += 1) await turns(1);
+      await earlier;
       await array.replace('m1');
       let release: () => void = () => undefined;
       const gate = new Promise<void>((resolve) => {
@@ -588,7 +595,7 @@ describe.each(levels)('%s', (_, shape, count) => {
       const written = array.write(0, content).then(() => ended.push('write'));
       await turns();
       const read = array.read(0, seen).then(() => ended.push('read'));
-      await turns(400);
+      await turns(20 * turnsOfARead);
       expect(ended).toEqual([]);
       release();
       await Promise.all([rebuilt, written, read]);
