@@ -113,8 +113,8 @@ async function growMembers(array: RaidArray, metadata: Metadata, size: string | 
   const syncSectors =
     md.level === 10 ? arraySectorsOf({ ...md, sizeSectors, hasRaid0Layout: false }) : sizeSectors;
   refuseIfBitmapDoesNotFit(metadata, syncSectors);
-  await metadata.growBitmap(syncSectors);
   const synced = md.level === 10 ? arraySectorsOf({ ...md, hasRaid0Layout: false }) : md.sizeSectors;
+  await metadata.growBitmap(synced, syncSectors);
   const unsyncedFrom = sizeSectors === md.sizeSectors ? Number.POSITIVE_INFINITY : synced;
   await metadata.update((now, utime) =>
     growSize(

@@ -120,11 +120,12 @@ export class Intent {
 
   /**
    * Durably on every member, a bitmap of the array as it will be when its superblocks say that it has grown: all of what
-   * is new is to be made to agree. Until then nobody reads that far.
+   * is new, from there on, is to be made to agree: a new bitmap of raid10 covers more than the array, as mdadm makes it. Until then
+   * nobody reads that far.
    */
-  async grow(syncSectors: number): Promise<void> {
+  async grow(fromSector: number, syncSectors: number): Promise<void> {
     await this.level();
-    const { area } = grownBits(this.#bits, syncSectors);
+    const { area } = grownBits(this.#bits, fromSector, syncSectors);
     this.#superblock = { ...this.#superblock, syncSectors };
     area.set(encodeBitmapSuperblock(this.#superblock));
     this.#bits.area.set(area.subarray(0, this.#bits.area.byteLength));

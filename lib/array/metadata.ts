@@ -193,8 +193,8 @@ export class Metadata {
   }
 
   /** To be called before the superblocks say so. */
-  async growBitmap(syncSectors: number): Promise<void> {
-    await this.#intent?.grow(syncSectors);
+  async growBitmap(fromSector: number, syncSectors: number): Promise<void> {
+    await this.#intent?.grow(fromSector, syncSectors);
   }
 
   /** Before anything but a write of a caller is written to members. Null when it may be at once. */

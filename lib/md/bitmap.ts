@@ -232,11 +232,11 @@ export class Bits {
 }
 
 /** The same bits for an array that has grown to this, with all of what is new set. */
-export function grownBits(bits: Bits, syncSectors: number): Bits {
+export function grownBits(bits: Bits, fromSector: number, syncSectors: number): Bits {
   const chunkBytes = bits.chunkSectors * 512;
   const grown = Bits.empty(syncSectors, chunkBytes);
   grown.area.set(bits.area);
-  grown.setFrom(bits.syncSectors);
+  grown.setFrom(fromSector);
   return grown;
 }
 
