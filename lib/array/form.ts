@@ -403,6 +403,8 @@ export async function assembleDevices(
     }
     if (leaving.length === 0) await metadata.update(unlisted.length > 0 ? markDirty : confirm);
     for (const descriptor of leaving) await metadata.fail(descriptor);
+    // Who did not take the bitmap with that is recorded behind it, and nobody else would hear of it.
+    await metadata.settled();
     noteFailures(seeds, metadata.array);
   }
   for (const seed of seeds) {
