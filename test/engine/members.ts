@@ -50,7 +50,8 @@ export function refuseReads(device: FileDevice): void {
 
 /**
  * The lowest free number is the one that an open is given, so that what is below is filled first. Node has no dup2:
- * between the close and the open the number is anybody's, and so no thread may be opening anything meanwhile.
+ * between the close and the open the number is anybody's, and so no thread may be opening anything meanwhile: no lane may be
+ * in its birth, when it loads its modules. There are none yet, or all have answered a request.
  */
 function reopen(device: FileDevice, flags: string): void {
   const fd = device.direct?.kind === 'file' ? device.direct.fd : -1;
