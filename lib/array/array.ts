@@ -19,7 +19,14 @@
 import { Device, type Extent, type Lender, type Limits, type ZeroOptions } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import type { Crew } from '../engine/crew.ts';
-import { type CheckResult, checkReach, type DriverKind, defaultDriver, Engine } from '../engine/engine.ts';
+import {
+  answered,
+  type CheckResult,
+  checkReach,
+  type DriverKind,
+  defaultDriver,
+  Engine,
+} from '../engine/engine.ts';
 import type { Death } from '../engine/message.ts';
 import type { Correction, Exclusion, Mismatch } from '../engine/run.ts';
 import { stripeBytes } from '../engine/territory.ts';
@@ -148,8 +155,8 @@ export class RaidArray extends Device {
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
   #promoted: Member | null = null;
-  /** Until it is on record, or cannot be. */
-  #takeover: Promise<void> | null = null;
+  /** Have become the members of their slots, and it is not on record yet. */
+  readonly #takingOver = new Set<Member>();
   /** Resolves when every failure so far is on record; null when that has been tried. */
   #recording: Promise<void> | null = null;
   /** Whether there are failures that could not be put on record when it was tried last. */
@@ -668,17 +675,21 @@ export class RaidArray extends Device {
     // It may come to the array at any time. Here and not below, where what a takeover is recorded with may wait for a read.
     return origin === null
       ? this.#read(offsetBytes, targets)
-      : origin.read(offsetBytes, targets).then(() => this.#takeover ?? undefined);
+      : origin.read(offsetBytes, targets).then(() => this.#seen());
+  }
+
+  #read(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
+    const reading = this.#engine.read(offsetBytes, targets);
+    if (reading === answered && this.#takingOver.size === 0) return reading;
+    return reading.then(() => this.#seen());
   }
 
   /**
-   * While a replacement takes over, a read may see what only it has; should the process die before that is on record, its original,
-   * which is sound, would answer with what was there before (I3). A read that began before sees the original.
+   * While a replacement takes over, a read may have seen what only it has; should the process die before that is on record, its
+   * original, which is sound, would answer with what was there before (I3). Where it cannot be put on record the read fails.
    */
-  #read(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
-    const takeover = this.#takeover;
-    const done = this.#engine.read(offsetBytes, targets);
-    return takeover === null ? done : done.then(() => takeover);
+  #seen(): Promise<void> | undefined {
+    return this.#takingOver.size === 0 ? undefined : this.#untilRecorded();
   }
 
   protected doWrite(offsetBytes: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
@@ -869,6 +880,8 @@ export class RaidArray extends Device {
   #recordAgain(): Promise<void> {
     this.#isUnrecorded = false;
     return this.#recorded(async () => {
+      for (const member of this.#takingOver)
+        if (member !== this.#promoted) await this.#recordTakeover(member);
       const faulty = this.#members.list.filter(({ state }) => state.state === 'faulty');
       for (const { descriptor } of faulty) await this.#metadata?.fail(descriptor);
       await this.#metadata?.begin();
@@ -1258,8 +1271,9 @@ export class RaidArray extends Device {
     original.state = { state: 'faulty', formerSlot: slot, because };
     member.state = { state: 'in_sync', slot };
     this.#promoted = member;
+    this.#takingOver.add(member);
     this.#members.beginChange(slot);
-    const recorded = this.#recorded(async () => {
+    await this.#recorded(async () => {
       await this.#engine.setHealth(this.#health());
       await this.#engine.promote(
         slot,
@@ -1271,15 +1285,15 @@ export class RaidArray extends Device {
         member.log ?? null,
       );
       this.#promoted = null;
-      await this.#metadata?.finishReplacement(member.descriptor);
+      await this.#recordTakeover(member);
       await this.#metadata?.fail(original.descriptor);
     });
-    this.#takeover = recorded.catch(() => undefined);
-    try {
-      await recorded;
-    } finally {
-      this.#takeover = null;
-    }
+  }
+
+  /** Before its original is recorded as faulty: of one that is not said to be whole nothing would be kept. */
+  async #recordTakeover(member: Member): Promise<void> {
+    await this.#metadata?.finishReplacement(member.descriptor);
+    this.#takingOver.delete(member);
   }
 
   /** A spare enters an empty slot: from now on it gets every write. The slot, or null where there is none for any. */

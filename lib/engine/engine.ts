@@ -206,7 +206,7 @@ export class Engine implements Lender {
     const lengthBytes = totalBytes(targets);
     const [only] = targets;
     const isOneBuffer = targets.length === 1 && only !== undefined;
-    if (isOneBuffer && !this.#isClosed && this.#driver.readNow(offsetBytes, only)) return done;
+    if (isOneBuffer && !this.#isClosed && this.#driver.readNow(offsetBytes, only)) return answered;
     const isOneJob =
       lengthBytes <= PAGE_BYTES && lengthBytes <= this.#driver.pieceAt(offsetBytes, this.#pieceBytes);
     if (isOneJob && !this.#isClosed) {
@@ -560,7 +560,8 @@ export class Engine implements Lender {
   }
 }
 
-const done: Promise<void> = Promise.resolve();
+/** What a request returns that has ended before its caller goes on. */
+export const answered: Promise<void> = Promise.resolve();
 
 interface Cut {
   /** Counted from where the request begins. */
