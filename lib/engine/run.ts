@@ -17,7 +17,8 @@
  * report holds back acknowledgements until the array has recorded it (I5).
  *
  * A member that did not take a write, but whom the array cannot do without, stays. Its part of the row is then old and
- * the parity new: whatever is computed from both is garbage, in places that nobody has written. So what it did not take
+ * the parity new: whatever is computed from both is garbage, in places that nobody has written. And where another copy took
+ * it, that one may have been read when it fails, and this one would take back what was seen (I3). So what it did not take
  * is *damaged*, erased from now on for every job, and goes with the report too; the array decides how long it lasts.
  *
  * A member that ends before its data does (SHORT_READ) is excluded like one that is gone: what is missing cannot be put
@@ -720,7 +721,9 @@ export class Runner {
         continue;
       }
       if (this.#exclude(member, error)) continue;
-      if (this.#layout.kind === 'parity') this.#health.damage(place);
+      // Where no copy took it, all of them still hold what was there.
+      if (this.#layout.kind === 'parity' || this.#isElsewhere(place, writes, failures))
+        this.#health.damage(place);
       fatal ??= new RaidError(
         'REDUNDANCY_LOST',
         `member ${member} did not take a write, and the array cannot do without it; what was to be written is old or new`,

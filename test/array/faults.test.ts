@@ -141,6 +141,46 @@ describe('on event-loop', () => {
     await array.close();
   });
 
+  test.each(['raid10 far', 'raid10 offset'] as const)(
+    '%s: what one copy has been read to hold, another that did not take it is not read to deny',
+    async (name) => {
+      const { array, members, content } = await faulty(geometryNamed(name), 0, []);
+      // From here on everybody holds something that nobody else does.
+      for (const slot of members.keys())
+        await array.fail(slot).catch((failure: RaidError) => expect(failure.code).toBe('LAST_COPY'));
+      const isIn = (slot: number): boolean => array.members[slot]?.state.state === 'in_sync';
+      const inSync = members.flatMap((_, slot) => (isIn(slot) ? [slot] : []));
+      for (const refusing of inSync) {
+        const id = members[refusing]?.add({ on: 'write', fault: error('WRITE_FAILED') });
+        let refused = 0;
+        for (let at = 0; at < content.length; at += 4096) {
+          const failure = await array.write(at, new Uint8Array(4096).fill(refusing + 1)).catch((why) => why);
+          if (failure === undefined) continue;
+          expect(failure).toMatchObject({ code: 'REDUNDANCY_LOST' });
+          refused += 1;
+        }
+        expect(refused).toBeGreaterThan(0);
+        expect(isIn(refusing)).toBe(true);
+        const seen = new Uint8Array(content.length);
+        await array.read(0, seen);
+        for (const unreadable of inSync.filter((slot) => slot !== refusing)) {
+          const rule = members[unreadable]?.add({ on: 'read', fault: error('MEDIUM_ERROR') });
+          for (let at = 0; at < content.length; at += 4096) {
+            const again = new Uint8Array(4096);
+            const failure = await array.read(at, again).catch((why) => why);
+            if (failure === undefined) expect(Buffer.compare(again, seen.subarray(at, at + 4096))).toBe(0);
+            else expect(failure).toMatchObject({ code: 'REDUNDANCY_LOST' });
+          }
+          if (rule !== undefined) members[unreadable]?.remove(rule);
+        }
+        if (id !== undefined) members[refusing]?.remove(id);
+        await array.write(0, content);
+        await expectContent(array, content);
+      }
+      await array.close();
+    },
+  );
+
   test('a write that the last members did not take leaves no garbage behind: what cannot be known cannot be read, until it is written', async () => {
     const { array, members, content } = await faulty(geometryNamed('raid5'), 0, []);
     const { layout } = array;
