@@ -28,6 +28,7 @@ import { MultipathDevice, type Path, type PathConnection } from '../multipath/de
 import { type LintReport, lintRemote, type RemoteLun } from '../multipath/lint.ts';
 import type { SanLun } from '../multipath/san.ts';
 import { CONNECT_MS, NbdDevice, type NbdOptions } from '../nbd/client.ts';
+import { waitedFor } from '../nbd/client-connection.ts';
 import { ClientMemory } from '../nbd/client-memory.ts';
 import { isUri, parseNbdUri } from '../nbd/uri.ts';
 import { KIB, MIB, roundDown } from '../units.ts';
@@ -317,8 +318,8 @@ class Ways {
     // `resume` ends in time, and so must this: behind a server that is silent others wait that are well.
     const inTime = new AbortController();
     const { host, connectMs } = this.#options;
-    void host.sleep(connectMs, inTime.signal).then(() => {
-      if (!inTime.signal.aborted) void this.#giveUp(device);
+    void waitedFor(host, connectMs, inTime.signal).then((isOver) => {
+      if (isOver) void this.#giveUp(device);
     });
     const contents = [device, other ?? null].map((each) =>
       each === null ? this.#shown : contentOf(each, this.#source),

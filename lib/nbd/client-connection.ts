@@ -70,6 +70,19 @@ const FAREWELL_MS = 1000;
 /** The other end is not there, or has gone: it may come back. All else is silence, and nobody knows what it means. */
 const gone = new Set(['ECONNREFUSED', 'ECONNRESET', 'ECONNABORTED', 'EPIPE', 'ENOENT']);
 
+/** Into so many ticks a time is cut that a server is given: see `Time` in client.ts. */
+export const TICKS = 8;
+
+/**
+ * Whether so much time is over, before the signal. A sleep of our own is one tick of it, and what has come by then is looked
+ * at before anybody is told.
+ */
+export async function waitedFor(host: Host, ms: number, signal: AbortSignal): Promise<boolean> {
+  for (let tick = 0; tick < TICKS && !signal.aborted; tick += 1) await host.sleep(ms / TICKS, signal);
+  if (!signal.aborted) await new Promise<void>((resolve) => host.turn(resolve));
+  return !signal.aborted;
+}
+
 const nobody: Owner = { answered: () => undefined, ended: () => undefined };
 
 export class Connection {
@@ -116,8 +129,8 @@ export class Connection {
     const inTime = new AbortController();
     const tooLate = new AbortController();
     const late = silence(name, `it did not answer within ${options.withinMs} ms`);
-    void host.sleep(options.withinMs, inTime.signal).then(() => {
-      if (!inTime.signal.aborted) tooLate.abort();
+    void waitedFor(host, options.withinMs, inTime.signal).then((isOver) => {
+      if (isOver) tooLate.abort();
     });
     try {
       const wire = await endpoint.dial(tooLate.signal);

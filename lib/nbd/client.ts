@@ -29,7 +29,8 @@
  *
  * Time. Every request is to be answered within `timeoutMs` of its being sent. That is counted in ticks of a clock of our own,
  * eight to the timeout, and not read from one: when this process was stopped, or too busy to look, it is one tick older and
- * no more, so its own sleep never convicts a server.
+ * no more, so its own sleep never convicts a server. The same holds for the time in which a connection is to be made, looked
+ * at and fenced.
  *
  * A trim leaves, says NBD, content of which nothing may be assumed, and a discard here leaves what was or zeros. So a discard
  * is sent as zeros to be written if that is fast (FAST_ZERO, which releases the space), and not at all where a server lacks that.
@@ -42,7 +43,7 @@ import { InFlight } from '../device/in-flight.ts';
 import { assert, RaidError } from '../errors.ts';
 import { type Host, realHost } from '../host.ts';
 import { KIB, MIB, roundDown } from '../units.ts';
-import { Connection, type Ending, type Owner, type Terms } from './client-connection.ts';
+import { Connection, type Ending, type Owner, type Terms, TICKS, waitedFor } from './client-connection.ts';
 import { type Endpoint, endpointOf } from './client-dial.ts';
 import { type Ask, addExtent, describeAsk, Exchange, extentsOf } from './client-exchange.ts';
 import { ClientMemory } from './client-memory.ts';
@@ -69,7 +70,6 @@ const RETRY_MS: readonly number[] = [0, 50, 100, 200, 400, 800, 1600, 1600];
 const TIMEOUT_MS = 30_000;
 export const CONNECT_MS = 10_000;
 const KEEP_BYTES = 32 * MIB;
-const TICKS = 8;
 /** What a server may take to end what it has and close, when it is asked to. */
 const FENCE_MS = 5000;
 const EVERYWHERE = { offsetBytes: 0, lengthBytes: Number.MAX_SAFE_INTEGER };
@@ -183,9 +183,8 @@ export class NbdDevice extends Device {
     if (this.#link.state !== 'up') throw this.failure ?? this.#gone('the connection was lost');
     const { connection } = this.#link;
     const inTime = new AbortController();
-    void this.#host.sleep(this.#connectMs, inTime.signal).then(() => {
-      if (!inTime.signal.aborted)
-        connection.breakOff(this.#gone(`it did not answer within ${this.#connectMs} ms`));
+    void waitedFor(this.#host, this.#connectMs, inTime.signal).then((isOver) => {
+      if (isOver) connection.breakOff(this.#gone(`it did not answer within ${this.#connectMs} ms`));
     });
     const lost = 'what was written since the last flush may be lost, and cannot be written again';
     const ending =
@@ -235,7 +234,7 @@ export class NbdDevice extends Device {
         connection.goodbye();
         const isOver = new AbortController();
         this.#whenLost = () => isOver.abort();
-        await this.#host.sleep(withinMs, isOver.signal);
+        await waitedFor(this.#host, withinMs, isOver.signal);
       }
       connection.breakOff(fenced);
     }

@@ -5,6 +5,7 @@
 import { describe, expect, test } from 'vitest';
 import { seededRandom } from '../../lib/host.ts';
 import { NbdDevice, type NbdOptions } from '../../lib/nbd/client.ts';
+import { ClientMemory } from '../../lib/nbd/client-memory.ts';
 import { commands, nbdErrors, type Request, transmissionFlags } from '../../lib/nbd/protocol.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { randomBytes, runSeed } from '../conformance/seed.ts';
@@ -630,6 +631,40 @@ test('a sleep of our own convicts nobody: what comes late because we looked late
   expect(read.outcome).toBe('done');
 });
 
+test('nor does it end a connection that is being made', async () => {
+  const host = new HandHost();
+  const server = new TestServer();
+  let arrive = (): void => undefined;
+  const dial: TestServer['dial'] = async () => {
+    await new Promise<void>((resolve) => {
+      arrive = resolve;
+    });
+    return await server.dial();
+  };
+  const open = watched(NbdDevice.open({ ...endpoint(server), dial }, { host, connectMs: 500 }));
+  host.jump(60_000);
+  await host.pass(1);
+  arrive();
+  await settle();
+  expect(open.outcome).toBe('done');
+});
+
+test('nor one that is looked at before it is used', async () => {
+  const memory = new ClientMemory(MIB);
+  const { server, host, device } = await world({}, { memory });
+  await device.write(0, page(1));
+  server.verdict = () => 'hold';
+  const again = await NbdDevice.open(server, { host, memory, connectMs: 500 });
+  const resumed = watched(again.resume({ isOnly: true }));
+  await settle();
+  host.jump(60_000);
+  await host.pass(1);
+  expect(resumed.outcome).toBe('pending');
+  server.session.release();
+  await settle();
+  expect(resumed.outcome).toBe('done');
+});
+
 test('a late answer touches no buffer: it may be somebody else’s by then', async () => {
   const { server, host, device } = await world();
   server.content.fill(0x55);
@@ -758,6 +793,20 @@ describe('a fence', () => {
     expect(write.outcome).toBe('MEMBER_GONE');
     expect(await codeOf(device.fence(500))).toBe('done');
     expect(host.sleeping).toBe(0);
+  });
+
+  test('is had also where we slept before we looked at what the server said', async () => {
+    const { server, host, device } = await world();
+    server.verdict = () => 'hold';
+    const write = watched(device.write(0, page(1)));
+    await settle();
+    server.session.wire.isStopped = true;
+    const fence = watched(device.fence(500));
+    host.jump(60_000);
+    await host.pass(1);
+    server.session.wire.goOn();
+    await settle();
+    expect([fence.outcome, write.outcome]).toEqual(['done', 'done']);
   });
 
   test('cannot be had of one that is silent, before or when it is asked', async () => {
