@@ -8,6 +8,7 @@ import { failure } from '../../cli/failure.ts';
 import { ControlClient, ControlServer, type Operations } from '../../lib/control/control.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { connectTo, listenAt } from '../../lib/socket/unix.ts';
+import { deferred } from '../engine/members.ts';
 
 class Stage implements AsyncDisposable {
   readonly path: string;
@@ -128,6 +129,7 @@ test('an operation that nobody knows, or that every object has, is refused by na
 
 test('who stops listening, or goes, leaves the operation as by break', async () => {
   const left: string[] = [];
+  const [stopped, gone] = [deferred(), deferred()];
   async function* endless(input: { readonly name: string }): AsyncGenerator<number> {
     try {
       for (let number = 0; ; number += 1) {
@@ -136,17 +138,20 @@ test('who stops listening, or goes, leaves the operation as by break', async () 
       }
     } finally {
       left.push(input.name);
+      (input.name === 'stopped' ? stopped : gone).resolve();
     }
   }
   await using stage = await Stage.make({ endless, counting });
   const client = await stage.connect();
   for await (const _step of client.call('endless', { name: 'stopped' })) break;
-  await expect.poll(() => left).toEqual(['stopped']);
+  await stopped.promise;
+  expect(left).toEqual(['stopped']);
   // The connection is as good as before.
   expect((await all(client.call('counting', { to: 1 }))).result).toBe('counted to 1');
   await client.call('endless', { name: 'gone' }).next();
   await client.close();
-  await expect.poll(() => left).toEqual(['stopped', 'gone']);
+  await gone.promise;
+  expect(left).toEqual(['stopped', 'gone']);
 });
 
 test('a server that goes in the middle leaves an outcome that is not known', async () => {

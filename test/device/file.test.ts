@@ -6,6 +6,7 @@ import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { FileDevice } from '../../lib/device/file.ts';
 import { type ErrorCode, RaidError } from '../../lib/errors.ts';
 import { KIB, MIB } from '../../lib/units.ts';
+import { until } from '../engine/members.ts';
 import { needPeer } from '../peer.ts';
 import { directFolder, scratchFolder } from './scratch.ts';
 
@@ -339,7 +340,7 @@ describe('FileDevice flush', () => {
     expect(spy).toHaveBeenCalledTimes(1);
     held.shift()?.();
     await first;
-    await vi.waitUntil(() => held.length > 0);
+    await until(() => held.length > 0);
     expect(spy).toHaveBeenCalledTimes(2);
     held.shift()?.();
     await Promise.all(others);
