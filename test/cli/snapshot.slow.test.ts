@@ -80,20 +80,21 @@ test('killed in the midst of writing, ten times: the snapshot is valid, and what
     const random = seededRandom(runSeed);
     await using scratch = await Scratch.make();
     const content = await fullArray(scratch);
-    await writeFile(scratch.path('other'), content.toReversed());
+    const other = content.toReversed();
     await scratch.done('snapshot create demo one --limit 64M -q');
-    let killedInTime = 0;
     for (let kill = 0; kill < 10; kill += 1) {
-      const writer = startRaidsim(['write', 'demo', '--from', 'other'], scratch.folder);
+      const writer = startRaidsim(['write', 'demo', '--from', '-'], scratch.folder);
       const ended = once(writer, 'exit');
-      await sleep(150 + random(400));
+      // It waits for the rest when it is killed, whatever the machine does.
+      const given = other.subarray(0, 1 + random(other.byteLength - 1));
+      await new Promise((taken) => writer.stdin?.write(given, taken));
       writer.kill('SIGKILL');
-      const [code] = (await ended) as unknown[];
-      if (code === null) killedInTime += 1;
+      expect(await ended).toEqual([null, 'SIGKILL']);
       if (kill % 3 === 2) expectSame(await imageOf(scratch, 'one'), content);
-      expect((await statusOf(scratch)).snapshots).toMatchObject([{ name: 'one', state: 'valid' }]);
+      // Mostly a resync is due by now, which the exit status tells.
+      const { snapshots } = JSON.parse((await scratch.type('status demo --json')).stdout) as Status;
+      expect(snapshots).toMatchObject([{ name: 'one', state: 'valid' }]);
     }
-    expect(killedInTime).toBeGreaterThan(0);
     await scratch.done('snapshot rollback demo one -q');
     expectSame(await imageOf(scratch), content);
   }));
@@ -107,7 +108,9 @@ test('killed in the midst of a rollback: whoever comes next finds what was rolle
     await writeFile(scratch.path('other'), other);
     await scratch.done('snapshot create demo one --limit 64M -q');
     let midst = 0;
-    for (let kill = 0; kill < 6; kill += 1) {
+    // How long a rollback takes is the machine's; kills that come too late come sooner.
+    let waitMs = 40;
+    for (let kill = 0; kill < 6 || midst < 2; kill += 1) {
       await scratch.done('write demo --from other -q');
       const rolling = startRaidsim(['snapshot', 'rollback', 'demo', 'one'], scratch.folder);
       let isOver = false;
@@ -115,17 +118,17 @@ test('killed in the midst of a rollback: whoever comes next finds what was rolle
         isOver = true;
       });
       while (!isOver && (await halfWayTo(scratch)) === null) await sleep(1);
-      await sleep(random(40));
+      await sleep(random(waitMs));
       rolling.kill('SIGKILL');
       await ended;
       const isMidst = (await halfWayTo(scratch)) !== null;
       if (isMidst) midst += 1;
+      else waitMs = Math.ceil(waitMs / 2);
       const image = await imageOf(scratch);
       const isBefore = !isMidst && Buffer.compare(image, other) === 0;
       if (!isBefore) expectSame(image, content);
       expectSame(await imageOf(scratch, 'one'), content);
     }
-    expect(midst, 'kills that met a rollback half-way').toBeGreaterThanOrEqual(2);
   }));
 
 /** As a bystander sees it, who may look in the midst of an update. */

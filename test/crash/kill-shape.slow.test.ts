@@ -91,14 +91,17 @@ test.each(shapes)('create, %s: an array, or a folder that is none', async (name,
   const random = seededRandom(runSeed);
   const seen = { array: 0, none: 0 };
   const folder = join(scratch, name.replaceAll(' ', '-'));
-  const tookMs = await timed({ folder: `${folder}-whole`, create });
-  for (let kill = 0; kill < KILLS; kill += 1) {
-    await runAndKill({ folder, create }, momentOf(kill, tookMs, random));
+  let tookMs = await timed({ folder: `${folder}-whole`, create });
+  // On, until one has come in time.
+  for (let kill = 0; kill < KILLS || seen.none === 0; kill += 1) {
+    const { ms } = await runAndKill({ folder, create }, momentOf(kill % KILLS, tookMs, random));
     const isThere = await access(join(folder, 'raidsim.json')).then(
       () => true,
       () => false,
     );
     seen[isThere ? 'array' : 'none'] += 1;
+    // The one that was let be may have been held up by others.
+    if (isThere) tookMs = Math.min(tookMs, ms);
     if (!isThere) {
       expect(await refusalOf(openArray(folder)), `seed ${runSeed}`).toBe('NO_SUCH_ARRAY');
       await (await createArray(folder, { ...create, force: true, autoSync: false })).close();
@@ -109,7 +112,6 @@ test.each(shapes)('create, %s: an array, or a folder that is none', async (name,
     await array.close();
     await rm(folder, { recursive: true });
   }
-  expect(seen.none, JSON.stringify(seen)).toBeGreaterThan(0);
 });
 
 const growths: readonly (readonly [string, CreateOptions, GrowOptions])[] = [
