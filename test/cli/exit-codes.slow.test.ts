@@ -152,7 +152,7 @@ describe.concurrent('as a user comes by them', () => {
     await scratch.done('create demo -l 1 -n 2 -z 64M -q');
     await scratch.done('fail demo disk1 -q');
     const slow = startRaidsim(
-      ['rebuild', 'demo', '--onto', 'new.img', '--limit', '8M', '--json'],
+      ['rebuild', 'demo', '--onto', 'new.img', '--limit', '1M', '--json'],
       scratch.folder,
     );
     slow.stdout?.setEncoding('utf8');

@@ -14,7 +14,8 @@ export class Live implements AsyncDisposable {
   private constructor(scratch: Scratch, args: readonly string[]) {
     this.scratch = scratch;
     this.#process = startRaidsim(['serve', 'demo', ...args], scratch.folder);
-    this.#ended = once(this.#process, 'exit');
+    // By then all that it said has been heard.
+    this.#ended = once(this.#process, 'close');
     for (const stream of [this.#process.stdout, this.#process.stderr]) {
       stream?.on('data', (chunk: Buffer) => {
         this.said += chunk.toString();
