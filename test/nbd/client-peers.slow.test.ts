@@ -6,7 +6,7 @@ import { afterAll, expect, test } from 'vitest';
 import type { RaidArray } from '../../lib/array/array.ts';
 import { createArray, openArray } from '../../lib/array/folder.ts';
 import { RaidError } from '../../lib/errors.ts';
-import { seededRandom } from '../../lib/host.ts';
+import { type Host, realHost, seededRandom } from '../../lib/host.ts';
 import { NbdDevice } from '../../lib/nbd/client.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
@@ -50,6 +50,26 @@ const suites: readonly (readonly [string, typeof kit, () => Promise<PeerServer>]
 for (const [name, peer, start] of suites) {
   if (peer.isThere) conformance(name, exportOf(start), { requests: 60 });
   else test(name, (context) => needPeer(false, peer, context));
+}
+
+/**
+ * The time of clients, until the server is meant to be too slow: till then a busy machine may well make it slow, and no request
+ * should fail of that. From then on every sleep is a sixtieth of what it was, and 30 s are over in half a second.
+ */
+class Patience {
+  readonly #over = new AbortController();
+  readonly host: Host = {
+    ...realHost,
+    sleep: async (ms, signal) => {
+      const signals = [this.#over.signal, ...(signal === undefined ? [] : [signal])];
+      if (!this.#over.signal.aborted) await realHost.sleep(ms, AbortSignal.any(signals));
+      else await realHost.sleep(ms / 60, signal);
+    },
+  };
+
+  end(): void {
+    this.#over.abort();
+  }
 }
 
 async function codeOf(work: Promise<unknown>): Promise<string> {
@@ -105,8 +125,10 @@ test('a server that fails half of all reads behind its own retries is only slow'
 test('a server that is too slow is a member that failed, and closing it takes no time', async (context) => {
   needPeer(kit.isThere, kit, context);
   const server = await lab.nbdkit('--filter=delay', 'memory', '1M', 'delay-read=20');
-  const device = await NbdDevice.open(server.uri, { timeoutMs: 400 });
+  const patience = new Patience();
+  const device = await NbdDevice.open(server.uri, { host: patience.host });
   await device.write(0, new Uint8Array(4 * KIB));
+  patience.end();
   expect(await codeOf(device.read(0, new Uint8Array(4 * KIB)))).toBe('MEMBER_GONE');
   await device.close();
 });
@@ -287,11 +309,15 @@ test('a member that hangs is failed, the array goes on, and closing it does not 
   needPeer(kit.isThere, kit, context);
   await withSeed(runSeed, async (random) => {
     const servers = await fileServers(3);
-    const members = await Promise.all(servers.map(({ uri }) => NbdDevice.open(uri, { timeoutMs: 500 })));
+    const patience = new Patience();
+    const members = await Promise.all(
+      servers.map(({ uri }, index) => NbdDevice.open(uri, index === 1 ? { host: patience.host } : {})),
+    );
     const array = await createArray('hangs', { level: 5, chunk: '64K', members, assumeClean: true });
     const load = new Load(array, random);
     await load.goOn(30);
     servers[1]!.signal('SIGSTOP');
+    patience.end();
     await load.goOn(100);
     expect(array.state).toBe('degraded');
     await load.stop();
@@ -304,10 +330,13 @@ test('a member that hangs is failed, the array goes on, and closing it does not 
 test('an array whose last servers all hang ends every request and closes', async (context) => {
   needPeer(kit.isThere, kit, context);
   const servers = await fileServers(3);
-  const members = await Promise.all(servers.map(({ uri }) => NbdDevice.open(uri, { timeoutMs: 500 })));
+  const patience = new Patience();
+  const { host } = patience;
+  const members = await Promise.all(servers.map(({ uri }) => NbdDevice.open(uri, { host })));
   const array = await createArray('all-hang', { level: 5, chunk: '64K', members, assumeClean: true });
   await array.write(0, new Uint8Array(64 * KIB));
   for (const server of servers) server.signal('SIGSTOP');
+  patience.end();
   expect(await codeOf(array.write(0, new Uint8Array(64 * KIB)))).not.toBe('done');
   expect(await codeOf(array.read(256 * KIB, new Uint8Array(4 * KIB)))).not.toBe('done');
   await codeOf(array.close());

@@ -15,6 +15,8 @@ import {
 } from '../../lib/nbd/protocol.ts';
 import { NbdServer } from '../../lib/nbd/server.ts';
 import { KIB } from '../../lib/units.ts';
+import { until } from '../engine/members.ts';
+import { heldHandles, heldMemory } from './held.ts';
 import { Client, StillHost, turn, Wire } from './wire.ts';
 
 export type Random = (below: number) => number;
@@ -42,14 +44,14 @@ export async function fuzzServer(sessions: number, random: Random): Promise<void
   await bystander.enter('shut');
   try {
     await together(server, random, host, 4 * TOGETHER);
-    const before = { memory: await heldMemory(), handles: process.getActiveResourcesInfo().length };
+    const before = { memory: await heldMemory(), handles: heldHandles() };
     await together(server, random, host, sessions);
     const asked = bystander.request({ command: commands.READ, lengthBytes: 100 });
     expect(await asked).toMatchObject({ error: 0 });
     expect(unhandled).toEqual([]);
     expect(server.clientCount).toBe(1);
     expect(server.heldBytes).toBe(0);
-    expect(process.getActiveResourcesInfo().length).toBeLessThanOrEqual(before.handles + 1);
+    await until(() => heldHandles() <= before.handles);
     // A hundred bytes for each session would show: with 5000 of them half a megabyte.
     expect(await heldMemory()).toBeLessThan(before.memory + 4 * 1024 * KIB);
   } finally {
@@ -159,17 +161,4 @@ function spoil(bytes: Buffer, random: Random): void {
   const at = random(bytes.byteLength);
   if (random(2) === 0 || at + 4 > bytes.byteLength) bytes[at] = random(256);
   else bytes.writeUInt32BE([0, 1, 0xffffffff, 0x7fffffff, 0x80000000, 4097][random(6)] ?? 0, at);
-}
-
-async function heldMemory(): Promise<number> {
-  const { setFlagsFromString } = await import('node:v8');
-  const { runInNewContext } = await import('node:vm');
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as () => void;
-  for (let count = 0; count < 3; count += 1) {
-    collect();
-    await turn();
-  }
-  const { heapUsed, arrayBuffers } = process.memoryUsage();
-  return heapUsed + arrayBuffers;
 }
