@@ -53,7 +53,8 @@ export default defineConfig({
           name: 'quick',
           include: ['test/**/*.test.ts'],
           exclude: ['test/**/*.slow.test.ts'],
-          testTimeout: 30_000,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
         },
       },
       {
@@ -61,7 +62,8 @@ export default defineConfig({
           name: 'slow',
           include: ['test/**/*.slow.test.ts'],
           testTimeout: 600_000,
-          hookTimeout: 600_000,
+          // Before the tests of a file all that they look at is done: hundreds of boots, kills, hunts, crash points.
+          hookTimeout: 3_600_000,
         },
       },
     ],

@@ -128,7 +128,7 @@ test('with a disk gone that parity needs: forced, it is finished, killed at any 
     expect(snapshotsOf(array).list()).toMatchObject([{ state: 'invalid' }, { state: 'invalid' }]);
     await array.write(0, filled(1, 1));
   }
-}, 120_000);
+});
 
 test('whoever may not finish it does not read half of each, and is told what does', async () => {
   const { folder, content } = await cutRollback();
@@ -220,7 +220,7 @@ describe('something else wrote to the array before it was finished', () => {
       expectSame(await bytesOf(array), content);
       expect(snapshots.list()).toMatchObject([{ state: 'invalid' }, { state: 'invalid' }]);
     }
-  }, 120_000);
+  });
 });
 
 test('one that cannot be finished, as a copy has rotted: nobody reads or writes the array, over openings', async () => {

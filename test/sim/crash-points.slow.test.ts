@@ -21,7 +21,6 @@ const WANTED = 1_000_000;
 const WANTED_NESTED = 60_000;
 const PROCESSES = 2;
 const options = { metadataChoices: 8, metadataChoicesDegraded: 3, pairsInTurn: true, dataChoices: 8192 };
-const PATIENCE_MS = 1_500_000;
 
 /** What a log holds matters to the life after next (`logged` in md/assemble.ts): two of a small array with one, none of a large one. */
 function nestedOf({ shape, members }: World): readonly number[] {
@@ -73,7 +72,7 @@ beforeAll(async () => {
         );
     }),
   );
-}, PATIENCE_MS);
+});
 
 describe('at every moment of every script, whatever survived of the unflushed writes', () => {
   test.each(worlds.map(({ title }) => title))('%s starts, holds what it promised, and agrees', (title) => {
