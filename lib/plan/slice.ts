@@ -27,7 +27,9 @@
  *
  *   RAID 6 on 6 members (N = 4), one cell missing, the 3 others written:  rmw 3 + 2 = 5,  solving 3 + 1 = 4.
  *
- * Both trust the old parity, so here a tie goes to rmw: less arithmetic.
+ * Both trust the old parity, so here a tie goes to rmw: less arithmetic. Where the two parities of a row may not agree, solving trusts
+ * one of them and makes the other anew; rmw would leave both as they are, and what was just written, once its own member goes too, would
+ * be computed from two that contradict each other.
  */
 import type { CellState } from './health.ts';
 
@@ -118,7 +120,7 @@ function cheaperWrite(facts: SliceFacts, lostWritten: number, source: Source): W
   const oldKnown = lostWritten === 0 && isSettled(p) && isSettled(q);
   const rmwReads = end - first + Number(writesP) + Number(writesQ);
   const rcwReads = source === 'none' ? data.length - (end - first) : data.length;
-  const prefersRmw = source === 'none' ? rmwReads < rcwReads && !facts.unsynced : rmwReads <= rcwReads;
+  const prefersRmw = !facts.unsynced && (source === 'none' ? rmwReads < rcwReads : rmwReads <= rcwReads);
   return oldKnown && prefersRmw
     ? { how: 'rmw', p: writesP, q: writesQ }
     : { how: 'rcw', p: writesP, q: writesQ, source };
