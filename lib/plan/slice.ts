@@ -120,7 +120,8 @@ function cheaperWrite(facts: SliceFacts, lostWritten: number, source: Source): W
   const oldKnown = lostWritten === 0 && isSettled(p) && isSettled(q);
   const rmwReads = end - first + Number(writesP) + Number(writesQ);
   const rcwReads = source === 'none' ? data.length - (end - first) : data.length;
-  const prefersRmw = !facts.unsynced && (source === 'none' ? rmwReads < rcwReads : rmwReads <= rcwReads);
+  const mayContradict = facts.unsynced && (source === 'none' || (writesP && writesQ));
+  const prefersRmw = !mayContradict && (source === 'none' ? rmwReads < rcwReads : rmwReads <= rcwReads);
   return oldKnown && prefersRmw
     ? { how: 'rmw', p: writesP, q: writesQ }
     : { how: 'rcw', p: writesP, q: writesQ, source };
