@@ -16,7 +16,14 @@
  * Spares take over by themselves: whenever a slot is empty and a spare there, or redundancy is due after a crash, a
  * sync runs in the background (sync.ts), and `rebuild` watches it.
  */
-import { Device, type Extent, type Lender, type Limits, type ZeroOptions } from '../device/device.ts';
+import {
+  Device,
+  type Extent,
+  type Lender,
+  type Limits,
+  totalBytes,
+  type ZeroOptions,
+} from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import type { Crew } from '../engine/crew.ts';
 import {
@@ -157,6 +164,10 @@ export class RaidArray extends Device {
   #promoted: Member | null = null;
   /** Have become the members of their slots, and it is not on record yet. */
   readonly #takingOver = new Set<Member>();
+  /** Until the record of the last of them is there, or could not be written. */
+  #takeover: Promise<void> | null = null;
+  /** From the first byte to the last that was written meanwhile: of one range, however often somebody tries. */
+  #onlyThere: { readonly fromBytes: number; readonly toBytes: number } | null = null;
   /** Resolves when every failure so far is on record; null when that has been tried. */
   #recording: Promise<void> | null = null;
   /** Whether there are failures that could not be put on record when it was tried last. */
@@ -672,24 +683,41 @@ export class RaidArray extends Device {
     }
     if (snapshots.problemOfReads !== null) return Promise.reject(snapshots.problemOfReads);
     const { origin } = snapshots;
-    // It may come to the array at any time. Here and not below, where what a takeover is recorded with may wait for a read.
+    // Snapshots may come at any time. The gate is here and not below, where what a takeover is recorded with may wait for a read.
     return origin === null
       ? this.#read(offsetBytes, targets)
-      : origin.read(offsetBytes, targets).then(() => this.#seen());
+      : origin.read(offsetBytes, targets).then(() => this.#seen(offsetBytes, targets));
   }
 
   #read(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> {
     const reading = this.#engine.read(offsetBytes, targets);
     if (reading === answered && this.#takingOver.size === 0) return reading;
-    return reading.then(() => this.#seen());
+    return reading.then(() => this.#seen(offsetBytes, targets));
   }
 
   /**
    * While a replacement takes over, a read may have seen what only it has; should the process die before that is on record, its
-   * original, which is sound, would answer with what was there before (I3). Where it cannot be put on record the read fails.
+   * original, which is sound, would answer with what was there before (I3). Where it could not be put on record, what has been
+   * written since is read when it can be, and all else, which both have, as ever.
    */
-  #seen(): Promise<void> | undefined {
-    return this.#takingOver.size === 0 ? undefined : this.#untilRecorded();
+  #seen(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> | undefined {
+    if (this.#takingOver.size === 0) return undefined;
+    if (this.#takeover !== null) return this.#takeover.then(() => this.#seen(offsetBytes, targets));
+    const range = this.#onlyThere;
+    const endBytes = offsetBytes + totalBytes(targets);
+    const isShared = range === null || endBytes <= range.fromBytes || offsetBytes >= range.toBytes;
+    return isShared ? undefined : this.#untilRecorded();
+  }
+
+  /** Asked when a write goes to the engine, and when it has ended: between the two a takeover may have begun. */
+  #noteTakeover(offsetBytes: number, lengthBytes: number): void {
+    if (this.#takingOver.size === 0) return;
+    const endBytes = offsetBytes + lengthBytes;
+    const { fromBytes, toBytes } = this.#onlyThere ?? { fromBytes: offsetBytes, toBytes: endBytes };
+    this.#onlyThere = {
+      fromBytes: Math.min(fromBytes, offsetBytes),
+      toBytes: Math.max(toBytes, endBytes),
+    };
   }
 
   protected doWrite(offsetBytes: number, sources: readonly Uint8Array[], fua: boolean): Promise<void> {
@@ -815,10 +843,15 @@ export class RaidArray extends Device {
     const edges = this.#edgesAreThere(offsetBytes, lengthBytes);
     const kept = ready === null && edges === null ? sources : sources.map((source) => source.slice());
     const isReady = edges === null ? ready : Promise.all([ready, edges]);
-    const written = (isReady === null ? write(kept) : isReady.then(() => write(kept)))
+    const submit = (): Promise<void> => {
+      this.#noteTakeover(offsetBytes, lengthBytes);
+      return write(kept);
+    };
+    const written = (isReady === null ? submit() : isReady.then(submit))
       .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))
       .then(() => this.#madeGood(began, offsetBytes, lengthBytes))
       .finally(() => {
+        this.#noteTakeover(offsetBytes, lengthBytes);
         metadata?.leave(offsetBytes, lengthBytes);
         changes.end();
       });
@@ -880,6 +913,7 @@ export class RaidArray extends Device {
   #recordAgain(): Promise<void> {
     this.#isUnrecorded = false;
     return this.#recorded(async () => {
+      // One that is still on its way to its slot puts itself on record when it is there.
       for (const member of this.#takingOver)
         if (member !== this.#promoted) await this.#recordTakeover(member);
       const faulty = this.#members.list.filter(({ state }) => state.state === 'faulty');
@@ -1273,7 +1307,7 @@ export class RaidArray extends Device {
     this.#promoted = member;
     this.#takingOver.add(member);
     this.#members.beginChange(slot);
-    await this.#recorded(async () => {
+    const recorded = this.#recorded(async () => {
       await this.#engine.setHealth(this.#health());
       await this.#engine.promote(
         slot,
@@ -1288,12 +1322,19 @@ export class RaidArray extends Device {
       await this.#recordTakeover(member);
       await this.#metadata?.fail(original.descriptor);
     });
+    this.#takeover = recorded.catch(() => undefined);
+    try {
+      await recorded;
+    } finally {
+      this.#takeover = null;
+    }
   }
 
   /** Before its original is recorded as faulty: of one that is not said to be whole nothing would be kept. */
   async #recordTakeover(member: Member): Promise<void> {
     await this.#metadata?.finishReplacement(member.descriptor);
     this.#takingOver.delete(member);
+    if (this.#takingOver.size === 0) this.#onlyThere = null;
   }
 
   /** A spare enters an empty slot: from now on it gets every write. The slot, or null where there is none for any. */

@@ -86,8 +86,8 @@ export interface EngineOptions {
   readonly onExclusion: (exclusions: readonly Exclusion[]) => Promise<void>;
   readonly onCorrection: (corrections: readonly Correction[]) => void;
   /**
-   * Places whose content is neither old nor new, since a member that cannot be missed did not take a write there. They
-   * are erased in the health that is set before this returns, until they have been written.
+   * Places where a member that cannot be missed did not take a write: what is computed from them is garbage, and a copy is older
+   * than what another has shown. They are erased in the health that is set before this returns, until they have been written.
    */
   readonly onDamage: (ranges: readonly ErasedRange[]) => void;
 }

@@ -641,11 +641,23 @@ describe.each(levels)('%s', (_, shape, count) => {
           for await (const _ of array.rebuild());
         })(),
       ).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
-      const content = bytes(array.limits.sizeBytes, 7);
+      // The first half is written now; of the second, everybody has what was there.
+      const content = bytes(array.limits.sizeBytes);
+      const half = content.byteLength / 2;
+      content.set(bytes(half, 7));
       const seen = new Uint8Array(content.byteLength);
-      await expect(array.write(0, content)).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
-      await expect(array.read(0, seen)).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
-      await expect(array.read(0, seen.subarray(0, 512))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+      await array.read(half, seen.subarray(half));
+      await expect(array.write(0, content.subarray(0, half))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+      await array.read(half, seen.subarray(half));
+      expect(Buffer.compare(seen.subarray(half), content.subarray(half))).toBe(0);
+      for (const [from, to] of [
+        [0, content.byteLength],
+        [0, 512],
+        [half - 512, half + 512],
+      ] as const)
+        await expect(array.read(from, seen.subarray(from, to))).rejects.toMatchObject({
+          code: 'ARRAY_FAILED',
+        });
       trace.hold = letGo;
       faults[needed]?.remove(rule);
       await array.read(0, seen);
