@@ -751,6 +751,16 @@ test('a server that hangs when it is asked for what was lost is a member that fa
 });
 
 describe('a fence', () => {
+  /** Asked of a server that has a write, and hears of nothing until its wire goes on. */
+  async function fencing() {
+    const { server, host, device } = await world();
+    server.verdict = () => 'hold';
+    const write = watched(device.write(0, page(1)));
+    await settle();
+    server.session.wire.isStopped = true;
+    return { server, host, device, write, fence: watched(device.fence(500)) };
+  }
+
   test('is sure at once where no change is without an answer', async () => {
     const { server, host, device } = await world();
     await device.write(0, page(1));
@@ -768,12 +778,7 @@ describe('a fence', () => {
   });
 
   test('has the server end what it has, and close; what is answered meanwhile is done', async () => {
-    const { server, host, device } = await world();
-    server.verdict = () => 'hold';
-    const write = watched(device.write(0, page(1)));
-    await settle();
-    server.session.wire.isStopped = true;
-    const fence = watched(device.fence(500));
+    const { server, host, device, write, fence } = await fencing();
     const late = watched(device.write(4096, page(2)));
     await host.pass(400);
     expect([fence.outcome, write.outcome, late.outcome]).toEqual(['pending', 'pending', 'CLOSED']);
@@ -796,12 +801,7 @@ describe('a fence', () => {
   });
 
   test('is had also where we slept before we looked at what the server said', async () => {
-    const { server, host, device } = await world();
-    server.verdict = () => 'hold';
-    const write = watched(device.write(0, page(1)));
-    await settle();
-    server.session.wire.isStopped = true;
-    const fence = watched(device.fence(500));
+    const { server, host, write, fence } = await fencing();
     host.jump(60_000);
     await host.pass(1);
     server.session.wire.goOn();
