@@ -847,6 +847,7 @@ export class SnapshotOrigin extends Device {
         continue;
       }
       const id = history.newestPoint;
+      const validCount = countValid(history.snapshots);
       const entries: Entry[] = marks.map((chunk) => ({ op: 'mark', chunk, id }));
       const found = await read(copies).catch((cause: unknown) => {
         store.giveBack(slots);
@@ -871,7 +872,10 @@ export class SnapshotOrigin extends Device {
           entries.push({ op: 'copy', chunk, id, slot: slots[index] as number, crc: crcs[index] as number });
       } catch (cause) {
         store.giveBack(slots);
-        if (!(cause instanceof SlotsRefused) || !hasValid(history.snapshots, history.rollbackTo)) throw cause;
+        if (!(cause instanceof SlotsRefused)) throw cause;
+        // Others that found no room have given one up meanwhile: that may be enough, or these copies may not be needed any more.
+        if (countValid(history.snapshots) < validCount) continue;
+        if (!hasValid(history.snapshots, history.rollbackTo)) throw cause;
         await this.#giveWay('slots');
         continue;
       }
@@ -1228,6 +1232,10 @@ class Unreadable extends RaidError {}
 
 /** The store does not take the bytes of a copy. What it has recorded, and what it can record, is another matter. */
 class SlotsRefused extends RaidError {}
+
+function countValid(snapshots: readonly SnapshotRecord[]): number {
+  return snapshots.filter(({ state }) => state === 'valid').length;
+}
 
 function hasValid(snapshots: readonly SnapshotRecord[], except: number): boolean {
   return snapshots.some(({ id, state }) => state === 'valid' && id !== except);

@@ -1,12 +1,14 @@
 import { copyFile, rm, stat, writeFile } from 'node:fs/promises';
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
-import { DelayDevice } from '../../lib/device/delay.ts';
+import { DelayDevice, type Hold } from '../../lib/device/delay.ts';
 import type { Device } from '../../lib/device/device.ts';
 import { FaultDevice } from '../../lib/device/fault.ts';
 import { FileDevice } from '../../lib/device/file.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
+import type { Operation } from '../../lib/device/operation.ts';
 import { OverlayDevice } from '../../lib/device/overlay.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
+import { assert } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { decodeHeader, halfBytesFor, slotOffset, UNIT_BYTES } from '../../lib/snapshot/format.ts';
 import { HeldWrites } from '../../lib/snapshot/held.ts';
@@ -15,6 +17,7 @@ import { KIB, MIB } from '../../lib/units.ts';
 import { runSeed, withSeed } from '../conformance/seed.ts';
 import { conformance } from '../conformance/suite.ts';
 import { scratchFolder } from '../device/scratch.ts';
+import { turns, until } from '../engine/members.ts';
 import { codeOf, contentOf, expectSame, imageOf, randomPiece } from './world.ts';
 
 const folder = await scratchFolder();
@@ -278,6 +281,50 @@ describe('a store that has no room, or does not work', () => {
     expect((await contentOf(reopened))[0]).toBe(201);
     await origin.close();
   });
+
+  test.each([1, 2])(
+    'of copies that find no room one after the other, the first costs a snapshot, and none a write: %i snapshots',
+    async (snapshotCount) => {
+      const slotsFrom = UNIT_BYTES + 2 * halfBytesFor(256);
+      const range = { offsetBytes: slotsFrom, lengthBytes: 2 * MIB - 256 * CHUNK - slotsFrom };
+      const made = { full: null as FaultDevice | null, delay: null as DelayDevice | null };
+      const { origin } = await make({
+        store: (device) => {
+          made.full = new FaultDevice(device);
+          made.delay = new DelayDevice(made.full, sleepless);
+          return made.delay;
+        },
+      });
+      for (let snapshot = 0; snapshot < snapshotCount; snapshot += 1) await origin.take(`${snapshot}`);
+      const holds: Hold[] = [];
+      const writes: Promise<void>[] = [];
+      for (const [turn, chunk] of [0, 8].entries()) {
+        let copies = 0;
+        // The first hold is for one copy; whatever comes after it waits in the second.
+        const only = (operation: Operation): boolean => {
+          if (operation.op !== 'write' || operation.offsetBytes < slotsFrom) return false;
+          copies += 1;
+          return turn > 0 || copies === 1;
+        };
+        const hold = made.delay?.hold({ only });
+        assert(hold !== undefined, 'the store has been made');
+        writes.push(origin.write(chunk * CHUNK, filled(8, 201), { fua: true }));
+        await until(() => hold.waiting.length === 1);
+        holds.push(hold);
+      }
+      for (const hold of holds) {
+        made.full?.add({ on: 'write', range, when: 'once', fault: { kind: 'error', code: 'NO_SPACE' } });
+        hold.release();
+        await turns(50);
+      }
+      await Promise.all(writes);
+      await origin.flush();
+      const states = origin.list().map(({ state }) => state);
+      expect(states).toEqual(snapshotCount === 1 ? ['invalid'] : ['invalid', 'valid']);
+      if (snapshotCount === 2) expectSame('1', (await imageOf(origin, '1')) as Buffer, start);
+      await origin.close();
+    },
+  );
 
   test('a store that does not flush: who flushes is told, later writes that need it are too, no others, and the snapshot stays right', async () => {
     const fault = { current: null as FaultDevice | null };
