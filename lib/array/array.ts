@@ -124,6 +124,12 @@ interface Compared extends CheckResult {
   readonly comparedBytes: number;
 }
 
+/** Of the array. */
+interface Stretch {
+  readonly fromBytes: number;
+  readonly toBytes: number;
+}
+
 /** The unit in which what cannot be recovered is listed. */
 const BAD_BLOCK_BYTES = 4 * KIB;
 
@@ -167,7 +173,9 @@ export class RaidArray extends Device {
   /** Until the record of the last of them is there, or could not be written. */
   #takeover: Promise<void> | null = null;
   /** From the first byte to the last that was written meanwhile: of one range, however often somebody tries. */
-  #onlyThere: { readonly fromBytes: number; readonly toBytes: number } | null = null;
+  #onlyThere: Stretch | null = null;
+  /** Writes under way: those that a takeover finds when it begins may be on one of the two alone. */
+  readonly #writing = new Set<Stretch>();
   /** Resolves when every failure so far is on record; null when that has been tried. */
   #recording: Promise<void> | null = null;
   /** Whether there are failures that could not be put on record when it was tried last. */
@@ -697,8 +705,8 @@ export class RaidArray extends Device {
 
   /**
    * While a replacement takes over, a read may have seen what only it has; should the process die before that is on record, its
-   * original, which is sound, would answer with what was there before (I3). Where it could not be put on record, what has been
-   * written since is read when it can be, and all else, which both have, as ever.
+   * original, which is sound, would answer with what was there before (I3). Where it could not be put on record, what lies between the
+   * first and the last byte written since is read when it can be, and all else, which both have, as ever.
    */
   #seen(offsetBytes: number, targets: readonly Uint8Array[]): Promise<void> | undefined {
     if (this.#takingOver.size === 0) return undefined;
@@ -709,14 +717,13 @@ export class RaidArray extends Device {
     return isShared ? undefined : this.#untilRecorded();
   }
 
-  /** Asked when a write goes to the engine, and when it has ended: between the two a takeover may have begun. */
-  #noteTakeover(offsetBytes: number, lengthBytes: number): void {
+  /** While a replacement takes over: of each write that goes to the engine, and of those that were there when it began. */
+  #noteOnlyThere({ fromBytes, toBytes }: Stretch): void {
     if (this.#takingOver.size === 0) return;
-    const endBytes = offsetBytes + lengthBytes;
-    const { fromBytes, toBytes } = this.#onlyThere ?? { fromBytes: offsetBytes, toBytes: endBytes };
+    const known = this.#onlyThere;
     this.#onlyThere = {
-      fromBytes: Math.min(fromBytes, offsetBytes),
-      toBytes: Math.max(toBytes, endBytes),
+      fromBytes: Math.min(fromBytes, known?.fromBytes ?? fromBytes),
+      toBytes: Math.max(toBytes, known?.toBytes ?? toBytes),
     };
   }
 
@@ -843,15 +850,17 @@ export class RaidArray extends Device {
     const edges = this.#edgesAreThere(offsetBytes, lengthBytes);
     const kept = ready === null && edges === null ? sources : sources.map((source) => source.slice());
     const isReady = edges === null ? ready : Promise.all([ready, edges]);
+    const stretch: Stretch = { fromBytes: offsetBytes, toBytes: offsetBytes + lengthBytes };
     const submit = (): Promise<void> => {
-      this.#noteTakeover(offsetBytes, lengthBytes);
+      this.#writing.add(stretch);
+      this.#noteOnlyThere(stretch);
       return write(kept);
     };
     const written = (isReady === null ? submit() : isReady.then(submit))
       .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))
       .then(() => this.#madeGood(began, offsetBytes, lengthBytes))
       .finally(() => {
-        this.#noteTakeover(offsetBytes, lengthBytes);
+        this.#writing.delete(stretch);
         metadata?.leave(offsetBytes, lengthBytes);
         changes.end();
       });
@@ -1306,6 +1315,7 @@ export class RaidArray extends Device {
     member.state = { state: 'in_sync', slot };
     this.#promoted = member;
     this.#takingOver.add(member);
+    for (const stretch of this.#writing) this.#noteOnlyThere(stretch);
     this.#members.beginChange(slot);
     const recorded = this.#recorded(async () => {
       await this.#engine.setHealth(this.#health());
