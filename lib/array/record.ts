@@ -5,6 +5,10 @@
  * superblocks that it concerns are written, and all members written are flushed. Only then has the change happened, and
  * only then does the caller's promise resolve: that is what "recorded durably" means everywhere in this room.
  *
+ * A member that comes in, or comes back, is told before those that are here. Cut short between, it is the freshest, and
+ * they are one update behind, which is taken for what it is. The other way round their tables would count on one whose own
+ * superblock is of the time when it left: an array with a member missing, which does not start by itself.
+ *
  * A member whose superblock cannot be written has failed. Its failure is a further change, recorded on those that
  * remain before this one counts as done; so a change either is on every member that the roles table calls good, or
  * those are fewer.
@@ -190,7 +194,12 @@ export class MdRecord {
   async #apply(next: MdArray): Promise<readonly number[]> {
     await this.#options.before?.(next);
     await this.#hear?.(next);
-    const failures = await this.#write(superblocksToWrite(this.#array, next));
+    const toWrite = superblocksToWrite(this.#array, next);
+    const isKnown = ({ descriptor }: MdMember): boolean =>
+      this.#array.members.some((member) => member.descriptor === descriptor && member.state !== 'faulty');
+    const newcomers = toWrite.filter((member) => !isKnown(member));
+    const failures = newcomers.length > 0 ? [...(await this.#write(newcomers))] : [];
+    failures.push(...(await this.#write(toWrite.filter(isKnown))));
     this.#array = next;
     try {
       return await this.#failAll(failures, 'does not take its superblock');

@@ -1278,7 +1278,7 @@ class Stage {
       driver: 'inline',
       heapBytes: MIB,
       windowBytes,
-      run: true,
+      run: view.present.includes(false),
     } as const;
     let array: RaidArray;
     try {

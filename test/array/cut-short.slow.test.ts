@@ -1,10 +1,12 @@
 /**
- * `create` and `grow`, cut short at every moment: what reaches the members is written down in the order in which it was
+ * `create`, `grow` and changes of members, cut short at every moment: what reaches the members is written down in the order in which it was
  * begun and ended, and for every moment, and every choice of what was under way then, the members are put together as a kill
  * would have left them.
  *
  *   create   either no array at all, which assembly says, or one that agrees with itself once its resync is done
  *   grow     the array in its old shape or its new one, with all that was in it, and whole again after its resync
+ *   change   of members, by hand: the array starts by itself with all that was in it, whole again after its recovery. Nobody is
+ *            said to be missing who is here
  */
 import { expect, test } from 'vitest';
 import type { RaidArray } from '../../lib/array/array.ts';
@@ -223,5 +225,83 @@ test.each(growths)(
     }
     expect(seen.old).toBeGreaterThan(0);
     expect(seen.grown).toBeGreaterThan(0);
+  },
+);
+
+/** What is done to an array that is whole and has a spare, or that lacks `m0` and has been written without it. */
+const changes: readonly (readonly [
+  name: string,
+  lacking: boolean,
+  change: (array: RaidArray, beside: Device) => Promise<unknown>,
+])[] = [
+  ['a member fails', false, (array) => array.fail('m0')],
+  ['a member is replaced', false, (array) => array.replace('m0').then(() => rebuilt(array))],
+  ['a former member returns', true, (array, beside) => array.reAdd(beside)],
+  [
+    'a former member returns and recovers',
+    true,
+    (array, beside) => array.reAdd(beside).then(() => rebuilt(array)),
+  ],
+  ['a new disk comes and recovers', true, (array, beside) => array.add(beside).then(() => rebuilt(array))],
+];
+
+const bitmapped = { bitmap: 'internal', bitmapChunk: '64K' } as const;
+const changed: readonly (readonly [name: string, shape: Shape, members: number])[] = [
+  ['raid1', { level: '1', ...bitmapped }, 3],
+  ['raid5', { level: '5', chunk: '16K', ...bitmapped }, 3],
+  ['raid6', { level: '6', chunk: '16K', ...bitmapped }, 4],
+  ['raid10', { level: '10', chunk: '16K', layout: 'n2', ...bitmapped }, 4],
+];
+
+const rebuilt = async (array: RaidArray): Promise<void> => {
+  for await (const _ of array.rebuild());
+};
+
+test.each(
+  changed.flatMap(([title, ...shape]) =>
+    changes.map((change) => [`${title}: ${change[0]}`, shape, change] as const),
+  ),
+)(
+  '%s: cut short, it starts by itself, and nothing is lost',
+  async (_, [shape, count], [, lacking, change]) => {
+    const options = { name: 'changes', autoSync: false };
+    const memories = (sources: readonly Source[]): Images =>
+      sources.map(({ device }) => new Uint8Array((device as MemoryDevice).memory).slice());
+    const random = seededRandom(count);
+    const spares = lacking ? 0 : 1;
+    const blank = Array.from({ length: count + spares }, () => new Uint8Array(1280 * KIB));
+    const made = sourcesOf(blank, plain);
+    const array = await formArray(made, { ...options, assumeClean: true, ...shape, spares });
+    const content = randomBytes(random, array.limits.sizeBytes);
+    await array.write(0, content);
+    await array.close();
+    let before = memories(made);
+    if (lacking) {
+      const sources = sourcesOf(before, plain);
+      const { array: whole } = await assembleDevices(sources, options);
+      await whole.fail('m0');
+      const missed = randomBytes(random, 64 * KIB);
+      content.set(missed, 128 * KIB);
+      await whole.write(128 * KIB, missed);
+      await whole.close();
+      before = memories(sources);
+    }
+
+    const moments: Moment[] = [];
+    const sources = sourcesOf(before, (device, member) => new Witness(device, member, moments));
+    const { array: changing } = await assembleDevices(lacking ? sources.slice(1) : sources, options);
+    await change(changing, sources[0]!.device);
+    await changing.close();
+    expect(moments.length).toBeGreaterThan(0);
+
+    for (const { images, says } of cuts(before, moments)) {
+      const found = await assembled(images);
+      expect(Buffer.compare(await contentOf(found), content), says).toBe(0);
+      for (const { name, state } of found.members) if (state.state === 'faulty') await found.remove(name);
+      await rebuilt(found);
+      for await (const { mismatchCount } of found.scrub()) expect(mismatchCount, says).toBe(0);
+      expect(Buffer.compare(await contentOf(found), content), says).toBe(0);
+      await found.close();
+    }
   },
 );

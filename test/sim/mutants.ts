@@ -112,11 +112,19 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'an update counts as done before it is written',
     file: record,
-    find: '    const failures = await this.#write(superblocksToWrite(this.#array, next));',
-    replace:
-      '    void this.#write(superblocksToWrite(this.#array, next));\n    const failures: { descriptor: number; error: RaidError }[] = [];',
+    find: '    failures.push(...(await this.#write(toWrite.filter(isKnown))));',
+    replace: '    void this.#write(toWrite.filter(isKnown));',
     breaks: 'I5, I7',
     hunts: raid5(0, 1),
+  },
+  {
+    name: 'a member that comes back is told when all others have been',
+    file: record,
+    find: '    const failures = newcomers.length > 0 ? [...(await this.#write(newcomers))] : [];\n    failures.push(...(await this.#write(toWrite.filter(isKnown))));',
+    replace:
+      '    const failures = [...(await this.#write(toWrite.filter(isKnown)))];\n    if (newcomers.length > 0) failures.push(...(await this.#write(newcomers)));',
+    breaks: 'I12',
+    hunts: [...mirrorBitmap(19, 20, 22, 23), ...raid5Bitmap(19)],
   },
   {
     name: 'close does not flush',
@@ -750,7 +758,7 @@ export const mutants: readonly Mutant[] = [
     find: '        failures = yield asked;\n        // Noted',
     replace: '        this.control.endCommit();\n        failures = yield asked;\n        // Noted',
     breaks: 'I9',
-    hunts: lanes('raid5', 280, 20),
+    hunts: lanes('raid5', 1, 20),
   },
   {
     name: 'jobs of a lane that died are forgotten',
