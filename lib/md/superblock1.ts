@@ -411,8 +411,7 @@ interface Area {
   readonly lengthSectors: number;
 }
 
-/** The areas that count; a bitmap's length is in its own superblock, so only its first 8 sectors are known here. */
-/** How long a bitmap is says only the bitmap: its first page at least. */
+/** The areas that count. How long a bitmap is says only its own superblock: one page at least. */
 function areasOf(superblock: Superblock1, bitmapSectors = 8): readonly Area[] {
   const areas: Area[] = [];
   const add = (name: string, offsetSectors: number, lengthSectors: number): void => {
