@@ -9,9 +9,9 @@
  *   index/<name>    body: for each pack its name (16), file size (4), entries (4), and its table (41 each)
  */
 import { ChunkTable, type Place } from './chunks.ts';
-import { type Group, readMembers, recoverPack } from './group.ts';
+import { type Group, groupsOf, readHeads, recoverPack } from './group.ts';
 import { ENTRY_BYTES, type Entry, NAME_BYTES, PackTable, packPath, readTable, tableOf } from './pack.ts';
-import type { GroupMember, ParityRole } from './parity.ts';
+import { type ParityRole, parityPath } from './parity.ts';
 import { decodeObject, encodeObject, type ObjectCodec, viewOf } from './seal.ts';
 import { hexOf } from './settings.ts';
 import { getOrNull, type Site } from './site.ts';
@@ -60,16 +60,16 @@ export class Catalog {
       store.list('parity/'),
     ]);
     const listed = new Map(packs.flatMap(packOf));
-    const [rows] = await Promise.all([
-      catalog.#readIndexes(site, indexes),
-      catalog.#loadGroups(site, parity),
-    ]);
-    const told = [...namesOf(rows), ...catalog.groups.flatMap(({ members }) => namesOf(members))];
+    const [rows, heads] = await Promise.all([catalog.#readIndexes(site, indexes), readHeads(store, parity)]);
+    const told = [...namesOf(rows), ...heads.flatMap(({ members }) => namesOf(members ?? []))];
     // It is lost; or a backup was being made, and it was not there yet when packs were listed.
     if (told.some((name) => !listed.has(name))) {
       for (const [name, sizeBytes] of (await store.list('packs/')).flatMap(packOf))
         listed.set(name, sizeBytes);
     }
+    const { groups, bad } = await groupsOf(site, heads, listed);
+    catalog.groups.push(...groups);
+    for (const name of bad) catalog.bad.push({ name, why: 'this parity file cannot be read' });
     catalog.#takeRows(rows, listed);
     const others = [...listed].filter(([name]) => !catalog.byName.has(name));
     const tables = await ofEach(others, ([name, sizeBytes]) =>
@@ -95,6 +95,19 @@ export class Catalog {
     this.unindexed.push(pack);
     this.#chunks.addPack(pack.number, table);
     return pack;
+  }
+
+  /** Parity files, by their paths, that turned out not to be whole: they count for nothing, nor does a group without any other. */
+  distrust(rotten: ReadonlySet<string>): void {
+    for (const group of this.groups.splice(0)) {
+      const roles = new Set<ParityRole>();
+      for (const role of group.roles) {
+        const name = parityPath(group.name, role);
+        if (rotten.has(name)) this.bad.push({ name, why: 'is not as it was written' });
+        else roles.add(role);
+      }
+      if (roles.size > 0) this.groups.push({ ...group, roles });
+    }
   }
 
   /** Whether a chunk is there: the one whose id begins at `at`. */
@@ -174,29 +187,6 @@ export class Catalog {
         this.byName.set(name, damaged);
       }
     }
-  }
-
-  async #loadGroups({ store }: Site, parity: readonly StoredFile[]): Promise<void> {
-    const files = parity.flatMap(({ name }) => {
-      const match = /^parity\/([0-9a-f]{32})\.([pq])$/.exec(name);
-      const [group, role] = [match?.[1], match?.[2] as ParityRole | undefined];
-      return group === undefined || role === undefined ? [] : [{ name, group, role }];
-    });
-    const read = await ofEach(files, async (file) => ({
-      ...file,
-      members: await readMembers(store, file.group, file.role),
-    }));
-    const found = new Map<string, { members: readonly GroupMember[]; roles: Set<ParityRole> }>();
-    for (const { name, group, role, members } of read) {
-      if (members === null) {
-        this.bad.push({ name, why: 'this parity file cannot be read' });
-        continue;
-      }
-      const known = found.get(group);
-      if (known === undefined) found.set(group, { members, roles: new Set([role]) });
-      else known.roles.add(role);
-    }
-    for (const [name, group] of found) this.groups.push({ name, ...group });
   }
 }
 

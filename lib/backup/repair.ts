@@ -7,12 +7,14 @@
  *   3  parity files, of groups whose packs are all there
  *   4  parity for packs that have none; groups that others contain go
  *   5  an index for packs that are in none; indexes that cannot be read go
+ *   6  parity files that say nothing, of groups that have no other
  *
  * Each file is replaced in one step, by what it was. So it may be interrupted anywhere, and begun again. Nothing is thrown
- * away that somebody could still want: of a group that has lost too much, everything stays as it is.
+ * away that somebody could still want: of a group that has lost too much, everything stays as it is. And step 6 is left out while
+ * anything at all is lost: a parity file with a rotten byte still has the others, and who was in its group nobody may know.
  */
 import { Catalog } from './catalog.ts';
-import { type Group, readGroup, recoverGroup } from './group.ts';
+import { type Group, readGroup, recoverGroup, rottenParity } from './group.ts';
 import type { Lock } from './lock.ts';
 import { packPath } from './pack.ts';
 import { encodeParity, GroupParity, type ParityRole, parityPath } from './parity.ts';
@@ -41,10 +43,20 @@ export async function repairRepository(
 ): Promise<RepairReport> {
   const repaired: string[] = [];
   await repairCopies(site, lock, repaired);
-  await repairGroups(site, lock, options, repaired);
-  await repairProtection(site, lock, repaired);
+  const beyond = await repairGroups(site, lock, options, repaired);
+  const rotten = await rottenParity(site, beyond);
+  await repairProtection(site, lock, rotten, repaired);
   await repairIndexes(site, repaired);
-  return await remaining(site, repaired);
+  const report = await remaining(site, rotten, repaired);
+  if (report.damaged.length === 0 && report.lost.length === 0) await deleteRotten(site, lock, rotten);
+  return report;
+}
+
+/** Parity that is not whole has been made again where that could be done; what is left of it says nothing. */
+async function load(site: Site, rotten: ReadonlySet<string>): Promise<Catalog> {
+  const catalog = await Catalog.load(site);
+  catalog.distrust(rotten);
+  return catalog;
 }
 
 async function repairCopies(site: Site, lock: Lock, repaired: string[]): Promise<void> {
@@ -75,12 +87,13 @@ export function settingsPath(copy: number): string {
   return `settings.${copy}`;
 }
 
+/** The groups that have lost more than they can bring back, or whose list is wrong. */
 async function repairGroups(
   site: Site,
   lock: Lock,
   { progress }: RepairOptions,
   repaired: string[],
-): Promise<void> {
+): Promise<readonly Group[]> {
   const { groups } = await Catalog.load(site);
   const totalBytes = groups.reduce((sum, { members }) => sum + bytesOf(members), 0);
   let doneBytes = 0;
@@ -94,7 +107,7 @@ async function repairGroups(
       doneBytes = Math.min(totalBytes, doneBytes + bytesOf(group.members));
       progress?.({ doneBytes, totalBytes });
     }
-    if (failed.length === 0 || repaired.length === before) return;
+    if (failed.length === 0 || repaired.length === before) return failed;
     left = failed;
   }
 }
@@ -103,7 +116,7 @@ function bytesOf(members: Group['members']): number {
   return members.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
-/** False where the group has lost more than it can bring back. */
+/** False where that cannot be done. */
 async function repairGroup(site: Site, group: Group, repaired: string[]): Promise<boolean> {
   const { store, sum, settings } = site;
   const files = await readGroup(site, group);
@@ -131,34 +144,35 @@ async function repairGroup(site: Site, group: Group, repaired: string[]): Promis
   return true;
 }
 
-async function repairProtection(site: Site, lock: Lock, repaired: string[]): Promise<void> {
+async function repairProtection(
+  site: Site,
+  lock: Lock,
+  rotten: ReadonlySet<string>,
+  repaired: string[],
+): Promise<void> {
   const roles = rolesFor(site.settings.redundancy);
-  const before = await Catalog.load(site);
+  const before = await load(site, rotten);
   const bare = unprotected(before, roles);
   if (roles.length > 0 && bare.length > 0) {
     const protector = new Protector(site, lock, soundGroups(site, before));
     await protector.adopt(before);
     await protector.finish();
     const safe = new Set(
-      (await Catalog.load(site)).groups.flatMap(({ members }) => members.map(({ name }) => name)),
+      (await load(site, rotten)).groups.flatMap(({ members }) => members.map(({ name }) => name)),
     );
     for (const { name } of bare) if (safe.has(name)) repaired.push(`parity for ${packPath(name)}`);
   }
-  const catalog = await Catalog.load(site);
+  const catalog = await load(site, rotten);
   for (const group of containedGroups(catalog, roles)) {
     await lock.check();
     await deleteGroup(site.store, group);
   }
-  for (const { name } of catalog.bad) {
-    // Both files of a group are gone, or it would have been made again.
-    if (name.startsWith('parity/')) await deleteUnreadable(site, catalog, name);
-  }
 }
 
-async function deleteUnreadable(site: Site, catalog: Catalog, name: string): Promise<void> {
-  const group = /[0-9a-f]{32}/.exec(name)?.[0];
-  if (catalog.groups.some((known) => known.name === group)) return;
-  await site.store.delete(name);
+async function deleteRotten(site: Site, lock: Lock, rotten: ReadonlySet<string>): Promise<void> {
+  const { bad } = await load(site, rotten);
+  await lock.check();
+  for (const { name } of bad) if (name.startsWith('parity/')) await site.store.delete(name);
 }
 
 /** Sound groups whose packs are all in another sound group: what a crash leaves when a group has just grown. */
@@ -186,8 +200,12 @@ async function repairIndexes(site: Site, repaired: string[]): Promise<void> {
 }
 
 /** Reads everything once more: what it says is so. */
-async function remaining(site: Site, repaired: readonly string[]): Promise<RepairReport> {
-  const catalog = await Catalog.load(site);
+async function remaining(
+  site: Site,
+  rotten: ReadonlySet<string>,
+  repaired: readonly string[],
+): Promise<RepairReport> {
+  const catalog = await load(site, rotten);
   const records = await readRecords(site);
   const bad = new Map<string, 'all' | ReadonlySet<number>>();
   for (const pack of catalog.packs) {
@@ -200,7 +218,7 @@ async function remaining(site: Site, repaired: readonly string[]): Promise<Repai
   for (const { name } of catalog.groups.flatMap(({ members }) => members)) {
     if (!catalog.byName.has(name)) bad.set(name, 'all');
   }
-  const hopeless = beyondParity(catalog, bad, new Set());
+  const hopeless = beyondParity(catalog, bad);
   return {
     repaired,
     damaged: [

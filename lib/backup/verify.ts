@@ -15,9 +15,9 @@
 import type { LostRange } from '../errors.ts';
 import { Catalog, type Pack } from './catalog.ts';
 import { isZeroId, type Place } from './chunks.ts';
-import type { Group } from './group.ts';
+import { rottenParity } from './group.ts';
 import { isWholePack, packPath } from './pack.ts';
-import { decodeParity, isMemberFile, type ParityRole, parityPath } from './parity.ts';
+import { isMemberFile } from './parity.ts';
 import { ChunkReader, decodeChunk, idAt, pageId } from './reader.ts';
 import {
   type Backup,
@@ -82,8 +82,8 @@ export async function verifyRepository(site: Site, options: VerifyOptions): Prom
   });
   if (packsRead === null) return null;
   if ((options.readPercent ?? 0) > 0) {
-    for (const file of parityFiles(catalog))
-      if (!(await isWholeParity(site, file))) faults.parity.add(file.path);
+    faults.parity = await rottenParity(site, catalog.groups);
+    catalog.distrust(faults.parity);
   }
   let found = await judge(site, before, faults);
   for (let turn = 0; turn < LOOKS && found.damaged.length + found.lost.length > 0; turn += 1) {
@@ -121,7 +121,7 @@ interface PackFault {
 /** What reading found: packs by name, parity files by path. */
 interface Faults {
   readonly packs: Map<string, PackFault>;
-  readonly parity: Set<string>;
+  parity: ReadonlySet<string>;
 }
 
 async function faultOf(
@@ -134,25 +134,11 @@ async function faultOf(
   return bad === null ? null : { bad, why: bytes === null ? 'cannot be read' : 'is not as it was written' };
 }
 
-interface ParityFile {
-  readonly group: string;
-  readonly role: ParityRole;
-  readonly path: string;
-}
-
-function parityFiles({ groups }: Catalog): readonly ParityFile[] {
-  return groups.flatMap(({ name, roles }) =>
-    [...roles].map((role) => ({ group: name, role, path: parityPath(name, role) })),
-  );
-}
-
-async function isWholeParity(site: Site, { group, role, path }: ParityFile): Promise<boolean> {
-  const bytes = await getOrNull(site.store, path);
-  return bytes !== null && decodeParity(group, role, bytes, site.sum) !== null;
-}
-
-/** What is still there, and still wrong. */
-async function readAgain(site: Site, { catalog }: Look, { packs, parity }: Faults): Promise<void> {
+/** What is still there, and still wrong. Parity first: a pack may have been found wrong by what a rotten file says. */
+async function readAgain(site: Site, { catalog }: Look, faults: Faults): Promise<void> {
+  const { packs, parity } = faults;
+  faults.parity = await rottenParity(site, catalog.groups, (path) => parity.has(path));
+  catalog.distrust(faults.parity);
   for (const name of [...packs.keys()]) {
     const pack = catalog.byName.get(name);
     const fault =
@@ -162,15 +148,12 @@ async function readAgain(site: Site, { catalog }: Look, { packs, parity }: Fault
     if (fault === null) packs.delete(name);
     else packs.set(name, fault);
   }
-  const files = parityFiles(catalog).filter(({ path }) => parity.has(path));
-  parity.clear();
-  for (const file of files) if (!(await isWholeParity(site, file))) parity.add(file.path);
 }
 
 async function judge(
   site: Site,
   { records, catalog }: Look,
-  { packs, parity }: Faults,
+  { packs }: Pick<Faults, 'packs'>,
 ): Promise<Omit<VerifyReport, 'packsRead'>> {
   const roles = rolesFor(site.settings.redundancy);
   const whys = new Map<string, string>();
@@ -191,7 +174,7 @@ async function judge(
     badPacks.set(name, bad);
     whys.set(name, why);
   }
-  const hopeless = beyondParity(catalog, badPacks, parity);
+  const hopeless = beyondParity(catalog, badPacks);
   const damaged: Damage[] = [
     ...records.badCopies.map((name) => {
       const id = /([0-9a-f]{16})/.exec(name)?.[1] ?? '';
@@ -205,7 +188,6 @@ async function judge(
     ...catalog.bad
       .filter(({ name }) => !name.startsWith('packs/'))
       .map(({ name, why }) => ({ name, why, repairable: true })),
-    ...[...parity].map((name) => ({ name, why: 'is not as it was written', repairable: true })),
   ];
   return {
     backups: records.records.length + records.unreadable.length,
@@ -269,19 +251,13 @@ export async function badEntries(
 }
 
 /** The bad packs that no group can bring back, as far as is known. */
-export function beyondParity(
-  catalog: Catalog,
-  badPacks: BadPacks,
-  badParity: ReadonlySet<string>,
-): ReadonlySet<string> {
+export function beyondParity({ groups }: Catalog, badPacks: BadPacks): ReadonlySet<string> {
   const hopeless = new Set(badPacks.keys());
-  const roles = (group: Group): number =>
-    [...group.roles].filter((role: ParityRole) => !badParity.has(parityPath(group.name, role))).length;
   for (let before = -1; before !== hopeless.size; ) {
     before = hopeless.size;
-    for (const group of catalog.groups) {
-      const lost = group.members.filter(({ name }) => hopeless.has(name));
-      if (lost.length <= roles(group)) for (const { name } of lost) hopeless.delete(name);
+    for (const { members, roles } of groups) {
+      const lost = members.filter(({ name }) => hopeless.has(name));
+      if (lost.length <= roles.size) for (const { name } of lost) hopeless.delete(name);
     }
   }
   return hopeless;

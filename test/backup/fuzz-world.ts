@@ -1,6 +1,6 @@
 /**
  * Files of a repository with anything in them: what is restored is right, or there is an error that says what is not; never
- * wrong bytes, never an error that is not ours. With redundancy 2, any one file may be anything, and nothing is lost.
+ * wrong bytes, never an error that is not ours. With redundancy, any one file may be anything, and nothing is lost.
  */
 import { expect } from 'vitest';
 import { Repository } from '../../lib/backup/repository.ts';
@@ -61,6 +61,7 @@ function forge(name: string, bytes: Uint8Array, random: Random): Uint8Array {
 
 export const kinds = [
   { title: 'in clear', options: {}, all: false },
+  { title: 'in clear, redundancy 1', options: { redundancy: 1 }, all: true },
   { title: 'in clear, redundancy 2', options: { redundancy: 2 }, all: true },
   { title: 'encrypted', options: { passphrase }, all: false },
   { title: 'encrypted, redundancy 2', options: { passphrase, redundancy: 2 }, all: true },

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { type GroupMember, GroupParity, memberOf, recoverPacks } from '../../lib/backup/parity.ts';
 import { loadSum } from '../../lib/backup/seal.ts';
 import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
-import { loseAll, loseTooMany, subsets } from './parity-world.ts';
+import { flipHeaders, loseAll, loseTooMany, subsets } from './parity-world.ts';
 import { expectSame } from './world.ts';
 
 const sum = await loadSum();
@@ -76,6 +76,9 @@ describe.each([1, 2] as const)('redundancy %i', (redundancy) => {
     (packs) => loseAll(packs, redundancy),
   );
 
-  test('one pack more than that: exactly what is lost is named, and nothing else is touched', () =>
+  test('one file more than that: exactly what is lost is named, and nothing else is touched', () =>
     loseTooMany(redundancy));
+
+  test('a bit flipped in every byte of the header of a parity file: that file is damaged, and nothing else', () =>
+    flipHeaders(redundancy, (index) => [index % 8]));
 });
