@@ -229,6 +229,40 @@ test('cut off anywhere, it leaves chunks in two packs, and then one of these may
   }
 });
 
+test('where a sum in the only list of a group is rotten, what stays of the group is protected anew', async () => {
+  const good = new MemoryStore();
+  const repository = await newRepository(good, { redundancy: 1 });
+  const images = [1, 2].map((seed) => randomBytes(seededRandom(seed), 2000));
+  for (const image of images) await repository.createBackup({ source: deviceOf(image), array: 'demo' });
+  const [path, ...others] = [...good.files.keys()].filter((name) => name.startsWith('parity/'));
+  expect(others).toEqual([]);
+  const [oldest, newest] = await repository.list();
+  const sums = [
+    ...Buffer.from(good.files.get(path!)!)
+      .toString('latin1')
+      .matchAll(/"sum":"([0-9a-f]{16})"/dg),
+  ];
+  expect(sums).toHaveLength(2);
+  for (const start of sums.map((match) => match.indices![1]![0])) {
+    for (let at = start; at < start + 16; at += 1) {
+      const store = new MemoryStore(good.files);
+      store.files.set(
+        path!,
+        good.files.get(path!)!.map((byte, index) => (index === at ? byte ^ 1 : byte)),
+      );
+      const hurt = await Repository.open(store);
+      await hurt.prune({ remove: [oldest!.id] });
+      expect(await hurt.verify({ readPercent: 100 }), `byte ${at}`).toMatchObject({
+        packs: 1,
+        damaged: [],
+        lost: [],
+        unprotected: [],
+      });
+      expectSame(await restored(hurt, newest!), images[1]!, `byte ${at}`);
+    }
+  }
+});
+
 describe('what is read for long', () => {
   const images = [1, 2].map((seed) => imageOf(seededRandom(seed), 12_000));
   const witness = (pid: number, isAlive: (holder: Holder) => boolean | 'unknown'): Witness => ({
