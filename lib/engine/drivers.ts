@@ -316,7 +316,8 @@ export class DirectDriver implements Driver {
   #carryOut(job: Job): Report {
     if (this.#broken !== null) return broken(job, this.#broken);
     try {
-      return drive(this.#runner.run(job), (asked) => this.#perform(asked));
+      const perform = (asked: Request): readonly Failure[] | null => this.#perform(asked);
+      return this.#runner.writeNow(job, perform) ?? drive(this.#runner.run(job), perform);
     } catch (error) {
       this.#broken = error as Error;
       this.#lanes?.refuse(this.#broken);

@@ -9,7 +9,7 @@
  */
 import { receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { assert } from '../errors.ts';
-import { SynchronousIo } from './batch.ts';
+import { type Batch, type Failure, type Flush, SynchronousIo } from './batch.ts';
 import type { ControlMessage, LaneBirth } from './message.ts';
 import { drive, nothingToReport, type Report } from './run.ts';
 import { LaneWork } from './work.ts';
@@ -26,6 +26,7 @@ function main(birth: LaneBirth): void {
     exit: () => process.exit(1),
   });
   const { control } = work;
+  const perform = (asked: Batch | Flush): readonly Failure[] | null => io.perform(asked);
   for (let running = true; running; ) {
     control.waitForSubmission(SPINS);
     const { id, job } = control.peek();
@@ -34,7 +35,7 @@ function main(birth: LaneBirth): void {
       const received = receiveMessageOnPort(port) as { message: ControlMessage } | undefined;
       assert(received !== undefined, 'a control job has its message on the port');
       running = work.obey(received.message);
-    } else report = drive(work.run(job), (asked) => io.perform(asked));
+    } else report = work.writeNow(job, perform) ?? drive(work.run(job), perform);
     work.finish(id, report);
   }
   port.close();

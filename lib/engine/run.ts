@@ -1,7 +1,8 @@
 /**
  * How a job is carried out, written once: a generator that yields batches of I/O and is told which transfers failed.
  * A lane drives it synchronously, the event loop drives it with promises, the simulator with virtual time. Nothing here
- * waits, and nothing here knows which of them it is.
+ * waits, and nothing here knows which of them it is. A write of an array that is whole needs no more than gather, compute and
+ * commit, and where I/O blocks it goes straight through them (`writeNow`), until something is not as it should be.
  *
  *   gather    read what the plan needs. A transfer that fails is looked at page by page, and a page that fails sector by
  *             sector; sectors that stay unreadable are *erased*, and the plan is made anew without them. Each round
@@ -421,6 +422,29 @@ export class Runner {
       : job.op === 'write' && this.#log !== null
         ? yield* this.#wholeSectors(job)
         : yield* this.#execute(job);
+    return this.#reportOn(error);
+  }
+
+  /**
+   * A write as nearly all are, on an array that is whole, with I/O that blocks: the same steps, without a generator. Null: it is
+   * for `run`, and nothing has been written; what could not be read is looked at there.
+   */
+  writeNow(job: Job, perform: (batch: Batch) => readonly Failure[] | null): Report | null {
+    const health = this.#health.compiled;
+    if (job.op !== 'write' || !health.usual || this.#log !== null) return null;
+    const plan = planWrite(this.#layout, health, job.offsetBytes, job.lengthBytes);
+    if (isLost(plan) || this.#isTooBig(plan)) return null;
+    if (plan.reads.length > 0) {
+      const unread = perform(this.#batch('read', plan.reads, plan.requestBytes, job.address));
+      if (unread !== null) return null;
+    }
+    this.#compute(plan, job.address);
+    const writes = this.#mirrored(plan.writes);
+    const failures = perform(this.#batch('write', writes, plan.requestBytes, job.address));
+    return this.#reportOn(failures === null ? null : this.#doWithout(failures, writes, job));
+  }
+
+  #reportOn(error: RaidError | null): Report {
     if (
       error === null &&
       !this.#again &&
@@ -710,7 +734,11 @@ export class Runner {
     }
     const failures = yield this.#batch('write', writes, plan.requestBytes, job.address);
     if (plan.log !== undefined) yield { direction: 'release' };
-    if (failures === null) return null;
+    return failures === null ? null : this.#doWithout(failures, writes, job);
+  }
+
+  /** What becomes of members that did not take their part of a commit. */
+  #doWithout(failures: readonly Failure[], writes: readonly Transfer[], job: Job): RaidError | null {
     let fatal: RaidError | null = null;
     for (const { transfer, error } of failures) {
       const { member, offsetBytes, lengthBytes } = transfer;

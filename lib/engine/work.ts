@@ -58,23 +58,46 @@ export class LaneWork {
         assert(this.#log !== null, 'who logs has a log');
         failures = yield* this.#log.write([asked], this.#health.compiled.health);
       } else if (asked.direction === 'write') {
-        if (this.#dies === 'before-commit') this.#around.exit();
-        this.control.beginCommit(
-          asked.transfers.map((transfer) => ({ ...transfer, address: addressIn(asked, transfer.address) })),
-        );
+        this.#beginCommit(asked);
         if (this.#dies === 'in-commit') {
-          yield { ...asked, transfers: asked.transfers.slice(0, Math.ceil(asked.transfers.length / 2)) };
+          yield firstHalf(asked);
           this.#around.exit();
         }
         failures = yield asked;
-        // Noted before the commit ends: there is no moment at which nobody would know that these lack the bytes.
-        if (failures !== null) this.#health.suspect(failures.map(({ transfer }) => transfer.member));
-        this.control.endCommit();
-        if (this.#dies === 'after-commit') this.#around.exit();
+        this.#endCommit(failures);
       } else if (asked.direction !== 'release') failures = yield asked;
       step = steps.next(failures);
     }
     return step.value;
+  }
+
+  /** As `run`, of a write that can be done so where I/O blocks (`Runner.writeNow`); null where it cannot. */
+  writeNow(job: Job, perform: (batch: Batch) => readonly Failure[] | null): Report | null {
+    return this.#runner.writeNow(job, (asked) => {
+      if (asked.direction === 'read') return perform(asked);
+      this.#beginCommit(asked);
+      if (this.#dies === 'in-commit') {
+        perform(firstHalf(asked));
+        this.#around.exit();
+      }
+      const failures = perform(asked);
+      this.#endCommit(failures);
+      return failures;
+    });
+  }
+
+  #beginCommit(asked: Batch): void {
+    if (this.#dies === 'before-commit') this.#around.exit();
+    this.control.beginCommit(
+      asked.transfers.map((transfer) => ({ ...transfer, address: addressIn(asked, transfer.address) })),
+    );
+  }
+
+  #endCommit(failures: readonly Failure[] | null): void {
+    // Noted before the commit ends: there is no moment at which nobody would know that these lack the bytes.
+    if (failures !== null) this.#health.suspect(failures.map(({ transfer }) => transfer.member));
+    this.control.endCommit();
+    if (this.#dies === 'after-commit') this.#around.exit();
   }
 
   /** False when the lane is to stop. */
@@ -108,4 +131,8 @@ export class LaneWork {
     // A report is no doorbell: it may be heard before there is a completion to be seen.
     if (control.takeDoorbell()) this.#around.post(null);
   }
+}
+
+function firstHalf(batch: Batch): Batch {
+  return { ...batch, transfers: batch.transfers.slice(0, Math.ceil(batch.transfers.length / 2)) };
 }

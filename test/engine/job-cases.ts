@@ -134,8 +134,8 @@ interface Case {
   readonly scratchBytes?: number;
 }
 
-/** Carries out one case; what is wrong with the outcome, or null. */
-function wrong(given: Case): string | null {
+/** Carries out one case; what is wrong with the outcome, or null. `isNow`: without steps, where that can be. */
+function wrong(given: Case, isNow: boolean): string | null {
   const { layout, health, job, before, images, request } = given;
   // A recovering member holds garbage beyond its frontier, a missing one everywhere.
   const start = images.map((image, slot) => {
@@ -152,8 +152,14 @@ function wrong(given: Case): string | null {
     script,
     ...(given.scratchBytes === undefined ? {} : { scratchBytes: given.scratchBytes, batchesMax: 4000 }),
   });
-  const { report, answer } = scripted.run(job, job.op === 'write' ? request : undefined);
+  const { report, answer } = scripted.run(job, job.op === 'write' ? request : undefined, isNow);
   const { error } = report;
+  const isWhole = health.every(({ state }) => state === 'in_sync');
+  const canAllBeRead = given.faults.every((name) => faults[name].reads === null);
+  const hasRoom = given.scratchBytes === undefined;
+  if (isNow && isWhole && canAllBeRead && hasRoom && scripted.writtenNow === 0)
+    return 'nothing stood in the way of the write, and it took steps';
+  if (!isWhole && scripted.writtenNow > 0) return 'the write went without steps, and not all are in sync';
 
   const after = scripted.health.compiled.health.members;
   const missing = (slot: number): boolean => after[slot]?.state !== 'in_sync';
@@ -271,7 +277,8 @@ function titleOf({ health, job, faults: of }: Case): string {
 export function check(given: Case): void {
   let complaint: string | null;
   try {
-    complaint = wrong(given);
+    complaint = wrong(given, false);
+    if (given.job.op === 'write') complaint ??= wrong(given, true);
   } catch (thrown) {
     complaint = `it threw ${thrown instanceof Error ? (thrown.stack ?? thrown.message) : thrown}`;
   }

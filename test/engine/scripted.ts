@@ -34,6 +34,8 @@ export class Scripted {
   readonly health: SharedHealth;
   readonly runner: Runner;
   batches = 0;
+  /** Writes that were done without steps: `Runner.writeNow`. */
+  writtenNow = 0;
   readonly #options: ScriptedOptions;
 
   constructor(options: ScriptedOptions) {
@@ -56,14 +58,22 @@ export class Scripted {
     );
   }
 
-  run(job: Omit<Job, 'address'>, request?: Uint8Array): { report: Report; answer: Uint8Array } {
+  /** `isNow`: as drivers do whose I/O blocks, without steps where that can be. */
+  run(
+    job: Omit<Job, 'address'>,
+    request?: Uint8Array,
+    isNow = false,
+  ): { report: Report; answer: Uint8Array } {
     const onArray = job.op === 'read' || job.op === 'write';
     const address = onArray ? map.heapAddress : 0;
     // Poison, so that what nobody filled shows; by a kernel, since JavaScript fills shared memory byte by byte.
     kernels.fill(scratchAddress(0), 0xa5, this.#options.scratchBytes ?? MIB);
     if (onArray) kernels.fill(address, 0x5a, job.lengthBytes);
     if (request !== undefined) bytes.set(request, address);
-    const report = drive(this.runner.run({ ...job, address }), (batch) => this.#perform(batch));
+    const perform = (batch: Request): readonly Failure[] | null => this.#perform(batch);
+    const now = isNow ? this.runner.writeNow({ ...job, address }, perform) : null;
+    if (now !== null) this.writtenNow += 1;
+    const report = now ?? drive(this.runner.run({ ...job, address }), perform);
     const answer = bytes.slice(address, address + job.lengthBytes);
     return { report, answer };
   }

@@ -240,8 +240,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'writes still go to nobody in place of an excluded member: its error is dropped',
     file: run,
-    find: 'if (failures === null) return null;\n    let fatal',
-    replace: 'if (failures !== null || failures === null) return null;\n    let fatal',
+    find: '    let fatal: RaidError | null = null;\n',
+    replace: '    if (failures.length > 0) return null;\n    let fatal: RaidError | null = null;\n',
     breaks: 'I5, I9',
     hunts: [...raid1(19), ...raid5(19)],
   },
@@ -755,8 +755,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'the note of a commit goes before its writes are done',
     file: work,
-    find: '        failures = yield asked;\n        // Noted',
-    replace: '        this.control.endCommit();\n        failures = yield asked;\n        // Noted',
+    find: '        failures = yield asked;\n        this.#endCommit',
+    replace: '        this.control.endCommit();\n        failures = yield asked;\n        this.#endCommit',
     breaks: 'I9',
     hunts: lanes('raid5', 1, 20),
   },
