@@ -105,6 +105,11 @@ export function writeParity(
   for (; rowAddress < lengthBytes; rowIndex += 1, rowAddress += rowBytes) {
     const from = Math.max(0, -rowAddress);
     const to = Math.min(rowBytes, lengthBytes - rowAddress);
+    const only = health.usual ? sliceOfOneCell(layout, health, rowIndex, from, to) : null;
+    if (only !== null) {
+      writeSlice(draft, layout, health, only, decideWrite(only), rowAddress, isLogged);
+      continue;
+    }
     forEachSlice(layout, health, rowIndex, from, to, decideWrite, (slice, decision) =>
       writeSlice(draft, layout, health, slice, decision, rowAddress, isLogged),
     );
@@ -170,6 +175,22 @@ function overColumns<D extends Decision>(
     overCuts(layout, health, rowIndex, cuts, null, decide, (slice, decision) => emit(draft, slice, decision));
   }
   return finish(draft);
+}
+
+/** What a small request comes to where nothing changes along a member: no cuts are looked for. Null where it is not in one chunk. */
+function sliceOfOneCell(
+  layout: ParityLayout,
+  health: CompiledHealth,
+  rowIndex: number,
+  from: number,
+  to: number,
+): Slice | null {
+  const { chunkBytes } = layout;
+  const index = Math.floor(from / chunkBytes);
+  const lo = from - index * chunkBytes;
+  const hi = to - index * chunkBytes;
+  if (hi > chunkBytes) return null;
+  return sliceOf(layout, health, rowIndex, layout.row(rowIndex), lo, hi, index, index + 1);
 }
 
 /** Slices of a request for bytes `from` up to `to` of the row. */
