@@ -856,14 +856,24 @@ export class RaidArray extends Device {
       this.#noteOnlyThere(stretch);
       return write(kept);
     };
-    const written = (isReady === null ? submit() : isReady.then(submit))
-      .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))
-      .then(() => this.#madeGood(began, offsetBytes, lengthBytes))
-      .finally(() => {
-        this.#writing.delete(stretch);
-        metadata?.leave(offsetBytes, lengthBytes);
-        changes.end();
-      });
+    const end = (): void => {
+      this.#writing.delete(stretch);
+      metadata?.leave(offsetBytes, lengthBytes);
+      changes.end();
+    };
+    const written = (isReady === null ? submit() : isReady.then(submit)).then(
+      () => {
+        // Nearly always there is nothing more to wait for, and each wait is a promise or two.
+        if (this.#isRecorded && this.#members.bad.length === 0) return end();
+        return this.#untilRecorded()
+          .then(() => this.#madeGood(began, offsetBytes, lengthBytes))
+          .finally(end);
+      },
+      (error: unknown) => {
+        end();
+        throw error;
+      },
+    );
     return fua ? written.then(() => this.#flush()) : written;
   }
 

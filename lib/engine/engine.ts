@@ -238,6 +238,13 @@ export class Engine implements Lender {
     const lent = this.#lentAmong(sources);
     if (lent !== null) return this.#inPlace('write', offsetBytes, lent);
     const lengthBytes = totalBytes(sources);
+    const isOneJob = lengthBytes <= this.#driver.pieceAt(offsetBytes, this.#pieceBytes);
+    // What is logged is whole sectors, and has a buffer that is larger.
+    const address = isOneJob && !this.#isClosed && !this.#hasLog ? this.#arena.tryAcquire(lengthBytes) : null;
+    if (address !== null) {
+      this.#copyIn(address, sources, 0, lengthBytes);
+      return this.#writeWhole(offsetBytes, lengthBytes, address);
+    }
     let held = sources;
     let heldFrom = 0;
     return this.#pieces(
@@ -251,6 +258,24 @@ export class Engine implements Lender {
         [held, heldFrom] = [rest, from];
       },
     );
+  }
+
+  /** What is here in the arena, as one job, without the machinery of many pieces. */
+  #writeWhole(offsetBytes: number, lengthBytes: number, address: number): Promise<void> {
+    this.#requests.begin();
+    return new Promise((resolve, reject) => {
+      this.#driver.submit({ op: 'write', offsetBytes, lengthBytes, address, member: 0 }, ({ error }) => {
+        this.#arena.release(address, lengthBytes);
+        if (error === null && this.#isSettled) {
+          this.#requests.end();
+          resolve();
+          return;
+        }
+        this.#answer('write', error)
+          .finally(() => this.#requests.end())
+          .then(resolve, reject);
+      });
+    });
   }
 
   writeZeroes(offsetBytes: number, lengthBytes: number): Promise<void> {
@@ -330,7 +355,11 @@ export class Engine implements Lender {
 
   /** Exclusions met so far are durable. Rejects where they cannot be made so, after one attempt of its own. */
   async settled(): Promise<void> {
-    while (this.#hold !== null || this.#isUnrecorded) await (this.#hold ?? this.#record([]));
+    while (!this.#isSettled) await (this.#hold ?? this.#record([]));
+  }
+
+  get #isSettled(): boolean {
+    return this.#hold === null && !this.#isUnrecorded;
   }
 
   /** Nothing is under way, and every exclusion met so far is durable. */

@@ -204,8 +204,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'acknowledged before the exclusion is on record, by write and by flush',
     file: array,
-    find: '      .then(() => (this.#isRecorded ? undefined : this.#untilRecorded()))\n',
-    replace: '',
+    find: 'return this.#untilRecorded()\n          .then(() => this.#madeGood',
+    replace: 'return Promise.resolve()\n          .then(() => this.#madeGood',
     and: [
       {
         file: engine,
@@ -547,6 +547,13 @@ export const mutants: readonly Mutant[] = [
     file: engine,
     find: "if (op === 'write') copy(address, from, count);",
     replace: "if (op === 'write') copy(address, from, Math.max(512, count - 512));",
+    and: [
+      {
+        file: engine,
+        find: 'this.#copyIn(address, sources, 0, lengthBytes);',
+        replace: 'this.#copyIn(address, sources, 0, Math.max(512, lengthBytes - 512));',
+      },
+    ],
     breaks: 'I1',
     hunts: [...raid1(1, 3), ...raid5(1, 3)],
   },
