@@ -36,6 +36,7 @@ import {
   allocationFlags,
   type ClientMessage,
   ClientMessages,
+  type Cookie,
   commandFlags,
   commands,
   DATA_CHUNK_BYTES,
@@ -156,6 +157,8 @@ export class Session {
   #leaveRoom: (() => void) | null = null;
   #isPaused = false;
   #isCorked = false;
+  /** Replies that say so and nothing else, to be sent at the end of this turn. */
+  #successes: (Cookie & { readonly heldBytes: number })[] = [];
   #hasSaidGoodbye = false;
   #waitsFor: 'export' | 'budget' | null = null;
   readonly #beganMs: number;
@@ -715,9 +718,7 @@ export class Session {
     const options = (request.flags & FUA) !== 0 ? { fua: true } : undefined;
     const written = this.#export?.use((device) => device.write(request.offsetBytes ?? 0, pieces, options));
     if (written === undefined) return;
-    const letGo = (): void => this.#letGo(chunks);
-    written.then(letGo, letGo);
-    this.#run(request, request.lengthBytes, written);
+    this.#run(request, request.lengthBytes, written, chunks);
   }
 
   #gathererOf(served: Export): Gatherer {
@@ -733,42 +734,74 @@ export class Session {
 
   #watchChange(change: Promise<unknown>): void {
     this.#changes += 1;
-    const end = (): void => {
-      this.#changes -= 1;
-      if (this.#changes > 0) return;
-      if (this.#phase === 'ended') this.#stream.destroy();
-      else if (this.#phase === 'ending') this.#endIfIdle();
-    };
+    const end = (): void => this.#endChange();
     change.then(end, end);
   }
 
-  /** What resolves to nothing is answered with success and nothing else. */
-  // biome-ignore lint/suspicious/noConfusingVoidType: what devices answer with.
-  #run(request: Request, heldBytes: number, effect: Promise<readonly Descriptor[] | void>): void {
-    this.#watchChange(effect);
+  #endChange(): void {
+    this.#changes -= 1;
+    if (this.#changes > 0) return;
+    if (this.#phase === 'ended') this.#stream.destroy();
+    else if (this.#phase === 'ending') this.#endIfIdle();
+  }
+
+  /** What resolves to nothing is answered with success and nothing else. `chunks`: what holds its payload until then. */
+  #run(
+    request: Request,
+    heldBytes: number,
+    // biome-ignore lint/suspicious/noConfusingVoidType: what devices answer with.
+    effect: Promise<readonly Descriptor[] | void>,
+    chunks: readonly Chunk[] = [],
+  ): void {
+    this.#changes += 1;
+    const end = (): void => {
+      this.#letGo(chunks);
+      this.#endChange();
+    };
     effect.then(
-      (descriptors) => this.#succeed(request, heldBytes, descriptors ?? null),
-      (error: unknown) => this.#failed(request, error, heldBytes),
+      (descriptors) => {
+        end();
+        this.#succeed(request, heldBytes, descriptors ?? null);
+      },
+      (error: unknown) => {
+        end();
+        this.#failed(request, error, heldBytes);
+      },
     );
   }
 
   #succeed(request: Request, heldBytes: number, descriptors: readonly Descriptor[] | null): void {
     const { cookieHigh, cookieLow } = request;
-    let reply: Buffer;
     if (descriptors === null) {
-      reply = Buffer.allocUnsafe(SIMPLE_REPLY_BYTES);
-      encodeSimpleReply({ cookieHigh, cookieLow, error: 0 }, reply);
-    } else {
-      reply = encodeChunk({
-        chunk: 'block-status',
-        cookieHigh,
-        cookieLow,
-        isDone: true,
-        contextId: CONTEXT_ID,
-        descriptors,
-      });
+      this.#successes.push({ cookieHigh, cookieLow, heldBytes });
+      this.#cork();
+      return;
     }
+    const reply = encodeChunk({
+      chunk: 'block-status',
+      cookieHigh,
+      cookieLow,
+      isDone: true,
+      contextId: CONTEXT_ID,
+      descriptors,
+    });
     this.#send(reply, () => this.#done(heldBytes));
+  }
+
+  /** All of this turn in one buffer: a stream takes longer over each write than it takes to make the reply. */
+  #sendSuccesses(): void {
+    const replies = this.#successes;
+    if (replies.length === 0) return;
+    this.#successes = [];
+    const bytes = Buffer.allocUnsafe(replies.length * SIMPLE_REPLY_BYTES);
+    let at = 0;
+    for (const { cookieHigh, cookieLow } of replies) {
+      encodeSimpleReply({ cookieHigh, cookieLow, error: 0 }, bytes, at);
+      at += SIMPLE_REPLY_BYTES;
+    }
+    this.#send(bytes, () => {
+      for (const { heldBytes } of replies) this.#done(heldBytes);
+    });
   }
 
   // biome-ignore lint/suspicious/noConfusingVoidType: what devices answer with.
@@ -892,11 +925,7 @@ export class Session {
       sent?.();
       return;
     }
-    if (!this.#isCorked) {
-      this.#isCorked = true;
-      this.#stream.cork();
-      process.nextTick(() => this.#uncork());
-    }
+    this.#cork();
     if (this.#unsentCount === 0) this.#sentMs = this.#home.host.now();
     this.#unsentCount += 1;
     this.#stream.write(bytes, () => {
@@ -906,8 +935,16 @@ export class Session {
     });
   }
 
+  #cork(): void {
+    if (this.#isCorked) return;
+    this.#isCorked = true;
+    this.#stream.cork();
+    process.nextTick(() => this.#uncork());
+  }
+
   #uncork(): void {
     if (!this.#isCorked) return;
+    this.#sendSuccesses();
     this.#isCorked = false;
     this.#stream.uncork();
   }
