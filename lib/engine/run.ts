@@ -427,7 +427,7 @@ export class Runner {
 
   /**
    * A write as nearly all are, on an array that is whole, with I/O that blocks: the same steps, without a generator. Null: it is
-   * for `run`, and nothing has been written; what could not be read is looked at there.
+   * for `run`, which begins at the start, and nothing has been written.
    */
   writeNow(job: Job, perform: (batch: Batch) => readonly Failure[] | null): Report | null {
     const health = this.#health.compiled;

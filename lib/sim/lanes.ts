@@ -10,7 +10,8 @@ import type { DirectAccess } from '../device/device.ts';
 import { addressIn, type Batch, type Failure, type Flush, runsOf, SynchronousIo } from '../engine/batch.ts';
 import type { Crew, Hand, Hears } from '../engine/crew.ts';
 import type { ControlMessage, LaneTask, ReportMessage } from '../engine/message.ts';
-import { driveAsynchronously, nothingToReport } from '../engine/run.ts';
+import type { Job } from '../engine/ring.ts';
+import { driveAsynchronously, nothingToReport, type Report } from '../engine/run.ts';
 import { LaneWork } from '../engine/work.ts';
 import { assert } from '../errors.ts';
 import type { Transfer } from '../plan/plan.ts';
@@ -26,6 +27,8 @@ const DEATH_MS = 0.2;
 
 /** Thrown by whoever is dead. */
 const gone: unique symbol = Symbol('gone');
+/** Thrown out of a call whose I/O is still under way. */
+const unfinished: unique symbol = Symbol('unfinished');
 
 export class SimulatedCrew implements Crew {
   readonly reaches = ['file', 'memory', 'calls'] as const;
@@ -66,6 +69,12 @@ export class SimulatedCrew implements Crew {
 
 function laterBy(clock: Clock, meanMs: number, run: () => void, process: Process): void {
   clock.after(meanMs * (0.5 + clock.random(1024) / 1024), run, process);
+}
+
+/** How I/O ended, and what it has read. */
+interface Answer {
+  readonly failures: readonly Failure[] | null;
+  readonly read: readonly { readonly address: number; readonly bytes: Uint8Array }[];
 }
 
 interface Heard extends Omit<Hears, 'died'> {
@@ -155,7 +164,7 @@ class Actor implements Hand {
           const message = this.#inbox.shift();
           assert(message !== undefined, 'a control job has its message on the port');
           running = this.#work.obey(message);
-        } else report = await driveAsynchronously(this.#work.run(job), (asked) => this.#perform(asked));
+        } else report = await this.#carryOut(job);
         // Done, and nobody has been told.
         await new Promise<void>((resolve) => this.#later(WAKE_MS, resolve));
         this.#work.finish(id, report);
@@ -166,6 +175,52 @@ class Actor implements Hand {
       this.#hears.broke(error as Error);
       this.#die(false);
     }
+  }
+
+  async #carryOut(job: Job): Promise<Report> {
+    return (
+      (await this.#writeNow(job)) ?? driveAsynchronously(this.#work.run(job), (asked) => this.#perform(asked))
+    );
+  }
+
+  /**
+   * What ships is a call that blocks in its I/O, and here time passes in that. So it is left where it asks for I/O whose end is not
+   * known, and called again from its start when it is. It asks for the same then, finds what it read where it was read to, though
+   * it has computed there since, and so comes to the same.
+   */
+  async #writeNow(job: Job): Promise<Report | null> {
+    const answers: Answer[] = [];
+    for (;;) {
+      let asked = 0;
+      let next: Batch | null = null;
+      try {
+        return this.#work.writeNow(job, (batch) => {
+          const answer = answers[asked];
+          asked += 1;
+          if (answer !== undefined) {
+            for (const { address, bytes } of answer.read) this.#bytes.set(bytes, address);
+            return answer.failures;
+          }
+          next = batch;
+          throw unfinished;
+        });
+      } catch (error) {
+        if (error !== unfinished || next === null) throw error;
+      }
+      answers.push(await this.#answerTo(next));
+    }
+  }
+
+  async #answerTo(batch: Batch): Promise<Answer> {
+    const failures = await this.#perform(batch);
+    const read = batch.direction === 'read' ? batch.transfers : [];
+    return {
+      failures,
+      read: read.map((transfer) => {
+        const address = addressIn(batch, transfer.address);
+        return { address, bytes: this.#bytes.slice(address, address + transfer.lengthBytes) };
+      }),
+    };
   }
 
   #die(isKilled = true): void {

@@ -90,7 +90,10 @@ class TestHand implements Hand {
     try {
       let report = nothingToReport;
       if (job.op === 'control') this.#work.obey(this.#inbox.shift() as ControlMessage);
-      else report = drive(this.#work.run(job), (asked) => this.#perform(asked));
+      else {
+        const perform = (asked: Parameters<SynchronousIo['perform']>[0]) => this.#perform(asked);
+        report = this.#work.writeNow(job, perform) ?? drive(this.#work.run(job), perform);
+      }
       if (end === 'unsaid') throw new Error('dead');
       this.#work.finish(id, report);
       if (end === null) return;
@@ -272,6 +275,30 @@ describe('a member that cannot be missed does not take a write', () => {
     expect(await read(0)).toMatchObject({ report: { error: null }, first: 0 });
     expect([disks[1]?.bytes[0], disks[3]?.bytes[0]]).toEqual([0x44, 0x44]);
   });
+});
+
+describe('a write of an array that is whole', () => {
+  for (const end of ends) {
+    for (const refusing of [null, 1, 3]) {
+      const who = refusing === null ? 'everybody takes' : `member ${refusing} does not take`;
+      test(`and that ${who}, is done by the successor of a lane that dies (${end}), and parity agrees`, async () => {
+        const { disks, write, read, hand, told } = make(null);
+        for (const [slot, fill] of [0x11, 0x22, 0x44, 0x77].entries())
+          disks[slot]?.bytes.fill(fill, 0, 4 * KIB);
+        if (refusing !== null) (disks[refusing] as Disk).refuses = true;
+        const written = write(4 * KIB, 0x55);
+        hand().work(end);
+        hand().workAll();
+        expect((await written).error).toBeNull();
+        const excluded = new Set(told.flatMap(({ exclusions }) => exclusions.map(({ member }) => member)));
+        expect([...excluded]).toEqual(refusing === null ? [] : [refusing]);
+        expect(await read(4 * KIB)).toMatchObject({ report: { error: null }, first: 0x55 });
+        const whole = [0x11, 0x55, 0x44, 0x11 ^ 0x55 ^ 0x44];
+        for (const [slot, { bytes }] of disks.entries())
+          if (slot !== refusing) expect(bytes[0], `slot ${slot}`).toBe(whole[slot]);
+      });
+    }
+  }
 });
 
 describe('a job that waits behind a control message', () => {

@@ -768,6 +768,14 @@ export const mutants: readonly Mutant[] = [
     hunts: lanes('raid5', 1, 20),
   },
   {
+    name: 'a write without steps is in no note of a commit',
+    file: work,
+    find: '      this.#beginCommit(asked);\n      if',
+    replace: '      if',
+    breaks: 'I9',
+    hunts: lanes('raid5', 1, 200),
+  },
+  {
     name: 'jobs of a lane that died are forgotten',
     file: lanesFile,
     find: '    const isOver = this.#stopped',
