@@ -64,8 +64,8 @@ const WALK_POLL_MS = 1;
  */
 const POLL_MS = 3;
 /**
- * With one lane, and large reads alone under way, the rings are not looked at in every turn either. One lane is two cores, and who reads
- * like that over a socket is a third that wants one: raid5, 32 reads of 1 MiB over NBD, 1.6 GiB/s looking and 2.0 not (medians
+ * With one lane, and large reads alone under way, the rings are not looked at in every turn either. One lane is mostly two cores, and who
+ * reads like that over a socket is a third that wants one: raid5, 32 reads of 1 MiB over NBD, 1.6 GiB/s looking and 2.0 not (medians
  * of five, side by side). One read alone in this process pays for it with a tenth, and takes a third less of processors.
  */
 const LARGE_BYTES = 256 * KIB;
