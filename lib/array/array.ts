@@ -168,8 +168,8 @@ export class RaidArray extends Device {
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
   #promoted: Member | null = null;
-  /** Have become the members of their slots, and it is not on record yet. */
-  readonly #takingOver = new Set<Member>();
+  /** Have become the members of their slots, and it is not on record yet; by each, the one that it replaces. */
+  readonly #takingOver = new Map<Member, Member>();
   /** Until the record of the last of them is there, or could not be written. */
   #takeover: Promise<void> | null = null;
   /** From the first byte to the last that was written meanwhile: of one range, however often somebody tries. */
@@ -932,10 +932,13 @@ export class RaidArray extends Device {
   #recordAgain(): Promise<void> {
     this.#isUnrecorded = false;
     return this.#recorded(async () => {
-      // One that is still on its way to its slot puts itself on record when it is there.
-      for (const member of this.#takingOver)
+      for (const member of this.#takingOver.keys())
         if (member !== this.#promoted) await this.#recordTakeover(member);
-      const faulty = this.#members.list.filter(({ state }) => state.state === 'faulty');
+      // One that is still on its way to its slot puts itself on record when it is there, and its original after that.
+      const waiting = new Set(this.#takingOver.values());
+      const faulty = this.#members.list.filter(
+        (member) => member.state.state === 'faulty' && !waiting.has(member),
+      );
       for (const { descriptor } of faulty) await this.#metadata?.fail(descriptor);
       await this.#metadata?.begin();
     });
@@ -943,10 +946,13 @@ export class RaidArray extends Device {
 
   /**
    * Puts on record that members are out. From the call on, and not only when its turn comes, nothing is acknowledged
-   * until that is durable (I5): what is written now goes without them.
+   * until that is durable (I5): what is written now goes without them. Rejects when all that is being recorded has ended, and not
+   * with the first of it that fails: who tries again would meet the rest half done, a member between two slots.
    */
   #recorded(work: () => Promise<void>): Promise<void> {
-    const all = Promise.all([this.#recording, work()]).then(() => undefined);
+    const all = Promise.allSettled([this.#recording, work()]).then((ends) => {
+      for (const end of ends) if (end.status === 'rejected') throw end.reason;
+    });
     const end = (): void => {
       if (this.#recording === recording) this.#recording = null;
     };
@@ -1324,7 +1330,7 @@ export class RaidArray extends Device {
     original.state = { state: 'faulty', formerSlot: slot, because };
     member.state = { state: 'in_sync', slot };
     this.#promoted = member;
-    this.#takingOver.add(member);
+    this.#takingOver.set(member, original);
     for (const stretch of this.#writing) this.#noteOnlyThere(stretch);
     this.#members.beginChange(slot);
     const recorded = this.#recorded(async () => {

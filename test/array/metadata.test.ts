@@ -21,7 +21,7 @@ import type { RaidError } from '../../lib/errors.ts';
 import type { Host } from '../../lib/host.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { Bits, decodeBitmapSuperblock, newBitmapSuperblock } from '../../lib/md/bitmap.ts';
-import { decodeSuperblock1, ROLE_FAULTY, type Superblock1 } from '../../lib/md/superblock1.ts';
+import { decodeSuperblock1, features, ROLE_FAULTY, type Superblock1 } from '../../lib/md/superblock1.ts';
 import { KIB, MIB, SECTOR_BYTES } from '../../lib/units.ts';
 
 const scratch = await mkdtemp(join(tmpdir(), 'raidsim-metadata-'));
@@ -41,7 +41,12 @@ interface Entry {
 }
 
 /** Waits before a request goes on; null lets it go. */
-type Hold = (member: number, kind: Kind, superblock: Superblock1 | null) => Promise<void> | null;
+type Hold = (
+  member: number,
+  kind: Kind,
+  superblock: Superblock1 | null,
+  offsetBytes: number,
+) => Promise<void> | null;
 
 interface Trace {
   readonly entries: Entry[];
@@ -78,7 +83,7 @@ class TracedDevice extends RecordDevice {
   ): Promise<void> {
     const entry = { member: this.#member, kind, offsetBytes, superblock };
     this.#trace.entries.push({ ...entry, event: 'start' });
-    await this.#trace.hold(this.#member, kind, superblock);
+    await this.#trace.hold(this.#member, kind, superblock, offsetBytes);
     try {
       await run();
     } catch (error) {
@@ -188,6 +193,30 @@ function isSettled(promise: Promise<unknown>): () => boolean {
   };
   promise.then(note, note);
   return () => settled;
+}
+
+/** So many are out that somebody is left whom the array cannot do without: who that is. */
+async function needOne(array: RaidArray, count: number): Promise<number> {
+  for (const index of [2, 3, 0, 1].filter((each) => each < count)) {
+    const refusal = await array.fail(`m${index}`).catch((error: RaidError) => error);
+    if (refusal === undefined) continue;
+    expect(refusal.code).toBe('LAST_COPY');
+    return index;
+  }
+  return expect.unreachable();
+}
+
+interface Held {
+  readonly gate: Promise<void>;
+  release(): void;
+}
+
+function held(): Held {
+  let release = (): void => undefined;
+  const gate = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  return { gate, release: () => release() };
 }
 
 const accuses = (superblock: Superblock1 | null, descriptor: number): boolean =>
@@ -618,15 +647,7 @@ describe.each(levels)('%s', (_, shape, count) => {
         await array.snapshots?.create('one', { limitBytes: 16 * MIB });
       }
       await array.write(0, bytes(array.limits.sizeBytes));
-      // So many are out that somebody is left whom the array cannot do without.
-      let needed = -1;
-      for (const index of [2, 3, 0, 1]) {
-        if (index >= count || needed >= 0) continue;
-        await array.fail(`m${index}`).catch((error: RaidError) => {
-          expect(error.code).toBe('LAST_COPY');
-          needed = index;
-        });
-      }
+      const needed = await needOne(array, count);
       await array.replace('m1');
       const range = { offsetBytes: SUPER_BYTE, lengthBytes: 4096 };
       const refusal = { on: 'write', range, fault: { kind: 'error', code: 'WRITE_FAILED' } } as const;
@@ -672,6 +693,194 @@ describe.each(levels)('%s', (_, shape, count) => {
       await again.read(0, seen);
       expect(Buffer.compare(seen, content)).toBe(0);
       await again.close();
+      await array.close();
+    },
+  );
+
+  // Of mirrors whoever is left can be missed.
+  const trouble = {
+    1: null,
+    5: { out: null, failing: 0, needed: 2 },
+    6: { out: 'm2', failing: 0, needed: 3 },
+    10: { out: null, failing: 2, needed: 3 },
+  }[shape.level];
+  test.each(trouble === null ? [] : (['before it', 'in it'] as const))(
+    'a failure %s that cannot be put on record does not end a takeover, and its original is out when the replacement is whole, on record',
+    async (when) => {
+      const { out, failing, needed } = trouble ?? expect.unreachable();
+      const world = await make({ ...shape, spares: 1, autoSync: false }, count + 1);
+      const { array, trace, faults } = world;
+      await array.write(0, bytes(array.limits.sizeBytes));
+      if (out !== null) await array.fail(out);
+      await array.replace('m1');
+      const gates = { data: held(), super: held() };
+      const range = { offsetBytes: SUPER_BYTE, lengthBytes: 4096 };
+      let written: Promise<void> = Promise.resolve();
+      let flushed: Promise<unknown> = Promise.resolve();
+      let rule = -1;
+      const failsToRecord = (): void => {
+        faults[failing]?.add({ on: 'flush', fault: { kind: 'error', code: 'WRITE_FAILED' } });
+        rule =
+          faults[needed]?.add({ on: 'write', range, fault: { kind: 'error', code: 'WRITE_FAILED' } }) ?? -1;
+        flushed = array.flush().catch((error: RaidError) => error.code);
+      };
+      const rebuilt = (async () => {
+        for await (const _ of array.rebuild());
+      })();
+      const rebuiltSettled = isSettled(rebuilt);
+      // The copy is complete, and a write keeps the two from changing places.
+      await new Promise<void>((isBegun) => {
+        trace.hold = (member, kind) => {
+          if (member !== count || kind !== 'flush') return null;
+          trace.hold = (_member, each) =>
+            each === 'data' ? gates.data.gate : each === 'super' ? gates.super.gate : null;
+          written = array.write(0, bytes(4096, 3));
+          if (when === 'before it') failsToRecord();
+          isBegun();
+          return null;
+        };
+      });
+      await turns();
+      expect(array.members.find(({ name }) => name === 'm1')?.state.state).toBe('faulty');
+      if (when === 'in it') failsToRecord();
+      gates.super.release();
+      await turns();
+      expect(rebuiltSettled(), 'the turn of the takeover').toBe(false);
+      // The disk takes its superblock again, and somebody asks for what is not on record.
+      faults[needed]?.remove(rule);
+      const asked = array.flush().catch(() => undefined);
+      await turns();
+      gates.data.release();
+      await Promise.all([rebuilt.catch(() => undefined), written.catch(() => undefined), asked]);
+      expect(await flushed).toBe('ARRAY_FAILED');
+      await array.flush();
+      const first = trace.entries.findIndex(({ superblock }) => accuses(superblock, 1));
+      const own = trace.entries
+        .slice(0, first)
+        .findLast(({ member, kind, event }) => member === count && kind === 'super' && event === 'done');
+      expect(first).toBeGreaterThan(0);
+      const { featureMap } = own?.superblock ?? expect.unreachable();
+      expect(featureMap & features.RECOVERY_OFFSET).toBe(0);
+      await array.close();
+    },
+  );
+
+  test.each(trouble === null ? [] : ['begins'])(
+    'a takeover that %s while another one is recorded again has its original until it is whole, on record',
+    async () => {
+      const world = await make({ ...shape, spares: 2, autoSync: false }, count + 2);
+      const { array, trace, faults } = world;
+      const content = bytes(array.limits.sizeBytes);
+      await array.write(0, content);
+      const needed = await needOne(array, count);
+      await array.replace('m1');
+      await array.replace('m0');
+      const [first, second] = [count, count + 1];
+      const range = { offsetBytes: SUPER_BYTE, lengthBytes: 4096 };
+      const stateOf = (index: number) => array.members.find(({ name }) => name === `m${index}`)?.state.state;
+      let rule = -1;
+      trace.hold = (_member, kind) => {
+        if (kind === 'super' && stateOf(first) === 'in_sync' && rule < 0)
+          rule =
+            faults[needed]?.add({ on: 'write', range, fault: { kind: 'error', code: 'WRITE_FAILED' } }) ?? -1;
+        return null;
+      };
+      const rebuild = async (): Promise<void> => {
+        for await (const _ of array.rebuild());
+      };
+      await expect(rebuild()).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+      faults[needed]?.remove(rule);
+      // While the second copies, somebody asks for the record of the first. Then a write keeps the second from its slot.
+      const gates = { data: held(), super: held() };
+      let asked: Promise<void> | null = null;
+      let written: Promise<void> | null = null;
+      trace.hold = (member, kind) => {
+        if (kind === 'super') return asked === null ? null : gates.super.gate;
+        if (kind === 'data' && written !== null) return gates.data.gate;
+        // That has flushed this member before it is known here.
+        if (member === second && kind === 'flush' && asked !== null)
+          written ??= array.write(0, content.subarray(0, 4096));
+        if (member === second && kind === 'data') asked ??= array.flush();
+        return null;
+      };
+      const rebuilt = rebuild();
+      await turns();
+      expect(stateOf(0)).toBe('faulty');
+      gates.super.release();
+      await turns();
+      expect(trace.entries.some(({ superblock }) => accuses(superblock, 1))).toBe(true);
+      expect(trace.entries.some(({ superblock }) => accuses(superblock, 0))).toBe(false);
+      gates.data.release();
+      await Promise.all([rebuilt, asked, written]);
+      expect(trace.entries.some(({ superblock }) => accuses(superblock, 0))).toBe(true);
+      const seen = new Uint8Array(content.byteLength);
+      await array.read(0, seen);
+      expect(Buffer.compare(seen, content)).toBe(0);
+      await array.close();
+    },
+  );
+
+  test.each(shape.level === '1' ? [] : ['straddles'])(
+    'of a write that %s a takeover, nothing is read that only the replacement has while that is kept off the record',
+    async () => {
+      const sizeBytes = 4 * MIB;
+      const world = await make(
+        { ...shape, spares: 1, autoSync: false, heapBytes: MIB },
+        count + 1,
+        sizeBytes,
+      );
+      const { array, trace, faults } = world;
+      const total = array.limits.sizeBytes;
+      await array.write(0, bytes(total));
+      const needed = await needOne(array, count);
+      await array.replace('m1');
+      const gates = { first: held(), last: held() };
+      const range = { offsetBytes: SUPER_BYTE, lengthBytes: 4096 };
+      const content = bytes(total, 7);
+      let written: Promise<void> = Promise.resolve();
+      let rule = -1;
+      const rebuilt = (async () => {
+        for await (const _ of array.rebuild());
+      })().catch((error: RaidError) => error.code);
+      await new Promise<void>((isBegun) => {
+        trace.hold = (member, kind) => {
+          if (member !== count || kind !== 'flush') return null;
+          // As much as the arena holds is under way when the two change places; the rest is written afterwards, but for the end.
+          trace.hold = (_member, each) => (each === 'data' ? gates.first.gate : null);
+          written = array.write(0, content);
+          isBegun();
+          return null;
+        };
+      });
+      await turns();
+      const isWhole = (): boolean =>
+        array.members.find(({ name }) => name === `m${count}`)?.state.state === 'in_sync';
+      expect(isWhole()).toBe(true);
+      trace.hold = (_member, kind, _superblock, offsetBytes) => {
+        if (kind === 'super' && rule < 0)
+          rule =
+            faults[needed]?.add({ on: 'write', range, fault: { kind: 'error', code: 'WRITE_FAILED' } }) ?? -1;
+        return kind === 'data' && offsetBytes >= sizeBytes - 256 * KIB ? gates.last.gate : null;
+      };
+      const writtenSettled = isSettled(written);
+      gates.first.release();
+      expect(await rebuilt).toBe('ARRAY_FAILED');
+      await turns();
+      expect(writtenSettled()).toBe(false);
+      // Here the replacement has what is new, and the one that it replaces what was there before.
+      const at = Math.floor(total / 2);
+      const seen = new Uint8Array(64 * KIB);
+      for (const offset of [0, at]) {
+        const read = array.read(offset, seen).catch((error: RaidError) => error.code);
+        expect(await read, `of the pending write, at ${offset}`).toBe('ARRAY_FAILED');
+      }
+      expect(writtenSettled()).toBe(false);
+      faults[needed]?.remove(rule);
+      gates.last.release();
+      await written;
+      const all = new Uint8Array(total);
+      await array.read(0, all);
+      expect(Buffer.compare(all, content)).toBe(0);
       await array.close();
     },
   );
