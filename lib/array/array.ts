@@ -1080,10 +1080,8 @@ export class RaidArray extends Device {
   /** The engine met failures; it goes on without these members already, and waits with its answers until we are done. */
   async #excluded(exclusions: readonly Exclusion[]): Promise<void> {
     const expelled: Member[] = [];
-    const { memberCount } = this.layout;
     for (const { member: number, error } of exclusions) {
-      const member =
-        number < memberCount ? this.#members.in(number) : this.#replacementOf(number - memberCount);
+      const member = this.#numbered(number);
       if (member === null) continue;
       if (error.code === 'MEDIUM_ERROR' || error.code === 'SHORT_READ') member.errors.read += 1;
       else member.errors.write += 1;
@@ -1097,6 +1095,12 @@ export class RaidArray extends Device {
     }
     if (this.#isUnrecorded) await this.#untilRecorded();
     this.#startSync();
+  }
+
+  /** By the number of a slot or a replacement. */
+  #numbered(number: number): Member | null {
+    const { memberCount } = this.layout;
+    return number < memberCount ? this.#members.in(number) : this.#replacementOf(number - memberCount);
   }
 
   #replacementOf(slot: number): Member | null {
@@ -1123,7 +1127,8 @@ export class RaidArray extends Device {
 
   #damaged(ranges: readonly ErasedRange[]): void {
     const before = this.#members.bad;
-    this.#members.damage(ranges);
+    // Of who is out by now nothing is to be kept: it may have been in doubt on one lane, and excluded by another.
+    this.#members.damage(ranges.filter(({ member }) => this.#numbered(member) !== null));
     void this.#engine.setHealth(this.#health());
     this.#recordBadBlocks(before).catch(() => undefined);
   }
@@ -1215,9 +1220,7 @@ export class RaidArray extends Device {
    * stays there.
    */
   async #listBadBlocks(number: number): Promise<void> {
-    const { memberCount } = this.layout;
-    const member =
-      number < memberCount ? this.#members.in(number) : this.#replacementOf(number - memberCount);
+    const member = this.#numbered(number);
     if (member === null || this.#metadata === null) return;
     const ranges = this.#members.badOf(member);
     const before = this.#lists.get(member) ?? [];

@@ -29,6 +29,7 @@ import type { Layout } from '../layout/layout.ts';
 import { compileHealth } from '../plan/health.ts';
 import { type ErasedRange, type Health, isLost } from '../plan/plan.ts';
 import { planWrite } from '../plan/planner.ts';
+import { setApart } from '../plan/set-apart.ts';
 import { KIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import { SynchronousIo } from './batch.ts';
 import type { Crew, Hand } from './crew.ts';
@@ -585,12 +586,17 @@ class Lane {
       } else kept.push(member);
     }
     mainHealth.settle(leaving);
-    const untaken = [...refused, ...this.#placesOf(job, new Set(noted))];
-    const damaged = layout.kind === 'parity' ? untaken.filter(({ member }) => kept.includes(member)) : [];
-    this.#health = without(
-      { ...this.#health, erased: [...this.#health.erased, ...damaged] },
-      new Set(leaving),
+    const untaken = [...refused, ...this.#placesOf(job, new Set(noted))].filter(({ member }) =>
+      kept.includes(member),
     );
+    const left = without(this.#health, new Set(leaving));
+    const damaged =
+      layout.kind === 'parity'
+        ? untaken
+        : setApart(layout, compileHealth(layout, left), untaken, (member) => mainHealth.isInDoubt(member));
+    // Nobody reads from replacements: the array alone is to know of theirs.
+    const erased = damaged.filter(({ member }) => member < layout.memberCount);
+    this.#health = { ...left, erased: [...left.erased, ...erased] };
     const [member] = kept;
     const cause = member === undefined ? undefined : failed.get(member);
     return {

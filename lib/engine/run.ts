@@ -18,9 +18,10 @@
  * report holds back acknowledgements until the array has recorded it (I5).
  *
  * A member that did not take a write, but whom the array cannot do without, stays. Its part of the row is then old and
- * the parity new: whatever is computed from both is garbage, in places that nobody has written. And where another copy took
- * it, that one may have been read when it fails, and this one would take back what was seen (I3). So what it did not take
+ * the parity new: whatever is computed from both is garbage, in places that nobody has written. So what it did not take
  * is *damaged*, erased from now on for every job, and goes with the report too; the array decides how long it lasts.
+ * Of copies, some are new and others not, and reads would take back what they have shown (I3): those that are unlike the one that
+ * stays are damaged, whoever has the newer bytes (plan/set-apart.ts).
  *
  * A member that ends before its data does (SHORT_READ) is excluded like one that is gone: what is missing cannot be put
  * back piece by piece, since a file that is written beyond its end reads as zeros up to there, without an error.
@@ -29,7 +30,7 @@
  * by itself: at a stripe boundary if there is one inside, else at a chunk boundary, else in the middle.
  */
 import { assert, InvariantViolation, type LostRange, RaidError, unreachable } from '../errors.ts';
-import type { Layout } from '../layout/layout.ts';
+import type { CopiesLayout, Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
 import type { Kernels } from '../parity/kernels.ts';
 import { oddCopiesOf, suspectOf } from '../parity/suspect.ts';
@@ -48,6 +49,7 @@ import {
   type Transfer,
 } from '../plan/plan.ts';
 import { planCheck, planRead, planRecover, planRepair, planWrite } from '../plan/planner.ts';
+import { setApart } from '../plan/set-apart.ts';
 import { KIB, MIB, roundDown, roundUp, SECTOR_BYTES } from '../units.ts';
 import { addressIn, type Batch, type Failure, type Request } from './batch.ts';
 import type { PartialParityLog } from './log.ts';
@@ -186,9 +188,11 @@ export class SharedHealth {
     this.#compiled = compileHealth(this.#layout, without(known, this.#unconfirmed));
   }
 
+  /** Of a replacement too, which is for the array to know: nobody here reads from it. */
   damage(range: ErasedRange): void {
-    this.#damaged.push(range);
     this.#unreportedDamage.push(range);
+    if (range.member >= this.#layout.memberCount) return;
+    this.#damaged.push(range);
     this.#compiled = compileHealth(this.#layout, withDamage(this.#compiled.health, [range]));
   }
 
@@ -238,6 +242,16 @@ export class SharedHealth {
       other !== member && this.#board.isNotedElsewhere(other) ? { state: 'missing' as const } : each,
     );
     return compileHealth(this.#layout, { ...health, members, erased });
+  }
+
+  /** Of what a write has left unlike: see plan/set-apart.ts. */
+  setApart(layout: CopiesLayout, refused: readonly ErasedRange[]): readonly ErasedRange[] {
+    return setApart(layout, this.#compiled, refused, (member) => this.isInDoubt(member));
+  }
+
+  /** Whether another thread does without this member, or is about to. */
+  isInDoubt(member: number): boolean {
+    return this.#board.isNotedElsewhere(member);
   }
 
   exclude(exclusion: Exclusion): void {
@@ -740,24 +754,27 @@ export class Runner {
   /** What becomes of members that did not take their part of a commit. */
   #doWithout(failures: readonly Failure[], writes: readonly Transfer[], job: Job): RaidError | null {
     let fatal: RaidError | null = null;
+    const refused: ErasedRange[] = [];
     for (const { transfer, error } of failures) {
       const { member, offsetBytes, lengthBytes } = transfer;
       const place = { member, offsetBytes, lengthBytes };
       if (this.#isWanted(member, error) && this.#isElsewhere(place, writes, failures)) {
         // The write is done, once the array has put the place on record.
         this.#health.damage(place);
+        refused.push(place);
         continue;
       }
       if (this.#exclude(member, error)) continue;
-      // Where no copy took it, all of them still hold what was there.
-      if (this.#layout.kind === 'parity' || this.#isElsewhere(place, writes, failures))
-        this.#health.damage(place);
+      refused.push(place);
+      if (this.#layout.kind === 'parity') this.#health.damage(place);
       fatal ??= new RaidError(
         'REDUNDANCY_LOST',
         `member ${member} did not take a write, and the array cannot do without it; what was to be written is old or new`,
         { ...placeOf(job), member, cause: error },
       );
     }
+    if (fatal !== null && this.#layout.kind === 'copies')
+      for (const place of this.#health.setApart(this.#layout, refused)) this.#health.damage(place);
     return fatal;
   }
 

@@ -176,7 +176,7 @@ export function repairCopies(
 }
 
 /** How far from the start of the extent, at most `lengthBytes`, no copy changes its state and the sync position is not met. */
-function sameForAll(health: CompiledHealth, extent: CopiesExtent, lengthBytes: number): number {
+export function sameForAll(health: CompiledHealth, extent: CopiesExtent, lengthBytes: number): number {
   if (health.usual) return lengthBytes;
   let sameBytes = lengthBytes;
   for (const { member, offsetBytes } of extent.copies) {

@@ -27,7 +27,10 @@ export function lostWithout(layout: Layout, health: Health, gone: readonly numbe
 }
 
 /** The bytes of the array that this place has a part in. */
-function rowsOf(layout: Layout, { member, offsetBytes, lengthBytes }: ErasedRange): readonly ArrayRange[] {
+export function rowsOf(
+  layout: Layout,
+  { member, offsetBytes, lengthBytes }: ErasedRange,
+): readonly ArrayRange[] {
   const end = Math.min(offsetBytes + lengthBytes, layout.memberBytes[member] ?? 0);
   if (end <= offsetBytes) return [];
   if (layout.kind === 'parity') {

@@ -2,6 +2,7 @@
  * What becomes of a job whose lane dies, between any two things that a lane does with it: lanes whose hands are the test's
  * own, and do what is asked of them when they are told to.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import type { BlockingCalls, DirectAccess } from '../../lib/device/device.ts';
 import { SynchronousIo } from '../../lib/engine/batch.ts';
@@ -28,6 +29,12 @@ const geometry: Geometry = {
   memberCount: 4,
   chunkBytes: 4 * KIB,
   memberBytes: 16 * KIB,
+};
+
+/** Each chunk twice; chunk 1 at the start of slot 1 and in the middle of slot 2. Without slot 0 neither of those can be missed. */
+const twice: Geometry = {
+  ...{ level: 'raid10', memberCount: 3, chunkBytes: 4 * KIB, memberBytes: 16 * KIB },
+  ...{ near: 1, far: 2, offset: false, farSets: 0 },
 };
 
 class Disk implements BlockingCalls {
@@ -163,13 +170,16 @@ function accessOf(calls: Disk): DirectAccess {
   return { kind: 'calls', calls, offsetBytes: 0 };
 }
 
-function make(missing: number | null, log: LogShape | null = null): World {
-  const layout = compileLayout(geometry);
+function make(missing: number | null, log: LogShape | null = null, shaped = geometry): World {
+  const layout = compileLayout(shaped);
+  const { memberCount } = layout;
   const health: Health = {
-    members: Array.from({ length: 4 }, (_, slot) => ({ state: slot === missing ? 'missing' : 'in_sync' })),
+    members: Array.from({ length: memberCount }, (_, slot) => ({
+      state: slot === missing ? 'missing' : 'in_sync',
+    })),
     erased: [],
   };
-  const disks = Array.from({ length: 4 }, () => new Disk());
+  const disks = Array.from({ length: memberCount }, () => new Disk());
   const logs = log === null ? [] : Array.from({ length: 4 }, () => new Disk(log.areaBytes));
   const members = disks.map((disk): DirectAccess | null => accessOf(disk));
   for (const [slot, disk] of logs.entries()) members[logOf(4, slot)] = accessOf(disk);
@@ -261,6 +271,32 @@ describe('a member that cannot be missed does not take a write', () => {
         hand().workAll();
         expect((await behind).error).toBeNull();
         expect((await read(0)).report.error).toMatchObject({ code: 'REDUNDANCY_LOST' });
+      });
+    }
+  }
+
+  for (const refusing of [[1], [2], [1, 2]]) {
+    for (const end of ends) {
+      test(`of copies (slots ${refusing}), and its lane dies (${end}): those that are read from then on are alike`, async () => {
+        const { disks, write, read, hand, told } = make(0, null, twice);
+        for (const disk of disks) disk.bytes.fill(0x11);
+        for (const slot of refusing) (disks[slot] as Disk).refuses = true;
+        const written = write(4 * KIB, 0x44);
+        hand().work(end);
+        expect((await written).error).toMatchObject({ code: 'REDUNDANCY_LOST' });
+        for (const disk of disks) disk.refuses = false;
+        const damaged = told.flatMap((report) => report.damaged);
+        const copies = [
+          { member: 1, offsetBytes: 0, lengthBytes: 4 * KIB },
+          { member: 2, offsetBytes: 8 * KIB, lengthBytes: 4 * KIB },
+        ];
+        // One stays, whoever that is; from the other nothing is read.
+        expect(copies.map((copy) => damaged.some((each) => isDeepStrictEqual(each, copy)))).toEqual(
+          expect.arrayContaining([true, false]),
+        );
+        hand().workAll();
+        const [kept] = copies.filter((copy) => !damaged.some((each) => isDeepStrictEqual(each, copy)));
+        expect((await read(4 * KIB)).first).toBe(disks[kept?.member ?? 0]?.bytes[kept?.offsetBytes ?? 0]);
       });
     }
   }

@@ -5,7 +5,7 @@
 import { addressIn, type Failure, type Request } from '../../lib/engine/batch.ts';
 import { createMemory, scratchAddress } from '../../lib/engine/memory.ts';
 import { COMMIT_SLOTS, type Job, tableAddress } from '../../lib/engine/ring.ts';
-import { drive, type Report, Runner, SharedHealth } from '../../lib/engine/run.ts';
+import { drive, type Noticeboard, type Report, Runner, SharedHealth } from '../../lib/engine/run.ts';
 import { RaidError } from '../../lib/errors.ts';
 import type { Layout } from '../../lib/layout/layout.ts';
 import { selectKernels } from '../../lib/parity/select.ts';
@@ -27,6 +27,10 @@ export interface ScriptedOptions {
   readonly scratchBytes?: number;
   readonly batchesMax?: number;
   readonly readOnly?: boolean;
+  /** What other threads say of members. */
+  readonly board?: Noticeboard;
+  /** A write that fails leaves something of its own, and not what was there. */
+  readonly tears?: boolean;
 }
 
 export class Scripted {
@@ -41,7 +45,7 @@ export class Scripted {
   constructor(options: ScriptedOptions) {
     this.#options = options;
     this.images = options.images.map((image) => image.slice());
-    this.health = new SharedHealth(options.layout, options.health);
+    this.health = new SharedHealth(options.layout, options.health, options.board);
     this.runner = new Runner({
       layout: options.layout,
       kernels,
@@ -103,6 +107,8 @@ export class Scripted {
       if (error !== null) {
         // A read that fails leaves garbage, a write that fails leaves what was there.
         if (batch.direction === 'read') bytes.fill(0xee, at, at + lengthBytes);
+        else if (this.#options.tears === true)
+          image.fill(0xf0 + member, offsetBytes, offsetBytes + lengthBytes);
         failures.push({ transfer, error });
       } else if (batch.direction === 'read') {
         bytes.set(image.subarray(offsetBytes, offsetBytes + lengthBytes), at);

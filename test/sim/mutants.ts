@@ -792,6 +792,14 @@ export const mutants: readonly Mutant[] = [
     hunts: lanes('raid5', 1, 60),
   },
   {
+    name: 'copies that a write has left unlike are all read',
+    file: run,
+    find: "if (fatal !== null && this.#layout.kind === 'copies')",
+    replace: "if (fatal === null && this.#layout.kind === 'copies')",
+    breaks: 'I3',
+    hunts: [{ lanes: { level: 'raid10', seed: 1100, runs: 25, mode: 'beyond' } }],
+  },
+  {
     name: 'what the last members did not take from a lane that died is not told',
     file: lanesFile,
     find: '      } else kept.push(member);',
