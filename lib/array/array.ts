@@ -164,6 +164,8 @@ export class RaidArray extends Device {
   #scrub: ScrubProgress | null = null;
   /** What the bad-block logs say. Not by device number: that of a disk that has left goes to another, whose log is empty. */
   readonly #lists = new WeakMap<Member, readonly ErasedRange[]>();
+  /** See `#filledSince`. */
+  readonly #filling = new WeakMap<Member, number>();
   /** Resolves when the last of the lists asked for has been written, or could not be. */
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
@@ -1300,6 +1302,7 @@ export class RaidArray extends Device {
   async #replaceStep(member: Member): Promise<SyncProgress> {
     assert(member.state.state === 'replacement', 'only a replacement copies its original');
     const { slot, recoveredBytes } = member.state;
+    this.#filledSince(member);
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
     const walk: Walk<void> = {
       from: (afterBytes) => afterBytes,
@@ -1315,17 +1318,21 @@ export class RaidArray extends Device {
       await this.#metadata?.checkpointRecovery(member.descriptor, { state: 'replacement', bytes: doneBytes });
       return progress;
     }
+    await this.#fillBad(member, 'replace', slot);
+    const { moment } = this.#members;
     await this.#flushMembers();
-    await this.#inTurn(() => this.#finishReplacement(member));
+    await this.#inTurn(() => this.#finishReplacement(member, moment));
     return progress;
   }
 
   /**
    * The two change places. The engine's members change first, and from then on the old one misses what is written; so
    * nothing is acknowledged until that is on record. If the new one fails meanwhile, the old one is out all the same.
+   * `filled`: when its bad places had last been seen to. One that a write has left since would be lost with the original.
    */
-  async #finishReplacement(member: Member): Promise<void> {
+  async #finishReplacement(member: Member, filled: number): Promise<void> {
     if (member.state.state !== 'replacement') return;
+    if (this.#members.badOf(member).some(({ since }) => since > filled)) return;
     const { slot } = member.state;
     const original = this.#members.in(slot);
     assert(original !== null, 'a replacement has an original');
@@ -1400,6 +1407,7 @@ export class RaidArray extends Device {
   async #recoverStep(member: Member): Promise<SyncProgress | null> {
     assert(member.state.state === 'recovering', 'only a recovering member is recovered');
     const { slot, recoveredBytes, viaBitmap } = member.state;
+    this.#filledSince(member);
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
     const walk: Walk<void> = {
       from: (afterBytes) => (viaBitmap ? this.#nextDirtyOn(slot, afterBytes, totalBytes) : afterBytes),
@@ -1421,6 +1429,7 @@ export class RaidArray extends Device {
     if (doneBytes < totalBytes) {
       await this.#metadata?.checkpointRecovery(member.descriptor, { state: 'recovering', bytes: doneBytes });
     } else {
+      await this.#fillBad(member, 'recover', slot);
       await this.#flushMembers();
       await this.#inTurn(() => this.#finishRecovery(member));
     }
@@ -1488,6 +1497,34 @@ export class RaidArray extends Device {
         { device: member.name, member: slot, offsetBytes, lengthBytes, cause: error },
       );
     }
+  }
+
+  /**
+   * Once more, what writes have left bad on a new member since it is being filled: where `#fill` had come by already. What cannot be
+   * had now either stays bad, and on the list that has it.
+   */
+  async #fillBad(member: Member, op: 'recover' | 'replace', slot: number): Promise<void> {
+    const state = op === 'recover' ? 'recovering' : 'replacement';
+    const number = op === 'recover' ? slot : replacementOf(this.layout.memberCount, slot);
+    const since = this.#filledSince(member);
+    for (const place of this.#members.badOf(member).filter((bad) => bad.since > since)) {
+      const { offsetBytes, lengthBytes } = place;
+      const began = this.#members.moment;
+      try {
+        await this.#engine[op](slot, offsetBytes, lengthBytes);
+        await this.#mend(began, [{ member: number, offsetBytes, lengthBytes }]);
+      } catch (error) {
+        if (stateOf(member).state !== state) return;
+        if (!(error instanceof RaidError) || error.code !== 'REDUNDANCY_LOST') throw error;
+      }
+    }
+  }
+
+  /** The moment at which this life has begun to fill it: bad places of before are its own. */
+  #filledSince(member: Member): number {
+    const since = this.#filling.get(member) ?? this.#members.moment;
+    this.#filling.set(member, since);
+    return since;
   }
 
   async #resyncStep(): Promise<SyncProgress> {
