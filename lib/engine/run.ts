@@ -183,7 +183,10 @@ export class SharedHealth {
     }
     for (const member of this.#suspects) if (isWithout(health, member)) this.#suspects.delete(member);
     this.#post();
-    this.#damaged = this.#damaged.filter((range) => !health.erased.some((other) => isSame(range, other)));
+    // What a member that is out had is on no list: it would be bad for ever, on whoever comes into its slot.
+    this.#damaged = this.#damaged.filter(
+      (range) => !isWithout(health, range.member) && !health.erased.some((other) => isSame(range, other)),
+    );
     const known = this.#damaged.length === 0 ? health : withDamage(health, this.#damaged);
     this.#compiled = compileHealth(this.#layout, without(known, this.#unconfirmed));
   }

@@ -4,7 +4,7 @@
  * replacement or an earlier write has come by, shows the same bytes.
  */
 import { expect, test } from 'vitest';
-import { isWithout } from '../../lib/engine/run.ts';
+import { isWithout, SharedHealth } from '../../lib/engine/run.ts';
 import { compileLayout } from '../../lib/layout/compile.ts';
 import type { Geometry } from '../../lib/layout/geometry.ts';
 import type { CopiesLayout } from '../../lib/layout/layout.ts';
@@ -242,3 +242,15 @@ test.each(laws)(
     expect(tried).toBeGreaterThan(100);
   },
 );
+
+test('what was bad on a member that is out is not bad on who comes into its slot', () => {
+  const layout = compileLayout({ level: 'raid1', memberCount: 2, memberBytes });
+  const whole: Health = { members: [inSync, inSync], erased: [] };
+  const shared = new SharedHealth(layout, whole);
+  shared.damage({ member: 1, offsetBytes: 0, lengthBytes: UNIT });
+  shared.set(whole);
+  expect(shared.compiled.usual).toBe(false);
+  shared.set({ ...whole, members: [inSync, { state: 'missing' }] });
+  shared.set(whole);
+  expect(shared.compiled.usual).toBe(true);
+});
