@@ -759,6 +759,8 @@ export class RaidArray extends Device {
 
   /** A flush that relies on a member being out is not acknowledged before that is recorded, as no write is (I5). */
   async #flush(): Promise<void> {
+    const recorded = this.limits.readOnly ? null : this.#metadata?.beginFlush();
+    if (recorded != null) await recorded;
     await this.#flushMembers();
     await this.#engine.settled();
     await this.#untilRecorded();

@@ -203,6 +203,21 @@ export class Metadata {
     return (this.#intent?.level() ?? Promise.resolve()).then(() => this.#record.begin());
   }
 
+  /**
+   * Before a flush is acknowledged that is the first thing a life does. What a killed process had written may be in caches
+   * still, and becomes durable on the members that are here; one that is away has not heard of it, and may come back with
+   * what was there before. Where they say "clean", everything had been flushed. Null when there is nothing to record.
+   */
+  beginFlush(): Promise<void> | null {
+    const mayHoldBack = this.array.members.some(
+      ({ state, superblock }) =>
+        state !== 'faulty' &&
+        state !== 'spare' &&
+        superblock.resyncOffsetSectors !== Number.POSITIVE_INFINITY,
+    );
+    return this.array.hasUnrecordedLoss && mayHoldBack ? this.begin() : null;
+  }
+
   /** For changes of the array's shape, and for what assembly decided beyond what the superblocks say. */
   update(change: Change): Promise<void> {
     return this.#record.change(change);

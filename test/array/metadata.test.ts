@@ -497,6 +497,30 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  test.each([
+    ['what a killed process wrote, and not one that was clean', true],
+    ['of a clean array, which holds nothing back', false],
+  ])('a flush without a member, %s: recorded before it is acknowledged', async (_, isDirty) => {
+    const world = await make({ ...shape, autoSync: false }, count);
+    await world.array.write(0, bytes(4096));
+    if (!isDirty) await becomeClean(world);
+    const left = world.memories.map((memory) => memory.slice(0));
+    await world.array.close();
+    const trace: Trace = { entries: [], hold: letGo };
+    const sources = left.map((memory, index) => memberOn(memory, index, trace).source).slice(1);
+    const options = { name: 'array', run: true, autoSync: false, host: world.clock };
+    // Forced, where parity may be wrong and there is no log: that is a record by itself.
+    const { array } = await assembleDevices(sources, { ...options, force: true });
+    await array.flush();
+    const told = new Set(
+      trace.entries.flatMap(({ member, event, superblock }) =>
+        event === 'done' && superblock !== null && superblock.devRoles[0] !== 0 ? [member] : [],
+      ),
+    );
+    expect(told.size).toBe(isDirty ? count - 1 : 0);
+    await array.close();
+  });
+
   test('a replacement whose original fails has its slot, and replaces nobody else', async () => {
     const world = await make({ ...shape, spares: 1, autoSync: false }, count + 1);
     const { array, memories, trace } = world;
