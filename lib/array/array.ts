@@ -237,6 +237,7 @@ export class RaidArray extends Device {
     this.#sync = new Sync(this.#host, this.#windowBytes, () => this.#nextSyncStep());
     this.#metadata?.attach({
       flush: () => this.#flushMembers(),
+      isComplete: () => this.degraded === 0,
       failed: (descriptor, error) => this.#failedWhileRecording(descriptor, error),
       resyncedBytes: () => (this.#hidesDamage() ? 0 : this.#unsyncedFromBytes),
       mayMiss: (descriptor) => this.#mayMiss(descriptor),

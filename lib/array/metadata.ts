@@ -95,6 +95,8 @@ interface Progress {
 export interface Attachment {
   /** All members have made durable what they were given. */
   flush(): Promise<void>;
+  /** Whether no slot lacks a member in sync: what is on record of that comes later. */
+  isComplete(): boolean;
   /** This member did not take its metadata, and is recorded as failed. */
   failed(descriptor: number, error: RaidError): void;
   /** Sync position up to which redundancy is right; Infinity when all of it is. */
@@ -668,7 +670,9 @@ export class Metadata {
   async #becomeClean(): Promise<void> {
     await this.#attached?.flush();
     const resynced = this.#resyncedSectors();
-    if (this.#intent !== null && degradedCount(this.array) === 0) {
+    // Both: one who has just failed is out before that is on record, and one who has just come in is in after it.
+    const isComplete = this.#attached?.isComplete() === true && degradedCount(this.array) === 0;
+    if (this.#intent !== null && isComplete) {
       const { bits } = this.#intent;
       await this.#intent.clear((bit) => bits.rangeOf(bit).toSector > resynced);
     }

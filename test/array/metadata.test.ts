@@ -373,6 +373,27 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  test('bits stay from the moment at which a member has not flushed, and not only when that is on record (I6)', async () => {
+    const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
+    const { array, trace, faults } = world;
+    await array.write(0, bytes(300_000));
+    const bits = array.metadata?.bitmap?.bits.count();
+    const { gate, release } = held();
+    trace.hold = (_member, kind, superblock) =>
+      kind === 'super' && superblock !== null && accuses(superblock, 1) ? gate : null;
+    faults[1]?.add({ on: 'flush', fault: { kind: 'error', code: 'WRITE_FAILED' } });
+    const flush = array.flush();
+    await world.clock.pass(250);
+    await world.clock.pass(250);
+    expect(array.metadata?.array.members.every(({ state }) => state === 'in_sync')).toBe(true);
+    expect(array.metadata?.bitmap?.bits.count()).toBe(bits);
+    release();
+    await flush;
+    await becomeClean(world);
+    expect(array.metadata?.bitmap?.bits.count()).toBe(bits);
+    await array.close();
+  });
+
   test('a page of the bitmap is never being written twice at a time: the older one could land last', async () => {
     const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
     const { array, trace } = world;

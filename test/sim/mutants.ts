@@ -80,8 +80,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'clean before the members are flushed',
     file: metadata,
-    find: '    await this.#attached?.flush();\n    const resynced = this.#resyncedSectors();\n    if',
-    replace: '    const resynced = this.#resyncedSectors();\n    if',
+    find: '    await this.#attached?.flush();\n    const resynced = this.#resyncedSectors();\n    //',
+    replace: '    const resynced = this.#resyncedSectors();\n    //',
     breaks: 'I7',
     hunts: [...raid5(0, 3), ...raid1(0)],
   },
@@ -274,7 +274,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'bits are cleared while a member is missing',
     file: metadata,
-    find: 'if (this.#intent !== null && degradedCount(this.array) === 0) {',
+    find: 'if (this.#intent !== null && isComplete) {',
     replace: 'if (this.#intent !== null) {',
     breaks: 'I6',
     hunts: [...mirrorBitmap(23), ...raid5Bitmap(23)],
