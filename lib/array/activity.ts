@@ -19,8 +19,8 @@ export interface ActivityOptions {
   readonly delayMs: number;
   /** Durable on all members when it resolves. */
   readonly markActive: () => Promise<void>;
-  /** Flushes all members, then records that the array is clean. */
-  readonly markClean: () => Promise<void>;
+  /** Flushes all members, then records that the array is clean. False where something has to be on record before. */
+  readonly markClean: () => Promise<boolean>;
 }
 
 type State = 'clean' | 'marking' | 'active' | 'cleaning';
@@ -104,11 +104,19 @@ export class Activity {
   }
 
   async #becomeClean(): Promise<void> {
+    const before = this.#state;
     this.#state = 'cleaning';
-    // Also where it fails: some members may say "clean" by then, and the next write has to see to that.
-    this.#transition = this.#options.markClean().finally(() => {
-      this.#state = 'clean';
-    });
+    this.#transition = this.#options.markClean().then(
+      (isDone) => {
+        this.#state = isDone ? 'clean' : before;
+        if (!isDone) this.#lastEnd = this.#options.host.now();
+      },
+      (error: unknown) => {
+        // Some members may say "clean" by then, and the next write has to see to that.
+        this.#state = 'clean';
+        throw error;
+      },
+    );
     await this.#transition;
   }
 

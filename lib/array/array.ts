@@ -237,7 +237,9 @@ export class RaidArray extends Device {
     this.#sync = new Sync(this.#host, this.#windowBytes, () => this.#nextSyncStep());
     this.#metadata?.attach({
       flush: () => this.#flushMembers(),
-      isComplete: () => this.degraded === 0,
+      isOut: (descriptor) =>
+        this.#members.list.some((each) => each.descriptor === descriptor && each.state.state === 'faulty'),
+      isRecording: () => this.#recording !== null,
       failed: (descriptor, error) => this.#failedWhileRecording(descriptor, error),
       resyncedBytes: () => (this.#hidesDamage() ? 0 : this.#unsyncedFromBytes),
       mayMiss: (descriptor) => this.#mayMiss(descriptor),
@@ -823,6 +825,7 @@ export class RaidArray extends Device {
       await this.#lastList;
       if (!this.limits.readOnly && this.state !== 'failed') {
         await this.#flushMembers();
+        await this.#untilRecorded();
         await this.#metadata?.stop();
       }
     } finally {

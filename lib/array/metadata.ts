@@ -4,7 +4,7 @@
  *
  *   first write  [superblocks: all members alike] → [partial parity logs: empty]
  *   write        [superblocks: not clean; once in a life, whatever they said] → [bitmap bits] → [partial parity, by the engine] → data and parity
- *   idle, close  flush all members → [bitmap bits off] → [superblocks: clean]
+ *   idle, close  flush all members → [bitmap bits off] → [superblocks: clean]; neither while they count on one who is out
  *   failure      [superblocks of the survivors, events + 2] → answers that rely on it
  *   recovery     data → flush → [superblock: recovered up to here]
  *
@@ -95,8 +95,10 @@ interface Progress {
 export interface Attachment {
   /** All members have made durable what they were given. */
   flush(): Promise<void>;
-  /** Whether no slot lacks a member in sync: what is on record of that comes later. */
-  isComplete(): boolean;
+  /** Whether the array does without this member: what is on record of that comes later. */
+  isOut(descriptor: number): boolean;
+  /** Whether something of that kind is on its way to the record. */
+  isRecording(): boolean;
   /** This member did not take its metadata, and is recorded as failed. */
   failed(descriptor: number, error: RaidError): void;
   /** Sync position up to which redundancy is right; Infinity when all of it is. */
@@ -619,7 +621,10 @@ export class Metadata {
       await this.#record.change((array, utime) => this.#withProgress(array, utime));
     if (this.array.level > 0) {
       const resynced = this.#resyncedSectors();
-      await this.#record.change((array, utime) => stopArray(array, resynced, utime));
+      await this.#record.change((array, utime) => {
+        if (this.#countsOneWhoIsOut(array)) throw unrecorded();
+        return stopArray(array, resynced, utime);
+      });
     }
   }
 
@@ -667,19 +672,35 @@ export class Metadata {
     this.#activity?.leave();
   }
 
-  async #becomeClean(): Promise<void> {
+  async #becomeClean(): Promise<boolean> {
     await this.#attached?.flush();
     const resynced = this.#resyncedSectors();
-    // Both: one who has just failed is out before that is on record, and one who has just come in is in after it.
-    const isComplete = this.#attached?.isComplete() === true && degradedCount(this.array) === 0;
+    const isComplete = degradedCount(this.array) === 0 && !this.#countsOneWhoIsOut(this.array);
     if (this.#intent !== null && isComplete) {
       const { bits } = this.#intent;
       await this.#intent.clear((bit) => bits.rangeOf(bit).toSector > resynced);
     }
-    await this.#record.change((array, utime) =>
-      resynced === Number.POSITIVE_INFINITY
+    let isDone = true;
+    await this.#record.change((array, utime) => {
+      if (this.#countsOneWhoIsOut(array)) {
+        isDone = false;
+        return array;
+      }
+      return resynced === Number.POSITIVE_INFINITY
         ? markClean(array, utime)
-        : checkpointResync(array, resynced, utime),
+        : checkpointResync(array, resynced, utime);
+    });
+    if (!isDone && this.#attached?.isRecording() !== true) throw unrecorded();
+    return isDone;
+  }
+
+  /**
+   * Whether superblocks count on a member that the array does without. It lacks what the others have been given, or have flushed, so
+   * with it nothing is right for certain: neither may bits go, nor may the array be called clean, until that is on record.
+   */
+  #countsOneWhoIsOut(array: MdArray): boolean {
+    return array.members.some(
+      ({ state, descriptor }) => state === 'in_sync' && this.#attached?.isOut(descriptor) === true,
     );
   }
 
@@ -900,6 +921,13 @@ export function dataDevice(
     lengthBytes: Math.max(Math.min(lengthBytes, needed), 1),
     name: device.name,
   });
+}
+
+function unrecorded(): RaidError {
+  return new RaidError(
+    'ARRAY_FAILED',
+    'that a member has failed is not on record, so the array is not recorded as clean',
+  );
 }
 
 /**

@@ -47,7 +47,7 @@ test('whoever comes and goes, before it is active or after, the array is clean i
       host: clock.host,
       delayMs: DELAY_MS,
       markActive: () => new Promise((resolve, reject) => marking.push({ resolve, reject })),
-      markClean: () => Promise.resolve(),
+      markClean: () => Promise.resolve(true),
     });
     let inside = 0;
     const take = async (step: Step): Promise<void> => {

@@ -394,6 +394,39 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  test('superblocks that count on one who is out never say that the array is clean (I7), whether it rests or is closed', async () => {
+    const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K', autoSync: false }, count);
+    const { array, faults, memories } = world;
+    await array.write(0, bytes(300_000));
+    const error = { kind: 'error', code: 'WRITE_FAILED' } as const;
+    faults[0]?.add({ on: 'flush', fault: error });
+    // Nobody takes a bitmap, and so no record of the failure is begun.
+    const range = { offsetBytes: BITMAP_BYTE, lengthBytes: 4096 };
+    const rules = faults.map((fault) => fault.add({ on: 'write', range, fault: error }));
+    const answers = [array.flush(), array.write(0, bytes(4096, 2))].map((work) =>
+      work.catch(() => undefined),
+    );
+    const said = (): readonly Superblock1[] =>
+      memories.map((memory) => decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096).slice()));
+    const isWrong = ({ devRoles, resyncOffsetSectors }: Superblock1): boolean =>
+      devRoles[0] === 0 && resyncOffsetSectors === Number.POSITIVE_INFINITY;
+    for (let round = 0; round < 4; round += 1) {
+      await world.clock.pass(250);
+      expect(said().some(isWrong)).toBe(false);
+    }
+    for (const [index, rule] of rules.entries()) faults[index]?.remove(rule);
+    for (let round = 0; round < 4; round += 1) {
+      await world.clock.pass(250);
+      expect(said().some(isWrong)).toBe(false);
+    }
+    await Promise.all(answers);
+    await array.close();
+    const closed = said();
+    const freshest = closed.toSorted((left, right) => right.events - left.events)[0];
+    expect(freshest?.resyncOffsetSectors).toBe(Number.POSITIVE_INFINITY);
+    expect(closed.some(isWrong)).toBe(false);
+  });
+
   test('a page of the bitmap is never being written twice at a time: the older one could land last', async () => {
     const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
     const { array, trace } = world;

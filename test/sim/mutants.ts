@@ -80,8 +80,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'clean before the members are flushed',
     file: metadata,
-    find: '    await this.#attached?.flush();\n    const resynced = this.#resyncedSectors();\n    //',
-    replace: '    const resynced = this.#resyncedSectors();\n    //',
+    find: '    await this.#attached?.flush();\n    const resynced = this.#resyncedSectors();\n    const isComplete',
+    replace: '    const resynced = this.#resyncedSectors();\n    const isComplete',
     breaks: 'I7',
     hunts: [...raid5(0, 3), ...raid1(0)],
   },
@@ -129,8 +129,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'close does not flush',
     file: array,
-    find: '        await this.#flushMembers();\n        await this.#metadata?.stop();',
-    replace: '        await this.#metadata?.stop();',
+    find: '        await this.#flushMembers();\n        await this.#untilRecorded();',
+    replace: '        await this.#untilRecorded();',
     breaks: 'I7',
     hunts: [...raid5(7, 0), ...on('raid0 of 2', 7, 0), ...raid1(7)],
   },
@@ -265,9 +265,9 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'bits are cleared before the members are flushed',
     file: metadata,
-    find: '  async #becomeClean(): Promise<void> {\n',
+    find: '  async #becomeClean(): Promise<boolean> {\n',
     replace:
-      '  async #becomeClean(): Promise<void> {\n    if (this.#intent !== null) await this.#intent.clear(() => false);\n',
+      '  async #becomeClean(): Promise<boolean> {\n    if (this.#intent !== null) await this.#intent.clear(() => false);\n',
     breaks: 'I6',
     hunts: [...raid5Bitmap(0, 3), ...mirrorBitmap(0, 3)],
   },
