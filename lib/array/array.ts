@@ -132,6 +132,8 @@ interface Stretch {
 
 /** The unit in which what cannot be recovered is listed. */
 const BAD_BLOCK_BYTES = 4 * KIB;
+/** So often the end of a recovery or replacement waits for what writes have left bad on the new member. */
+const PUT_OFF_AT_MOST = 3;
 
 export class RaidArray extends Device {
   readonly name: string;
@@ -164,8 +166,8 @@ export class RaidArray extends Device {
   #scrub: ScrubProgress | null = null;
   /** What the bad-block logs say. Not by device number: that of a disk that has left goes to another, whose log is empty. */
   readonly #lists = new WeakMap<Member, readonly ErasedRange[]>();
-  /** See `#filledSince`. */
-  readonly #filling = new WeakMap<Member, number>();
+  /** The moment at which this life has begun to fill a member (bad places of before are its own), and how often the end has been put off. */
+  readonly #filling = new WeakMap<Member, { readonly since: number; putOff: number }>();
   /** Resolves when the last of the lists asked for has been written, or could not be. */
   #lastList: Promise<void> = Promise.resolve();
   /** Has just become the member of its slot; requests of before know it as a replacement still. */
@@ -1308,7 +1310,7 @@ export class RaidArray extends Device {
   async #replaceStep(member: Member): Promise<SyncProgress> {
     assert(member.state.state === 'replacement', 'only a replacement copies its original');
     const { slot, recoveredBytes } = member.state;
-    this.#filledSince(member);
+    this.#fillingOf(member);
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
     const walk: Walk<void> = {
       from: (afterBytes) => afterBytes,
@@ -1338,7 +1340,7 @@ export class RaidArray extends Device {
    */
   async #finishReplacement(member: Member, filled: number): Promise<void> {
     if (member.state.state !== 'replacement') return;
-    if (this.#members.badOf(member).some(({ since }) => since > filled)) return;
+    if (this.#putsOff(member, filled)) return;
     const { slot } = member.state;
     const original = this.#members.in(slot);
     assert(original !== null, 'a replacement has an original');
@@ -1413,7 +1415,7 @@ export class RaidArray extends Device {
   async #recoverStep(member: Member): Promise<SyncProgress | null> {
     assert(member.state.state === 'recovering', 'only a recovering member is recovered');
     const { slot, recoveredBytes, viaBitmap } = member.state;
-    this.#filledSince(member);
+    this.#fillingOf(member);
     const totalBytes = this.layout.memberBytes[slot] ?? 0;
     const walk: Walk<void> = {
       from: (afterBytes) => (viaBitmap ? this.#nextDirtyOn(slot, afterBytes, totalBytes) : afterBytes),
@@ -1436,14 +1438,16 @@ export class RaidArray extends Device {
       await this.#metadata?.checkpointRecovery(member.descriptor, { state: 'recovering', bytes: doneBytes });
     } else {
       await this.#fillBad(member, 'recover', slot);
+      const { moment } = this.#members;
       await this.#flushMembers();
-      await this.#inTurn(() => this.#finishRecovery(member));
+      await this.#inTurn(() => this.#finishRecovery(member, moment));
     }
     return { action: 'recover', doneBytes, totalBytes };
   }
 
-  async #finishRecovery(member: Member): Promise<void> {
+  async #finishRecovery(member: Member, filled: number): Promise<void> {
     if (member.state.state !== 'recovering') return;
+    if (this.#putsOff(member, filled)) return;
     if (this.#metadata !== null && this.#members.hidesDamage(member.state.slot)) {
       throw new RaidError(
         'REDUNDANCY_LOST',
@@ -1510,27 +1514,50 @@ export class RaidArray extends Device {
    * had now either stays bad, and on the list that has it.
    */
   async #fillBad(member: Member, op: 'recover' | 'replace', slot: number): Promise<void> {
-    const state = op === 'recover' ? 'recovering' : 'replacement';
+    const { since } = this.#fillingOf(member);
+    for (const place of this.#members.badOf(member).filter((bad) => bad.since > since))
+      await this.#fillAgain(member, op, slot, place.offsetBytes, place.lengthBytes);
+  }
+
+  async #fillAgain(
+    member: Member,
+    op: 'recover' | 'replace',
+    slot: number,
+    offsetBytes: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    if (stateOf(member).state !== (op === 'recover' ? 'recovering' : 'replacement')) return;
     const number = op === 'recover' ? slot : replacementOf(this.layout.memberCount, slot);
-    const since = this.#filledSince(member);
-    for (const place of this.#members.badOf(member).filter((bad) => bad.since > since)) {
-      const { offsetBytes, lengthBytes } = place;
-      const began = this.#members.moment;
-      try {
-        await this.#engine[op](slot, offsetBytes, lengthBytes);
-        await this.#mend(began, [{ member: number, offsetBytes, lengthBytes }]);
-      } catch (error) {
-        if (stateOf(member).state !== state) return;
-        if (!(error instanceof RaidError) || error.code !== 'REDUNDANCY_LOST') throw error;
-      }
+    const began = this.#members.moment;
+    try {
+      await this.#engine[op](slot, offsetBytes, lengthBytes);
+      await this.#mend(began, [{ member: number, offsetBytes, lengthBytes }]);
+    } catch (error) {
+      if (!(error instanceof RaidError)) throw error;
+      if (stateOf(member).state !== (op === 'recover' ? 'recovering' : 'replacement')) return;
+      if (error.code !== 'REDUNDANCY_LOST') throw error;
+      if (lengthBytes <= BAD_BLOCK_BYTES) return;
+      const half = Math.max(BAD_BLOCK_BYTES, roundDown(lengthBytes / 2, BAD_BLOCK_BYTES));
+      await this.#fillAgain(member, op, slot, offsetBytes, half);
+      await this.#fillAgain(member, op, slot, offsetBytes + half, lengthBytes - half);
     }
   }
 
-  /** The moment at which this life has begun to fill it: bad places of before are its own. */
-  #filledSince(member: Member): number {
-    const since = this.#filling.get(member) ?? this.#members.moment;
-    this.#filling.set(member, since);
-    return since;
+  #fillingOf(member: Member): { readonly since: number; putOff: number } {
+    const known = this.#filling.get(member) ?? { since: this.#members.moment, putOff: 0 };
+    this.#filling.set(member, known);
+    return known;
+  }
+
+  /**
+   * Whether a write has left it a bad place since that moment, when they had last been seen to; the end waits for that once more.
+   * But not for ever: somebody may try the same write over and over, and the new member takes it when it alone is asked.
+   */
+  #putsOff(member: Member, moment: number): boolean {
+    const filling = this.#fillingOf(member);
+    if (!this.#members.badOf(member).some(({ since }) => since > moment)) return false;
+    filling.putOff += 1;
+    return filling.putOff <= PUT_OFF_AT_MOST;
   }
 
   async #resyncStep(): Promise<SyncProgress> {

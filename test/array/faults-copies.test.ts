@@ -148,8 +148,6 @@ for (const { name, geometry, isReplacement } of shapes) {
       await array.close();
     });
 
-    if (!isReplacement) return;
-
     test('when all is copied, and only the last flush has still to come', async () => {
       const { array, source, target, finish } = await copying(geometry, isReplacement);
       const look = await reader(array, 8 * KIB, 1);
@@ -164,8 +162,55 @@ for (const { name, geometry, isReplacement } of shapes) {
       await look(false);
       flush.release();
       await finished;
-      expect(array.members[0]?.state.state).toBe('faulty');
+      if (isReplacement) expect(array.members[0]?.state.state).toBe('faulty');
+      else await array.fail(0);
       await look(false);
+      await array.close();
+    });
+
+    test('and cannot be read in one page of it: that page is lost with it, and no other', async () => {
+      const { array, source, target, finish } = await copying(geometry, isReplacement);
+      const flush = target.hold({ only: ({ op }) => op === 'flush' });
+      const finished = finish();
+      await until(() => flush.waiting.length > 0);
+      const refusing = source.add(refusal);
+      const [from, pages, lost] = [WINDOW, 16, 8];
+      await array.write(from, new Uint8Array(pages * PAGE).fill(2)).catch(() => undefined);
+      source.remove(refusing);
+      source.add({ ...unreadable, range: { offsetBytes: from + lost * PAGE, lengthBytes: PAGE } });
+      flush.release();
+      await finished;
+      const { erased } = array.health;
+      expect(erased.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0)).toBe(PAGE);
+      for (let page = 0; page < pages; page += 1) {
+        const read = array.read(from + page * PAGE, new Uint8Array(PAGE));
+        if (page === lost) await expect(read).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+        else await read;
+      }
+      await array.close();
+    });
+
+    test('and refuses it again before every last flush: it ends all the same', async () => {
+      const { array, source, target, finish } = await copying(geometry, isReplacement);
+      let flush = target.hold({ only: ({ op }) => op === 'flush' });
+      let isOver = false;
+      const finished = finish().then(() => {
+        isOver = true;
+      });
+      source.add({ ...refusal, range: { offsetBytes: 0, lengthBytes: PAGE } });
+      let rounds = 0;
+      for (; rounds < 10; rounds += 1) {
+        await until(() => isOver || flush.waiting.length > 0);
+        if (isOver) break;
+        await array.write(0, new Uint8Array(PAGE).fill(2)).catch(() => undefined);
+        const last = flush;
+        flush = target.hold({ only: ({ op }) => op === 'flush' });
+        last.release();
+      }
+      expect(rounds).toBeGreaterThan(1);
+      expect(rounds).toBeLessThan(10);
+      flush.release();
+      await finished;
       await array.close();
     });
   });

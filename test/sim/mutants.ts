@@ -324,8 +324,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'the recovery is recorded as done before it is flushed',
     file: array,
-    find: '      await this.#flushMembers();\n      await this.#inTurn(() => this.#finishRecovery(member));',
-    replace: '      await this.#inTurn(() => this.#finishRecovery(member));',
+    find: '      await this.#flushMembers();\n      await this.#inTurn(() => this.#finishRecovery(member, moment));',
+    replace: '      await this.#inTurn(() => this.#finishRecovery(member, moment));',
     breaks: 'I11',
     hunts: [...raid1(15, 16), ...raid5(15)],
   },
