@@ -109,7 +109,7 @@ export class Activity {
     this.#transition = this.#options.markClean().then(
       (isDone) => {
         this.#state = isDone ? 'clean' : before;
-        if (!isDone) this.#lastEnd = this.#options.host.now();
+        if (this.#state === 'active') this.#rest();
       },
       (error: unknown) => {
         // Some members may say "clean" by then, and the next write has to see to that.

@@ -86,19 +86,6 @@ export function runsOf(transfers: readonly Transfer[]): readonly Run[] {
   return runs;
 }
 
-/** More than these are sorted rather than compared with each other. */
-const FEW_TRANSFERS = 8;
-
-/** Whether none of these can follow another, since all are on different members: what a small request comes to. */
-function areApart(transfers: readonly Transfer[]): boolean {
-  if (transfers.length > FEW_TRANSFERS) return false;
-  for (let index = 1; index < transfers.length; index += 1) {
-    for (let before = 0; before < index; before += 1)
-      if (transfers[before]?.member === transfers[index]?.member) return false;
-  }
-  return true;
-}
-
 /** Buffers for a run; neighbours in memory become one. */
 function viewsOf(memory: WebAssembly.Memory, batch: Batch, run: Run): Uint8Array[] {
   const views: Uint8Array[] = [];
@@ -144,7 +131,6 @@ export class SynchronousIo {
       const error = this.#one(batch, only);
       return error === null ? null : [{ transfer: only, error }];
     }
-    if (areApart(batch.transfers)) return this.#oneByOne(batch, batch.transfers, null);
     let failures: Failure[] | null = null;
     for (const run of runsOf(batch.transfers)) {
       // One by one, to learn which of them it was.
