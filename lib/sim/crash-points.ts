@@ -808,7 +808,7 @@ class Explorer {
     }
     const registers = new Registers(events, made.contents, before);
     const room = new Room(made, start.images, prefixes.places, columns);
-    this.#stage.enter(room, start.depth === 0);
+    this.#stage.enter(room);
     const roots: (() => Start)[] = [];
     let liveSlots = start.liveSlots;
     let isDue = true;
@@ -1191,7 +1191,6 @@ class Stage {
   readonly #contentsBefore: KnownContents;
   /** What is on the disks, again. */
   readonly #words: readonly Int32Array[];
-  #isFirst = true;
   #room: Room | null = null;
   /** What a recovery may change besides places: restored before the next one. */
   readonly #zones: readonly Range[];
@@ -1215,10 +1214,8 @@ class Stage {
     this.#zones = [{ from: dataStart, to: dataEnd }, ...endsOf(0, dataStart), ...endsOf(dataEnd, size)];
   }
 
-  /** `isFirst`: nobody has been left out yet in a life before. */
-  enter(room: Room, isFirst: boolean): void {
+  enter(room: Room): void {
     this.#room = room;
-    this.#isFirst = isFirst;
     for (const [disk, image] of room.images.entries()) this.#disks[disk]?.set(image);
     this.#restored = room.images.flatMap((image, disk) => {
       const places = room.places.filter((place) => place.disk === disk);
@@ -1281,8 +1278,7 @@ class Stage {
       driver: 'inline',
       heapBytes: MIB,
       windowBytes,
-      // An array that has always had all of its members starts by itself.
-      run: !this.#isFirst || view.present.includes(false),
+      run: true,
     } as const;
     let array: RaidArray;
     try {

@@ -118,15 +118,6 @@ export const mutants: readonly Mutant[] = [
     hunts: raid5(0, 1),
   },
   {
-    name: 'a member that comes back is told when all others have been',
-    file: record,
-    find: '    const failures = newcomers.length > 0 ? [...(await this.#write(newcomers))] : [];\n    failures.push(...(await this.#write(toWrite.filter(isKnown))));',
-    replace:
-      '    const failures = [...(await this.#write(toWrite.filter(isKnown)))];\n    if (newcomers.length > 0) failures.push(...(await this.#write(newcomers)));',
-    breaks: 'I12',
-    hunts: [...mirrorBitmap(19, 20, 22, 23), ...raid5Bitmap(19)],
-  },
-  {
     name: 'close does not flush',
     file: array,
     find: '        await this.#flushMembers();\n        await this.#untilRecorded();',
