@@ -38,11 +38,10 @@ export function define(command: Command): void {
     .option('-p, --layout <name>', 'left-symmetric ..., near=2 or n2, far=2 or f2, offset=2 or o2')
     .addOption(new Option('-b, --bitmap <where>', 'write-intent bitmap').choices(['internal', 'none']))
     .addOption(
-      new Option('--consistency-policy <policy>', 'what makes redundancy right after a crash').choices([
-        'resync',
-        'bitmap',
-        'ppl',
-      ]),
+      new Option(
+        '--consistency-policy <policy>',
+        'what makes redundancy right after a crash (default: bitmap on disks of more than 100G, as mdadm)',
+      ).choices(['resync', 'bitmap', 'ppl']),
     )
     .addOption(
       new Option('-e, --metadata <version>', 'of the superblocks')

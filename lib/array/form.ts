@@ -36,6 +36,7 @@ import { arraySectorsOf, geometryOf, levelNumbersOf } from '../md/levels.ts';
 import { correctedSectorsOf, superblockPlaces } from '../md/member.ts';
 import {
   type ConsistencyPolicy,
+  defaultConsistency,
   type FirstSync,
   newArray,
   type Placement,
@@ -82,7 +83,10 @@ export interface ShapeOptions {
   readonly metadata?: Version1 | undefined;
   readonly bitmap?: 'internal' | 'none' | undefined;
   readonly bitmapChunk?: string | number | undefined;
-  /** What makes redundancy right after a crash; `ppl`, for raid5, also where a member is missing then. */
+  /**
+   * What makes redundancy right after a crash; `ppl`, for raid5, also where a member is missing then. Default, as mdadm: `bitmap` where
+   * members hold more than 100 GiB each, otherwise `resync`.
+   */
   readonly consistencyPolicy?: 'resync' | 'bitmap' | 'ppl' | undefined;
   /** The array's own name, written into its superblocks. */
   readonly setName?: string | undefined;
@@ -121,11 +125,14 @@ export function shapeArray(memberBytes: readonly number[], options: FormOptions)
   checkChunk(level, chunkBytes);
   const firstSync: FirstSync = options.assumeClean === true || numbers.level <= 0 ? 'clean' : 'resync';
   const setName = options.setName ?? options.name;
-  const { array, placement } = newArray({
+  const shape = {
     version: options.metadata ?? '1.2',
     numbers,
-    consistency: consistencyOf(options, numbers),
     memberSectors: memberBytes.map((bytes) => Math.floor(bytes / SECTOR_BYTES)),
+  };
+  const { array, placement } = newArray({
+    ...shape,
+    consistency: consistencyOf(options, numbers) ?? defaultConsistency(shape),
     setUuid: formatUuid(host.randomBytes(16)),
     setName:
       options.homehost === undefined
@@ -553,10 +560,11 @@ function descriptorOf(candidates: readonly Candidate[], index: number): number {
   return claim.descriptor;
 }
 
+/** Null where nothing is said of it. */
 function consistencyOf(
   options: ShapeOptions,
   numbers: { readonly level: number; readonly raidDisks: number },
-): ConsistencyPolicy {
+): ConsistencyPolicy | null {
   const { bitmap, consistencyPolicy } = options;
   if (bitmap === 'internal' && consistencyPolicy !== undefined && consistencyPolicy !== 'bitmap') {
     throw new RaidError(
@@ -585,12 +593,13 @@ function consistencyOf(
     }
     return { policy: 'ppl' };
   }
-  const wantsBitmap = bitmap === 'internal' || consistencyPolicy === 'bitmap';
-  if (!wantsBitmap) return { policy: 'resync' };
-  return {
-    policy: 'bitmap',
-    chunkBytes: options.bitmapChunk === undefined ? null : parseSize(options.bitmapChunk),
-  };
+  if (bitmap === 'internal' || consistencyPolicy === 'bitmap') {
+    return {
+      policy: 'bitmap',
+      chunkBytes: options.bitmapChunk === undefined ? null : parseSize(options.bitmapChunk),
+    };
+  }
+  return bitmap === 'none' || consistencyPolicy === 'resync' ? { policy: 'resync' } : null;
 }
 
 function sourceOf(sources: readonly Source[], member: MdMember): Source {

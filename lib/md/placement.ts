@@ -75,6 +75,20 @@ const BBLOG_SECTORS = 8;
 const BITMAP_CHUNK_MIN = 4096;
 const BITMAP_CHUNK_DEFAULT_MIN = 64 * 1024 * 1024;
 
+/** Of each member. */
+const BITMAP_DEFAULT_ABOVE_SECTORS = 100 * 2 ** 21;
+
+/**
+ * What mdadm takes where nobody says: a bitmap if the members hold more than 100 GiB each, where to make all of them agree again after
+ * every crash would take hours.
+ */
+export function defaultConsistency(shape: Omit<ArrayShape, 'consistency'>): ConsistencyPolicy {
+  const { sizeSectors } = placeArray({ ...shape, consistency: { policy: 'resync' } });
+  return sizeSectors > BITMAP_DEFAULT_ABOVE_SECTORS
+    ? { policy: 'bitmap', chunkBytes: null }
+    : { policy: 'resync' };
+}
+
 /** Where everything goes; refuses members that are too small to hold anything. */
 export function placeArray(shape: ArrayShape): Placement {
   const { memberSectors, numbers } = shape;

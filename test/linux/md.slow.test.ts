@@ -23,7 +23,13 @@ import { type AssembleOptions, assemble } from '../../lib/md/assemble.ts';
 import { decodeBitmapSuperblock, newBitmapArea } from '../../lib/md/bitmap.ts';
 import { examineText } from '../../lib/md/examine.ts';
 import type { LevelNumbers } from '../../lib/md/levels.ts';
-import { type ConsistencyPolicy, type FirstSync, newArray } from '../../lib/md/placement.ts';
+import {
+  type ConsistencyPolicy,
+  defaultConsistency,
+  type FirstSync,
+  newArray,
+  placeArray,
+} from '../../lib/md/placement.ts';
 import {
   bitmapOffsetOf,
   checkSuperblock1,
@@ -340,6 +346,50 @@ kernel.each(['1.0', '1.2'] as const)('large members, metadata %s', (version) => 
       }
       for (const { path } of half) rmSync(path);
     }
+  });
+});
+
+kernel.each(['1.0', '1.2'] as const)('a bitmap that nobody has asked for, metadata %s', (version) => {
+  const STEP = 128;
+  const shapeOf = (level: 1 | 5, sectors: number) => ({
+    version,
+    numbers: { level, layout: level === 5 ? 2 : 0, raidDisks: 3, chunkSectors: level === 5 ? STEP : 0 },
+    memberSectors: [sectors, sectors, sectors],
+  });
+
+  test('is there from the same size of member on as with mdadm', async () => {
+    const made = ([1, 5] as const).flatMap((level) => {
+      let sectors = 100 * 2 ** 21;
+      const held = (): number =>
+        placeArray({ ...shapeOf(level, sectors), consistency: { policy: 'resync' } }).sizeSectors;
+      while (held() <= 100 * 2 ** 21) sectors += STEP;
+      return [sectors - STEP, sectors].map((size) => ({
+        shape: shapeOf(level, size),
+        paths: [0, 1, 2].map((index) => imagePath('default', version, level, size, index)),
+      }));
+    });
+    for (const { paths, shape } of made) {
+      for (const path of paths) {
+        writeFileSync(path, '');
+        truncateSync(path, (shape.memberSectors[0] ?? 0) * 512);
+      }
+    }
+    const creations = made.map(({ shape: { numbers } }, index) => {
+      const disks = [0, 1, 2].map((disk) => `$D${3 * index + disk}`).join(' ');
+      const chunk = numbers.level === 5 ? '--chunk=64' : '';
+      return `mdadm --create /dev/md${index} --run --metadata=${version} --level=${numbers.level} --raid-devices=3 ${chunk} --assume-clean ${disks} </dev/null || exit 1`;
+    });
+    await inKernel({
+      images: made.flatMap(({ paths }) => paths),
+      script: `${creations.join('\n')}\nmdadm --stop --scan`,
+    });
+    const theirs = made.map(({ shape, paths }) => {
+      const { featureMap } = superblock1At(paths[0] as string, version, shape.memberSectors[0] as number);
+      return (featureMap & features.BITMAP) === 0 ? 'resync' : 'bitmap';
+    });
+    expect(theirs).toEqual(['resync', 'bitmap', 'resync', 'bitmap']);
+    expect(made.map(({ shape }) => defaultConsistency(shape).policy)).toEqual(theirs);
+    for (const path of made.flatMap(({ paths }) => paths)) rmSync(path);
   });
 });
 

@@ -6,7 +6,7 @@ import { raid5Layouts, raid6Layouts } from '../../lib/layout/geometry.ts';
 import { examineJson, examineText } from '../../lib/md/examine.ts';
 import { arraySectorsOf, geometryOf, levelNumbersOf } from '../../lib/md/levels.ts';
 import { claimOf, readSuperblock, superblockPlaces } from '../../lib/md/member.ts';
-import { newArray, placeArray, setNameOf } from '../../lib/md/placement.ts';
+import { defaultConsistency, newArray, placeArray, setNameOf } from '../../lib/md/placement.ts';
 import {
   checksumOf,
   decodeSuperblock1,
@@ -122,6 +122,35 @@ describe('geometry and the numbers in superblocks', () => {
       numbers(10, 0x102, 3),
       numbers(10, 0x201, 3),
     ]).toEqual([1290, 2560, 2560, 1920, 1920]);
+  });
+});
+
+describe('what redundancy rests on after a crash, where nobody says', () => {
+  const policies = (level: number, raidDisks: number, sectors: number): unknown => {
+    const numbers = { level, layout: layouts[level] ?? 0, raidDisks, chunkSectors: level === 1 ? 0 : 128 };
+    const shape = {
+      version: '1.2',
+      numbers,
+      memberSectors: new Array<number>(raidDisks).fill(sectors),
+    } as const;
+    const { sizeSectors } = placeArray({ ...shape, consistency: { policy: 'resync' } });
+    return [sizeSectors - 100 * GIB, defaultConsistency(shape).policy];
+  };
+
+  test.each([
+    [1, 2],
+    [4, 3],
+    [5, 3],
+    [6, 4],
+    [10, 2],
+  ])('level %i: a bitmap from the first chunk on that a member holds beyond 100 GiB', (level, raidDisks) => {
+    // 133120 sectors lie before the data of members as large as these.
+    expect(policies(level, raidDisks, 100 * GIB + 133120)).toEqual([0, 'resync']);
+    expect(policies(level, raidDisks, 100 * GIB + 133120 + 128)).toEqual([128, 'bitmap']);
+  });
+
+  test.each([-1, 0])('level %i: never a bitmap, since there is nothing that could disagree', (level) => {
+    expect(policies(level, 2, 300 * GIB)).toEqual([expect.any(Number), 'resync']);
   });
 });
 
