@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { afterAll, test } from 'vitest';
 import { DelayDevice } from '../../lib/device/delay.ts';
 import type { Device } from '../../lib/device/device.ts';
@@ -6,6 +6,7 @@ import { FaultDevice } from '../../lib/device/fault.ts';
 import { FileDevice } from '../../lib/device/file.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { OverlayDevice } from '../../lib/device/overlay.ts';
+import { PartitionDevice } from '../../lib/device/partition.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
 import { SliceDevice } from '../../lib/device/slice.ts';
 import { realHost, seededRandom } from '../../lib/host.ts';
@@ -15,6 +16,7 @@ import { Fabric } from '../../lib/multipath/fabric.ts';
 import { defaultTopology } from '../../lib/multipath/topology.ts';
 import { KIB, MIB } from '../../lib/units.ts';
 import { directFolder, scratchFolder } from '../device/scratch.ts';
+import { gptDisk } from '../device/tables.ts';
 import { randomBytes, runSeed } from './seed.ts';
 import { conformance } from './suite.ts';
 
@@ -95,6 +97,11 @@ conformance('a shared slice of a file', async () => {
   const below = await FileDevice.create(nextPath(), 2 * size);
   const device = new SliceDevice(below, { offsetBytes: 4 * KIB, lengthBytes: size, shared: true });
   return { device, dispose: () => below.close() };
+});
+conformance('a partition of an image', async () => {
+  const path = nextPath();
+  await writeFile(path, gptDisk([{ number: 3, first: 2048, sectors: size / 512 }], 2048 + size / 512 + 64));
+  return { device: await PartitionDevice.open(await FileDevice.open(path), 3) };
 });
 conformance(
   'a slice of a read-only slice',
