@@ -25,7 +25,6 @@ import {
   knownDisks,
   type Opened,
   slotsOf,
-  statOf,
   usualDiskBytes,
 } from './array.ts';
 import { closest } from './closest.ts';
@@ -178,7 +177,7 @@ async function findFile(opened: Opened, text: string, command: Wishes['command']
 async function existingPath(folder: string, text: string): Promise<string | null> {
   if (isUri(text)) return wholeSource(text);
   const inFolder = text.includes('/') ? [] : [join(folder, text), join(folder, `${text}.img`)];
-  for (const path of [text, ...inFolder]) if ((await statOf(path)) !== null) return path;
+  for (const path of [text, ...inFolder]) if (await isThere(path)) return path;
   return null;
 }
 

@@ -11,6 +11,7 @@ import {
   type Manifest,
   memberNames,
   openArray,
+  placeOf,
   type RaidArray,
   RaidError,
   readManifest,
@@ -24,7 +25,7 @@ import { COMMAND_MARK } from './render.ts';
 
 /** A text as the shell would have to be given it. */
 export function shellWord(text: string): string {
-  return /^[\w@%+=:,./~-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+  return /^[\w@%+=:,./~-][\w@%+=:,./~#-]*$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 /** A line of an error's message that is printed as the command to type now. */
@@ -214,7 +215,8 @@ export async function checkFile(path: string, wanted = 'a disk'): Promise<void> 
     wholeSource(path);
     return;
   }
-  const found = await statOf(path);
+  const place = await placeOf(path);
+  const found = place === null ? null : await statOf(place.path);
   if (found === null) throw new RaidError('BAD_ARGUMENT', `there is no file ${path}`, { device: path });
   if (!found.isDirectory()) return;
   const isArray = (await statOf(join(path, MANIFEST_NAME))) !== null;
@@ -341,12 +343,11 @@ export function newDiskPath(folder: string, manifest: Manifest): string {
   return join(folder, `disk${number}.img`);
 }
 
-/** As large as the largest disk that is there: the largest file, or where all are remote, the largest export. */
+/** As large as the largest disk that is there: the largest file, or where all are remote or partitions, the largest of those. */
 export async function usualDiskBytes(folder: string, manifest: Manifest, array: RaidArray): Promise<number> {
-  const files = manifest.members.filter((source) => !isUri(source));
-  const sizes = await Promise.all(
-    files.map(async (source) => (await statOf(pathIn(folder, source)))?.size ?? 0),
-  );
+  const places = await Promise.all(manifest.members.map((source) => placeOf(pathIn(folder, source))));
+  const files = places.flatMap((place) => (place === null || place.partition !== null ? [] : [place.path]));
+  const sizes = await Promise.all(files.map(async (path) => (await statOf(path))?.size ?? 0));
   if (files.length > 0) return Math.max(0, ...sizes);
   const devices = array.members.map(({ descriptor }) => array.metadata?.deviceOf(descriptor));
   return Math.max(0, ...devices.map((device) => device?.limits.sizeBytes ?? 0));

@@ -1,5 +1,5 @@
 /** Bytes out of an array, or out of a snapshot of it, and what could not be read. */
-import { formatSize, parseSize, RaidError, SNAPSHOT_STORE } from '../lib/index.ts';
+import { formatSize, parseSize, placeOf, RaidError, SNAPSHOT_STORE } from '../lib/index.ts';
 import { commandLine, pathIn, statOf } from './array.ts';
 import type { ReadingOptions } from './options.ts';
 import { INTERRUPTED, Interrupt, Progress, untilAsked } from './progress.ts';
@@ -52,7 +52,8 @@ export async function takeOut(
     }
     const target = to === '-' ? null : await statOf(to);
     for (const source of [...manifest.members, SNAPSHOT_STORE]) {
-      const member = await statOf(pathIn(folder, source));
+      const place = await placeOf(pathIn(folder, source));
+      const member = place === null ? null : await statOf(place.path);
       if (target !== null && member !== null && target.ino === member.ino && target.dev === member.dev)
         throw new RaidError(
           'BAD_ARGUMENT',

@@ -42,6 +42,7 @@ export {
   memberNames,
   openNamed,
   openSource,
+  placeOf,
   type SourceOptions,
   sourceIn,
   wholeSource,
@@ -97,6 +98,7 @@ export {
 export { FileDevice } from './device/file.ts';
 export { MemoryDevice } from './device/memory.ts';
 export { OverlayDevice } from './device/overlay.ts';
+export { type Partition, PartitionDevice, readPartitions } from './device/partition.ts';
 export { RecordDevice, type RecordEntry, type RecordOptions } from './device/record.ts';
 export { SliceDevice } from './device/slice.ts';
 export type { Crew } from './engine/crew.ts';

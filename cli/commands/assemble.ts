@@ -1,6 +1,6 @@
 /** Opens disks that are there already. */
 import type { Command } from 'commander';
-import { examples, jsonOption, quietOption } from '../options.ts';
+import { count, examples, jsonOption, quietOption } from '../options.ts';
 
 /** Of ranges at risk. */
 const RANGES_SHOWN = 8;
@@ -10,6 +10,7 @@ interface Options {
   readonly force?: boolean;
   readonly run?: boolean;
   readonly overlay?: boolean;
+  readonly partition?: number;
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
@@ -20,6 +21,11 @@ export function define(command: Command): void {
     .argument('[file...]', 'the disks (default: those of the manifest, or all in the folder that are disks)')
     .option('--readonly', 'never write a byte to the disks, now or later')
     .option('--overlay', 'all writes go to files beside the manifest, to be thrown away or kept')
+    .option(
+      '--partition <n>',
+      'the files are whole disks: take this partition of each (FILE#N takes it of one)',
+      count,
+    )
     .option('--run', 'start although disks are missing that the array still counted on')
     .option('-f, --force', 'take stale disks for current, or a dirty degraded array for clean, as mdadm')
     .addOption(jsonOption())
@@ -31,6 +37,7 @@ export function define(command: Command): void {
     command,
     [
       'raidsim assemble nas /images/sd[abcd].img --overlay',
+      'raidsim assemble nas /images/sd[abcd].img --partition 3 --readonly',
       'raidsim assemble demo demo/*.img',
       'raidsim assemble demo --run',
     ],
@@ -38,16 +45,19 @@ export function define(command: Command): void {
   );
 }
 
-async function run(folder: string, given: readonly string[], options: Options): Promise<void> {
+async function run(folder: string, named: readonly string[], options: Options): Promise<void> {
   const { assembleArray, formatSize, RaidError, sourceIn } = await import('../../lib/index.ts');
   const { checkFile, checkNewFolder, commandLine, dropFromManifest, inspectFolder } = await import(
     '../array.ts'
   );
+  const { partitionHint } = await import('../partitions.ts');
   const { printJson } = await import('../progress.ts');
   const { paint } = await import('../render.ts');
 
   await checkNewFolder(folder, 'assemble');
-  for (const file of given) await checkFile(file);
+  for (const file of named) await checkFile(file);
+  const { partition } = options;
+  const given = partition === undefined ? named : named.map((file) => `${file}#${partition}`);
   const files = given.length > 0 ? given : await disksOf(folder);
   const words = [folder, ...given];
   try {
@@ -97,8 +107,8 @@ async function run(folder: string, given: readonly string[], options: Options): 
           : options.readonly === true
             ? ', read-only'
             : '';
-      const count = status.members.filter(({ state }) => state === 'in_sync').length;
-      const head = `${paint('bold', status.name)}: ${status.level}, ${count} of ${inspection.memberCount} disks, ${status.state}${how}`;
+      const inSync = status.members.filter(({ state }) => state === 'in_sync').length;
+      const head = `${paint('bold', status.name)}: ${status.level}, ${inSync} of ${inspection.memberCount} disks, ${status.state}${how}`;
       process.stdout.write(`${[head, ...forced, ...out].join('\n')}\n`);
     }
   } catch (error) {
@@ -108,7 +118,18 @@ async function run(folder: string, given: readonly string[], options: Options): 
       throw new RaidError(error.code, said, { ...error.place, cause: error });
     }
     const hint = / {2}--(run|force) starts it all the same$/.exec(error.message);
-    if (hint === null) throw error;
+    if (hint === null) {
+      const flags = (['readonly', 'overlay', 'run', 'force'] as const).filter(
+        (flag) => options[flag] === true,
+      );
+      const partitions = await partitionHint(given, (number) =>
+        commandLine(
+          ...['assemble', folder, ...given, '--partition', String(number)],
+          ...flags.map((flag) => `--${flag}`),
+        ),
+      );
+      throw new RaidError(error.code, `${error.message}${partitions}`, { ...error.place, cause: error });
+    }
     const said = error.message.slice(0, hint.index).trimEnd();
     throw new RaidError(error.code, `${said}${commandLine('assemble', ...words, `--${hint[1]}`)}`, {
       ...error.place,

@@ -75,10 +75,8 @@ export function define(command: Command): void {
 }
 
 async function run(folder: string, files: readonly string[], options: Options): Promise<void> {
-  const { createArray, formatSize, isUri, RaidError } = await import('../../lib/index.ts');
-  const { checkFile, checkNewFolder, commandLine, inspectFolder, shellWord, statOf } = await import(
-    '../array.ts'
-  );
+  const { createArray, formatSize, isThere, isUri, RaidError } = await import('../../lib/index.ts');
+  const { checkFile, checkNewFolder, commandLine, inspectFolder, shellWord } = await import('../array.ts');
   const { printJson } = await import('../progress.ts');
   const { paint } = await import('../render.ts');
 
@@ -110,7 +108,7 @@ async function run(folder: string, files: readonly string[], options: Options): 
   await checkNewFolder(folder, 'create');
   for (const file of files) {
     // Made only where it is said how large: a name that is not there is a slip more often than a wish.
-    if (options.size === undefined || isUri(file) || (await statOf(file)) !== null) await checkFile(file);
+    if (options.size === undefined || isUri(file) || (await isThere(file))) await checkFile(file);
   }
 
   const create: CreateOptions = {

@@ -18,8 +18,9 @@ export function define(command: Command): void {
 
 async function run(files: readonly string[], json: boolean): Promise<void> {
   const { examineMember, RaidError } = await import('../../lib/index.ts');
-  const { checkFile } = await import('../array.ts');
+  const { checkFile, commandLine } = await import('../array.ts');
   const { failure } = await import('../failure.ts');
+  const { partitionHint } = await import('../partitions.ts');
   const { printJson } = await import('../progress.ts');
   const { reportError } = await import('../render.ts');
 
@@ -33,7 +34,12 @@ async function run(files: readonly string[], json: boolean): Promise<void> {
     } catch (error) {
       // One that cannot be read does not hide the others.
       if (!(error instanceof RaidError)) throw error;
-      const found = await failure(error);
+      const partitions = await partitionHint([file], (number) => commandLine('examine', `${file}#${number}`));
+      const told = new RaidError(error.code, `${error.message}${partitions}`, {
+        ...error.place,
+        cause: error,
+      });
+      const found = await failure(told);
       process.exitCode = found.exitCode;
       reportError(found, { json });
     }

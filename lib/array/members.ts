@@ -22,6 +22,7 @@
  */
 import type { Device } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
+import { PartitionDevice } from '../device/partition.ts';
 import { RaidError } from '../errors.ts';
 import type { Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
@@ -357,7 +358,10 @@ function meets(a: ErasedRange, b: ErasedRange): boolean {
   );
 }
 
-/** One object, or two that have opened one file. */
+/** One object, or two that have opened one file, or one partition of it. */
 function isSameDevice(a: Device, b: Device): boolean {
-  return a === b || (a instanceof FileDevice && b instanceof FileDevice && a.identity === b.identity);
+  if (a === b) return true;
+  const isLocal = (device: Device): device is FileDevice | PartitionDevice =>
+    device instanceof FileDevice || device instanceof PartitionDevice;
+  return isLocal(a) && isLocal(b) && a.identity === b.identity;
 }

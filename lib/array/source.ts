@@ -1,6 +1,7 @@
 /**
  * What a manifest calls a member, and how one comes from there to a device: a path, relative to the folder where it can
  * be, or the URI of an NBD export, always written in the same way (nbd/uri.ts), or several that lead to one (paths.ts).
+ * `sda.img#3` is the third partition in the image of a disk, as `/dev/sda3` is one of the disk; a file that is called so is that file.
  *
  * A file is there or not. An export is asked: one that nobody answers for is missing like a disk that was pulled, and
  * whether the array can do without decides assembly.
@@ -9,6 +10,7 @@ import { stat } from 'node:fs/promises';
 import { basename, isAbsolute, join, relative, resolve } from 'node:path';
 import type { Device } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
+import { PartitionDevice } from '../device/partition.ts';
 import { RaidError } from '../errors.ts';
 import { MultipathDevice } from '../multipath/device.ts';
 import { NbdDevice } from '../nbd/client.ts';
@@ -16,7 +18,7 @@ import { isUri, parseNbdUri } from '../nbd/uri.ts';
 import { identityOf, type MemberFile } from './ownership.ts';
 import { checkPaths, hasPaths, joined, openPaths, type PathsOptions, urisOf } from './paths.ts';
 
-export type MemberDevice = FileDevice | NbdDevice | MultipathDevice;
+export type MemberDevice = FileDevice | PartitionDevice | NbdDevice | MultipathDevice;
 
 export interface SourceOptions extends PathsOptions {
   /** O_DIRECT, for files. */
@@ -37,13 +39,33 @@ export function sourceIn(folder: string, text: string): string {
   return inside.startsWith('..') || isAbsolute(inside) ? whole : inside;
 }
 
-/** Whether there is something to open. Of an export only its server knows. */
-export async function isThere(source: string): Promise<boolean> {
-  if (isUri(source)) return true;
-  return await stat(source).then(
+/** The file that a source is, or is a part of. */
+export interface Place {
+  readonly path: string;
+  /** Null for all of it. */
+  readonly partition: number | null;
+}
+
+/** Null where there is no such file, and for an export. */
+export async function placeOf(source: string): Promise<Place | null> {
+  if (isUri(source)) return null;
+  if (await isFile(source)) return { path: source, partition: null };
+  const [, path = '', digits = ''] = PARTITION.exec(source) ?? [];
+  return path !== '' && (await isFile(path)) ? { path, partition: Number(digits) } : null;
+}
+
+const PARTITION = /^(.+)#([1-9][0-9]{0,3})$/;
+
+async function isFile(path: string): Promise<boolean> {
+  return await stat(path).then(
     () => true,
     () => false,
   );
+}
+
+/** Whether there is something to open. Of an export only its server knows. */
+export async function isThere(source: string): Promise<boolean> {
+  return isUri(source) || (await placeOf(source)) !== null;
 }
 
 /** MEMBER_GONE where an export's server does not answer. */
@@ -51,10 +73,12 @@ export async function openSource(source: string, options: SourceOptions = {}): P
   const { direct, conf, ...remote } = options;
   if (hasPaths(source)) return await openPaths(source, { ...remote, conf });
   if (isUri(source)) return await NbdDevice.open(source, remote);
-  return await FileDevice.open(source, {
+  const { path, partition } = (await placeOf(source)) ?? { path: source, partition: null };
+  const file = await FileDevice.open(path, {
     readOnly: options.readOnly === true,
     direct: direct === true,
   });
+  return partition === null ? file : await PartitionDevice.open(file, partition);
 }
 
 /** One that somebody has named just now: that it is not there is then a mistake in the call, and not a lost disk. */
@@ -71,7 +95,11 @@ export async function openNamed(source: string, options: SourceOptions = {}): Pr
 
 /** For the locks on it, one for each path; it need not be open. */
 export async function locksOf(source: string): Promise<readonly MemberFile[]> {
-  if (!isUri(source)) return [{ path: source, identity: await identityOf(source) }];
+  if (!isUri(source)) {
+    const { path, partition } = (await placeOf(source)) ?? { path: source, partition: null };
+    const identity = await identityOf(path);
+    return [{ path, identity: partition === null ? identity : `${identity}#${partition}` }];
+  }
   return urisOf(source).map((uri) => ({ path: source, identity: parseNbdUri(uri).identity }));
 }
 
@@ -80,19 +108,25 @@ export function locksOfDevice(device: Device): readonly MemberFile[] {
   const { name } = device;
   if (device instanceof FileDevice || device instanceof NbdDevice)
     return [{ path: name, identity: device.identity }];
+  if (device instanceof PartitionDevice) return [{ path: device.diskName, identity: device.identity }];
   if (!(device instanceof MultipathDevice) || !isUri(name)) return [];
   return urisOf(name).map((uri) => ({ path: name, identity: parseNbdUri(uri).identity }));
 }
 
-/** `disk0` for `disk0.img`, the export or the socket of a URI; all of it where two would be called alike. */
+/** `disk0` for `disk0.img`, `sda3` for `sda.img#3`, the export or the socket of a URI; all of it where two would be called alike. */
 export function memberNames(sources: readonly string[]): readonly string[] {
-  const short = sources.map((source) =>
-    isUri(source) ? shortNameOf(source) : basename(source).replace(/\.(img|raw|dd|bin)$/, ''),
-  );
+  const short = sources.map((source) => (isUri(source) ? shortNameOf(source) : shortNameOfFile(source)));
   return sources.map((source, index) => {
     const name = short[index] ?? source;
     return short.filter((other) => other === name).length === 1 ? name : source;
   });
+}
+
+function shortNameOfFile(source: string): string {
+  const [, disk, partition = ''] = PARTITION.exec(source) ?? [];
+  const name = basename(disk ?? source).replace(/\.(img|raw|dd|bin)$/, '');
+  // As Linux calls them.
+  return `${name}${disk !== undefined && /[0-9]$/.test(name) ? 'p' : ''}${partition}`;
 }
 
 function shortNameOf(source: string): string {

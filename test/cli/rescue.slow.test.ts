@@ -2,6 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { FaultDevice, FileDevice, openArray } from '../../lib/index.ts';
+import { gptDisk } from '../device/tables.ts';
 import { Scratch, sampleBytes } from './raidsim.ts';
 
 const MIB = 1024 * 1024;
@@ -88,4 +89,87 @@ test('status remembers what the last scrub has left', async () => {
   expect(await scratch.done('status demo')).toMatch(/the last scrub found 1 mismatch, on \d{4}-\d\d-\d\dT/);
   await scratch.done('scrub demo --repair -q');
   expect(await mismatches()).toBe(0);
+});
+
+/** Images of whole disks, as of a NAS: a mirror in the first partition, the data in the third. */
+async function nas(scratch: Scratch, content: Uint8Array): Promise<readonly string[]> {
+  await writeFile(scratch.path('data.bin'), content);
+  await scratch.done('create system -l 1 -n 3 -z 4M -q');
+  await scratch.done('write system --from data.bin --quiet');
+  await scratch.done('create data -l 5 -n 3 -z 8M -c 64K -q');
+  await scratch.done('write data --from data.bin --quiet');
+  const partitions = [
+    { number: 1, first: 2048, sectors: 4 * 2048 },
+    { number: 2, first: 10240, sectors: 2048 },
+    { number: 3, first: 12288, sectors: 8 * 2048 },
+  ];
+  return await Promise.all(
+    ['sda', 'sdb', 'sdc'].map(async (name, index) => {
+      const disk = gptDisk(partitions, 15 * 2048);
+      (await readFile(scratch.path(`system/disk${index}.img`))).copy(disk, 2048 * 512);
+      (await readFile(scratch.path(`data/disk${index}.img`))).copy(disk, 12288 * 512);
+      await writeFile(scratch.path(`${name}.img`), disk);
+      return scratch.path(`${name}.img`);
+    }),
+  );
+}
+
+test('images of whole disks: what lies in their partitions is said, and opened by number', async () => {
+  await using scratch = await Scratch.make();
+  const content = sampleBytes(2 * MIB);
+  await nas(scratch, content);
+  const refused = await scratch.type('assemble nas sda.img sdb.img sdc.img --readonly');
+  expect(refused.code).toBe(4);
+  expect(refused.stderr).toContain('  system, raid1: sda.img#1 sdb.img#1 sdc.img#1\n');
+  expect(refused.stderr).toContain('  data, raid5: sda.img#3 sdb.img#3 sdc.img#3\n');
+  const advice = 'assemble nas sda.img sdb.img sdc.img --partition 3 --readonly';
+  expect(refused.stderr).toContain(`  do: raidsim ${advice}\n`);
+  await scratch.done(advice);
+  await scratch.done('read nas --length 2M --to out.bin -q');
+  expect(Buffer.compare(await readFile(scratch.path('out.bin')), content)).toBe(0);
+  expect(await scratch.type('read nas --to sdb.img')).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining('would be overwritten'),
+  });
+  expect(await scratch.type('examine sda.img')).toMatchObject({
+    code: 3,
+    stderr: expect.stringContaining('  do: raidsim examine sda.img#3\n'),
+  });
+  expect(await scratch.type('assemble other sda.img#4 sdb.img#4')).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining('it has 1 (4 MiB), 2 (1 MiB), 3 (8 MiB)'),
+  });
+});
+
+test('arrays in partitions of the same disks run side by side, and write nowhere else', async () => {
+  await using scratch = await Scratch.make();
+  const content = sampleBytes(2 * MIB);
+  const disks = await nas(scratch, content);
+  const before = await Promise.all(disks.map((path) => readFile(path)));
+  await scratch.done('assemble one sda.img sdb.img sdc.img --partition 1 -q');
+  await scratch.done('assemble three sda.img#3 sdb.img#3 sdc.img#3 -q');
+  await using mirror = await openArray(scratch.path('one'));
+  await using data = await openArray(scratch.path('three'));
+  await expect(openArray(scratch.path('three'))).rejects.toMatchObject({ code: 'BUSY' });
+  await data.write(0, sampleBytes(3 * MIB).reverse());
+  await data.fail('sdb3');
+  await data.write(MIB, content);
+  await data.close();
+  const found = new Uint8Array(content.byteLength);
+  await mirror.read(0, found);
+  expect(Buffer.compare(found, content)).toBe(0);
+  await mirror.close();
+  for (const [index, path] of disks.entries()) {
+    const after = await readFile(path);
+    for (const [from, to] of [
+      [0, 2048],
+      [10240, 12288],
+      [12288 + 8 * 2048, 15 * 2048],
+    ] as const)
+      expect(
+        Buffer.compare(after.subarray(from * 512, to * 512), before[index]!.subarray(from * 512, to * 512)),
+      ).toBe(0);
+  }
+  await scratch.done('read three --offset 1M --length 2M --to out.bin -q');
+  expect(Buffer.compare(await readFile(scratch.path('out.bin')), content)).toBe(0);
 });
