@@ -95,10 +95,10 @@ export interface ByteRange {
   readonly lengthBytes: number;
 }
 
-/** What is lost is listed in pages, as arrays list it. */
-const LOST_BYTES = 4096;
+/** Whatever else of a page is left may be all that is left of it. */
+const LOST_BYTES = 512;
 
-/** Reads what can be read; zeros stand for the rest, which is told, page by page. */
+/** Reads what can be read; zeros stand for the rest, which is told, sector by sector. */
 async function readAround(
   array: ReadableBytes,
   offsetBytes: number,
