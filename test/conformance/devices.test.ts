@@ -8,6 +8,7 @@ import { MemoryDevice } from '../../lib/device/memory.ts';
 import { OverlayDevice } from '../../lib/device/overlay.ts';
 import { PartitionDevice } from '../../lib/device/partition.ts';
 import { RecordDevice } from '../../lib/device/record.ts';
+import { RescuedDevice } from '../../lib/device/rescued.ts';
 import { SliceDevice } from '../../lib/device/slice.ts';
 import { realHost, seededRandom } from '../../lib/host.ts';
 import { parseConf, settingsFor } from '../../lib/multipath/conf.ts';
@@ -103,6 +104,16 @@ conformance('a partition of an image', async () => {
   await writeFile(path, gptDisk([{ number: 3, first: 2048, sectors: size / 512 }], 2048 + size / 512 + 64));
   return { device: await PartitionDevice.open(await FileDevice.open(path), 3) };
 });
+conformance(
+  'a copy of a disk that was read whole',
+  async () => {
+    const path = nextPath();
+    await writeFile(path, content);
+    const file = await FileDevice.open(path, { readOnly: true });
+    return { device: new RescuedDevice(file, { path: 'map', unread: [] }) };
+  },
+  { readOnly: true, content },
+);
 conformance(
   'a slice of a read-only slice',
   async () => {
