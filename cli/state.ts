@@ -90,6 +90,8 @@ function dataLine(inspection: Inspection): string {
         return 'complete, with no redundancy: a disk that fails takes data with it';
       if (status.state === 'resyncing')
         return `complete, but ${paint('yellow', 'until it is in sync again')} a disk that fails may take what was written last`;
+      if (status.members.some(({ state, because }) => state === 'in_sync' && because !== undefined))
+        return `complete, ${paint('yellow', 'but where too many disks lack the same place')}: raidsim read --keep-going says where`;
       if (sparedFailures === 0)
         return `complete, but ${paint('yellow', 'the next disk that fails may take data with it')}`;
       return `safe: any ${sparedFailures === 1 ? 'disk' : `${sparedFailures} disks`} may fail`;
@@ -132,7 +134,11 @@ function problemsOf({ status, refusal, scrubbed, snapshotProblem }: Inspection):
   const lines: string[] = [];
   if (refusal !== null) lines.push(refusal.message.split('\n')[0] ?? '');
   for (const { name, state, because, slot } of status.members) {
-    if (state === 'faulty' || (state === 'missing' && name !== '-'))
+    if (
+      state === 'faulty' ||
+      (state === 'missing' && name !== '-') ||
+      (state === 'in_sync' && because !== undefined)
+    )
       lines.push(`${name}${slot === null ? '' : ` (slot ${slot})`}: ${because ?? state}`);
   }
   const unnamed = status.members.filter(({ name, state }) => name === '-' && state === 'missing');

@@ -100,6 +100,7 @@ export { MemoryDevice } from './device/memory.ts';
 export { OverlayDevice } from './device/overlay.ts';
 export { type Partition, PartitionDevice, readPartitions } from './device/partition.ts';
 export { RecordDevice, type RecordEntry, type RecordOptions } from './device/record.ts';
+export { findRescueMap, RescuedDevice, type RescueMap } from './device/rescued.ts';
 export { SliceDevice } from './device/slice.ts';
 export type { Crew } from './engine/crew.ts';
 export type { DriverKind } from './engine/engine.ts';

@@ -85,6 +85,8 @@ async function run(folder: string, named: readonly string[], options: Options): 
       const out = report.members
         .filter(({ because }) => because !== '')
         .map(({ name, row, because }) => `  ${name}${isStranger(row) ? ' is left out' : ''}: ${because}`);
+      for (const { name, because } of status.members.filter(({ state }) => state === 'in_sync'))
+        if (because !== undefined) out.push(`  ${name}: ${because}`);
       const forced = report.forced.map((text) => `  ${paint('yellow', 'forced')}: ${text}`);
       if (atRisk.length > 0) {
         const bytes = atRisk.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);

@@ -417,7 +417,12 @@ async function openMembers(
       ownership = await Ownership.take({ folder, host, members: await existing(found) });
     const conf = await confFor(folder, found);
     const answers = await Promise.allSettled(
-      found.map((path) => openSource(path, { readOnly: keepsMembers, direct: options.direct, conf })),
+      found.map((path) =>
+        openSource(path, {
+          ...{ readOnly: keepsMembers, overlaid: options.overlay === true },
+          ...{ direct: options.direct, conf },
+        }),
+      ),
     );
     for (const answer of answers) if (answer.status === 'fulfilled') opened.push(answer.value);
     for (const [index, answer] of answers.entries()) {

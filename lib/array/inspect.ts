@@ -23,12 +23,21 @@ import { bitmapOffsetOf, features } from '../md/superblock1.ts';
 import { witnessOf } from '../md/update.ts';
 import { syncBytes } from '../plan/planner.ts';
 import { peekSnapshots, type SnapshotInfo, type SnapshotUsage } from '../snapshot/origin.ts';
-import { SECTOR_BYTES } from '../units.ts';
+import { formatSize, SECTOR_BYTES } from '../units.ts';
 import { readManifest, type Scrubbed } from './folder.ts';
 import { judge, type Source } from './form.ts';
 import { type Owner, Ownership } from './ownership.ts';
 import { SNAPSHOT_STORE, unfinished } from './snapshots.ts';
-import { isThere, locksOfDevice, memberNames, openNamed, openSource, wholeSource } from './source.ts';
+import {
+  isThere,
+  locksOfDevice,
+  type MemberDevice,
+  memberNames,
+  openNamed,
+  openSource,
+  unreadOf,
+  wholeSource,
+} from './source.ts';
 import { type ArrayStatus, type MemberStatus, type SyncStatus, snapshotsOf } from './status.ts';
 import { findSuperblock } from './superblocks.ts';
 
@@ -61,6 +70,8 @@ interface Look {
   readonly name: string;
   readonly device: Device | null;
   readonly problem: RaidError | null;
+  /** What could not be read of the disk when it was copied; '' where all was. */
+  readonly lacks: string;
   readonly identity: string;
 }
 
@@ -124,15 +135,23 @@ export async function examineMember(path: string): Promise<MemberExamination> {
   }
 }
 
+function describeUnread(device: MemberDevice): string {
+  const unread = unreadOf(device);
+  return unread === null
+    ? ''
+    : `${formatSize(unread.bytes)} could not be read from the disk (${unread.mapPath}); what can be is computed from the others`;
+}
+
 async function look(path: string, source: string, name: string, overlayFolder: string | null): Promise<Look> {
-  const nothing = { source, name, device: null, identity: `path:${path}` };
+  const nothing = { source, name, device: null, lacks: '', identity: `path:${path}` };
   if (!(await isThere(path))) return { ...nothing, problem: null };
   try {
     const file = await openSource(path, { ...patience, readOnly: true });
     const overlay = overlayFolder === null ? null : join(overlayFolder, `${name}.overlay`);
     const device =
       overlay !== null && (await isThere(overlay)) ? await OverlayDevice.open(file, overlay) : file;
-    return { source, name, device, problem: null, identity: locksOfDevice(file)[0]?.identity ?? '' };
+    const identity = locksOfDevice(file)[0]?.identity ?? '';
+    return { source, name, device, problem: null, lacks: describeUnread(file), identity };
   } catch (error) {
     if (!(error instanceof RaidError)) throw error;
     return { ...nothing, problem: error };
@@ -278,7 +297,7 @@ function memberStatus(
   verdict: MemberVerdict | undefined,
   claim: Candidate['claim'] | undefined,
 ): MemberStatus {
-  const { name, source } = each;
+  const { name, source, lacks } = each;
   const corrected = claim === undefined || claim instanceof RaidError ? 0 : correctedSectorsOf(claim);
   const errors = { read: 0, write: 0, corrected };
   const joins = verdict?.joins ?? 'out';
@@ -287,7 +306,7 @@ function memberStatus(
     case 'in_sync':
     case 'recovering':
     case 'replacement':
-      return { name, source, slot, state: joins, errors };
+      return { name, source, slot, state: joins, errors, ...(lacks === '' ? {} : { because: lacks }) };
     case 'spare':
       return { name, source, slot: null, state: 'spare', errors };
     case 'stale':

@@ -21,12 +21,11 @@
  * kept beside its original's, under `replacementOf` the slot, and count from when the two begin to change places.
  */
 import type { Device } from '../device/device.ts';
-import { FileDevice } from '../device/file.ts';
-import { PartitionDevice } from '../device/partition.ts';
 import { RaidError } from '../errors.ts';
 import type { Layout } from '../layout/layout.ts';
 import { survives } from '../layout/survives.ts';
 import { type ErasedRange, type Health, type MemberHealth, replacementOf } from '../plan/plan.ts';
+import { isLocal } from './source.ts';
 
 export interface ErrorCounts {
   read: number;
@@ -360,8 +359,5 @@ function meets(a: ErasedRange, b: ErasedRange): boolean {
 
 /** One object, or two that have opened one file, or one partition of it. */
 function isSameDevice(a: Device, b: Device): boolean {
-  if (a === b) return true;
-  const isLocal = (device: Device): device is FileDevice | PartitionDevice =>
-    device instanceof FileDevice || device instanceof PartitionDevice;
-  return isLocal(a) && isLocal(b) && a.identity === b.identity;
+  return a === b || (isLocal(a) && isLocal(b) && a.identity === b.identity);
 }

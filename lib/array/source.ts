@@ -2,6 +2,7 @@
  * What a manifest calls a member, and how one comes from there to a device: a path, relative to the folder where it can
  * be, or the URI of an NBD export, always written in the same way (nbd/uri.ts), or several that lead to one (paths.ts).
  * `sda.img#3` is the third partition in the image of a disk, as `/dev/sda3` is one of the disk; a file that is called so is that file.
+ * Where the map of ddrescue lies beside an image, `sda.map`, what it says was not read is not taken for data.
  *
  * A file is there or not. An export is asked: one that nobody answers for is missing like a disk that was pulled, and
  * whether the array can do without decides assembly.
@@ -11,18 +12,23 @@ import { basename, isAbsolute, join, relative, resolve } from 'node:path';
 import type { Device } from '../device/device.ts';
 import { FileDevice } from '../device/file.ts';
 import { PartitionDevice } from '../device/partition.ts';
+import { findRescueMap, RescuedDevice, unreadBytes } from '../device/rescued.ts';
 import { RaidError } from '../errors.ts';
 import { MultipathDevice } from '../multipath/device.ts';
 import { NbdDevice } from '../nbd/client.ts';
 import { isUri, parseNbdUri } from '../nbd/uri.ts';
+import { formatSize } from '../units.ts';
 import { identityOf, type MemberFile } from './ownership.ts';
 import { checkPaths, hasPaths, joined, openPaths, type PathsOptions, urisOf } from './paths.ts';
 
-export type MemberDevice = FileDevice | PartitionDevice | NbdDevice | MultipathDevice;
+type LocalDevice = FileDevice | RescuedDevice | PartitionDevice;
+export type MemberDevice = LocalDevice | NbdDevice | MultipathDevice;
 
 export interface SourceOptions extends PathsOptions {
   /** O_DIRECT, for files. */
   readonly direct?: boolean | undefined;
+  /** An overlay goes over it. */
+  readonly overlaid?: boolean | undefined;
 }
 
 /** A path that leads there from anywhere, or a URI as it is always written. Refuses a URI that is none. */
@@ -70,15 +76,46 @@ export async function isThere(source: string): Promise<boolean> {
 
 /** MEMBER_GONE where an export's server does not answer. */
 export async function openSource(source: string, options: SourceOptions = {}): Promise<MemberDevice> {
-  const { direct, conf, ...remote } = options;
+  const { direct, overlaid, conf, ...remote } = options;
   if (hasPaths(source)) return await openPaths(source, { ...remote, conf });
   if (isUri(source)) return await NbdDevice.open(source, remote);
-  const { path, partition } = (await placeOf(source)) ?? { path: source, partition: null };
-  const file = await FileDevice.open(path, {
-    readOnly: options.readOnly === true,
-    direct: direct === true,
-  });
-  return partition === null ? file : await PartitionDevice.open(file, partition);
+  return await openPlace((await placeOf(source)) ?? { path: source, partition: null }, options);
+}
+
+async function openPlace(
+  { path, partition }: Place,
+  { readOnly = false, direct = false, overlaid = false }: SourceOptions,
+): Promise<LocalDevice> {
+  const file = await FileDevice.open(path, { readOnly, direct });
+  try {
+    const map = await findRescueMap(path, file.limits.sizeBytes);
+    const isRead = readOnly && !overlaid;
+    const disk = map === null || !isRead ? file : new RescuedDevice(file, map);
+    const device = partition === null ? disk : await PartitionDevice.open(disk, partition);
+    const startBytes = device instanceof PartitionDevice ? device.partition.startBytes : 0;
+    const unread = map === null ? 0 : unreadBytes(map, startBytes, device.limits.sizeBytes);
+    // An overlay takes whole blocks, and of a block in which two sectors were not read neither can be mended first.
+    if (unread > 0 && !isRead) {
+      throw new RaidError(
+        'NOT_SUPPORTED',
+        `${device.name} is not whole: ${formatSize(unread)} could not be read from the disk (${map?.path}). With --readonly the array computes that from the other disks`,
+        { device: device.name },
+      );
+    }
+    return device;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** What could not be read of a disk when it was copied, and what says so; null where all was. */
+export function unreadOf(device: Device): { readonly bytes: number; readonly mapPath: string } | null {
+  const disk = device instanceof PartitionDevice ? device.disk : device;
+  if (!(disk instanceof RescuedDevice)) return null;
+  const startBytes = device instanceof PartitionDevice ? device.partition.startBytes : 0;
+  const bytes = unreadBytes(disk.map, startBytes, device.limits.sizeBytes);
+  return bytes === 0 ? null : { bytes, mapPath: disk.map.path };
 }
 
 /** One that somebody has named just now: that it is not there is then a mistake in the call, and not a lost disk. */
@@ -91,6 +128,11 @@ export async function openNamed(source: string, options: SourceOptions = {}): Pr
     if (!(error instanceof RaidError) || error.code !== 'MEMBER_GONE' || !isUri(source)) throw error;
     throw new RaidError('BAD_ARGUMENT', error.message, { ...error.place, cause: error });
   }
+}
+
+/** A file, a block device or a partition: two with one identity are the same bytes. */
+export function isLocal(device: Device): device is LocalDevice {
+  return device instanceof FileDevice || device instanceof RescuedDevice || device instanceof PartitionDevice;
 }
 
 /** For the locks on it, one for each path; it need not be open. */
@@ -106,9 +148,8 @@ export async function locksOf(source: string): Promise<readonly MemberFile[]> {
 /** The same for what has been opened here; none for another device. */
 export function locksOfDevice(device: Device): readonly MemberFile[] {
   const { name } = device;
-  if (device instanceof FileDevice || device instanceof NbdDevice)
-    return [{ path: name, identity: device.identity }];
-  if (device instanceof PartitionDevice) return [{ path: device.diskName, identity: device.identity }];
+  if (device instanceof PartitionDevice) return [{ path: device.disk.name, identity: device.identity }];
+  if (isLocal(device) || device instanceof NbdDevice) return [{ path: name, identity: device.identity }];
   if (!(device instanceof MultipathDevice) || !isUri(name)) return [];
   return urisOf(name).map((uri) => ({ path: name, identity: parseNbdUri(uri).identity }));
 }

@@ -12,7 +12,7 @@ export interface MemberStatus {
   readonly state: 'in_sync' | 'recovering' | 'replacement' | 'spare' | 'faulty' | 'missing';
   /** `read` and `write` since the array was opened; told by one that is not open, they are 0. */
   readonly errors: Readonly<ErrorCounts>;
-  /** Why it failed; only for faulty ones. */
+  /** Why it failed, or what it lacks. */
   readonly because?: string;
 }
 

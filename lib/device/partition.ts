@@ -20,6 +20,7 @@ import { RaidError } from '../errors.ts';
 import { formatSize, SECTOR_BYTES } from '../units.ts';
 import type { Device } from './device.ts';
 import type { FileDevice } from './file.ts';
+import type { RescuedDevice } from './rescued.ts';
 import { SliceDevice } from './slice.ts';
 
 export interface Partition {
@@ -148,45 +149,40 @@ async function readOrNull(device: Device, offsetBytes: number, lengthBytes: numb
   return bytes.subarray(offsetBytes - start, offsetBytes - start + lengthBytes);
 }
 
+export type Disk = FileDevice | RescuedDevice;
+
 /** One partition of a disk, or of the image of one. */
 export class PartitionDevice extends SliceDevice {
   /** Two with one identity are the same bytes. That of another partition, or of the whole disk, is another one. */
   readonly identity: string;
-  readonly #disk: FileDevice;
+  readonly disk: Disk;
+  readonly partition: Partition;
 
-  private constructor(disk: FileDevice, { number, startBytes, lengthBytes }: Partition) {
+  private constructor(disk: Disk, partition: Partition) {
+    const { number, startBytes, lengthBytes } = partition;
     super(disk, { offsetBytes: startBytes, lengthBytes, name: `${disk.name}#${number}` });
     this.identity = `${disk.identity}#${number}`;
-    this.#disk = disk;
+    this.disk = disk;
+    this.partition = partition;
   }
 
-  /** What it is a part of, as it was opened. */
-  get diskName(): string {
-    return this.#disk.name;
-  }
-
-  /** The disk is closed with it, and where this fails. */
-  static async open(disk: FileDevice, number: number): Promise<PartitionDevice> {
-    try {
-      const partitions = await readPartitions(disk);
-      const found = partitions.find((partition) => partition.number === number);
-      if (found === undefined) throw noSuchPartition(disk, number, partitions);
-      if (found.lengthBytes > disk.limits.sizeBytes - found.startBytes) {
-        throw new RaidError(
-          'BAD_ARGUMENT',
-          `partition ${number} of ${disk.name} ends at ${formatSize(found.startBytes + found.lengthBytes)}, and there are ${formatSize(disk.limits.sizeBytes)} of it: the image is cut short`,
-          { device: disk.name },
-        );
-      }
-      return new PartitionDevice(disk, found);
-    } catch (error) {
-      await disk.close();
-      throw error;
+  /** The disk is closed with it. */
+  static async open(disk: Disk, number: number): Promise<PartitionDevice> {
+    const partitions = await readPartitions(disk);
+    const found = partitions.find((partition) => partition.number === number);
+    if (found === undefined) throw noSuchPartition(disk, number, partitions);
+    if (found.lengthBytes > disk.limits.sizeBytes - found.startBytes) {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `partition ${number} of ${disk.name} ends at ${formatSize(found.startBytes + found.lengthBytes)}, and there are ${formatSize(disk.limits.sizeBytes)} of it: the image is cut short`,
+        { device: disk.name },
+      );
     }
+    return new PartitionDevice(disk, found);
   }
 }
 
-function noSuchPartition(disk: FileDevice, number: number, partitions: readonly Partition[]): RaidError {
+function noSuchPartition(disk: Disk, number: number, partitions: readonly Partition[]): RaidError {
   const { name } = disk;
   const has = partitions.map((each) => `${each.number} (${formatSize(each.lengthBytes)})`).join(', ');
   return new RaidError(

@@ -1,6 +1,7 @@
 /** What is left of an array that has lost some of its data comes out, and what has not is named. */
-import { readFile, writeFile } from 'node:fs/promises';
+import { copyFile, readFile, rm, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
+import { seededRandom } from '../../lib/host.ts';
 import { FaultDevice, FileDevice, openArray } from '../../lib/index.ts';
 import { gptDisk } from '../device/tables.ts';
 import { Scratch, sampleBytes } from './raidsim.ts';
@@ -172,4 +173,75 @@ test('arrays in partitions of the same disks run side by side, and write nowhere
   }
   await scratch.done('read three --offset 1M --length 2M --to out.bin -q');
   expect(Buffer.compare(await readFile(scratch.path('out.bin')), content)).toBe(0);
+});
+
+/** What is saved of three disks: rows in turn, of which one disk could not be read here and there, but never two. */
+async function rescued(scratch: Scratch, content: Uint8Array): Promise<void> {
+  await writeFile(scratch.path('data.bin'), content);
+  await scratch.done('create a -l 5 -n 3 -z 8M -c 64K -q');
+  await scratch.done('write a --from data.bin --quiet');
+  const holes: (readonly (readonly [number, number])[])[] = [[], [], []];
+  const random = seededRandom(11);
+  for (let sector = 4096; sector < 14_000; ) {
+    const count = 1 + random(random(2) === 0 ? 3 : 40);
+    const disk = random(3);
+    holes[disk] = [...(holes[disk] ?? []), [sector, count]];
+    sector += count + random(60);
+  }
+  for (const [index, name] of ['sda', 'sdb', 'sdc'].entries()) {
+    const image = await readFile(scratch.path(`a/disk${index}.img`));
+    const lines = ['# Mapfile. Created by GNU ddrescue version 1.26', '0x0 + 1'];
+    let at = 0;
+    for (const [sector, count] of holes[index] ?? []) {
+      lines.push(`${at} ${sector * 512 - at} +`, `${sector * 512} ${count * 512} -`);
+      at = (sector + count) * 512;
+      image.fill(0, sector * 512, at);
+    }
+    lines.push(`${at} ${image.byteLength - at} +`);
+    await writeFile(scratch.path(`${name}.img`), image);
+    await writeFile(scratch.path(`${name}.map`), `${lines.join('\n')}\n`);
+  }
+}
+
+test('of three disks, none of which could be read everywhere, all is there again', async () => {
+  await using scratch = await Scratch.make();
+  const content = sampleBytes(14 * MIB);
+  await rescued(scratch, content);
+  const { stdout } = await scratch.type('assemble nas sda.img sdb.img sdc.img --readonly');
+  for (const name of ['sda', 'sdb', 'sdc'])
+    expect(stdout).toMatch(new RegExp(`  ${name}: .* could not be read from the disk \\(.*/${name}.map\\)`));
+  await scratch.done('read nas --length 14M --to out.bin -q');
+  expect(Buffer.compare(await readFile(scratch.path('out.bin')), content)).toBe(0);
+  expect(await scratch.type('status nas')).toMatchObject({
+    stdout: expect.stringContaining('but where too many disks lack the same place'),
+  });
+  for (const how of ['', ' --overlay']) {
+    const refused = await scratch.type(`assemble other sda.img sdb.img sdc.img${how}`);
+    expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining('With --readonly') });
+  }
+});
+
+test('what two of them lack is named, exactly, and all else is there', async () => {
+  await using scratch = await Scratch.make();
+  const content = sampleBytes(14 * MIB);
+  await rescued(scratch, content);
+  const map = await readFile(scratch.path('sdb.map'), 'latin1');
+  await rm(scratch.path('sda.map'));
+  await copyFile(scratch.path('a/disk0.img'), scratch.path('sda.img'));
+  await writeFile(scratch.path('sda.img.mapfile'), map);
+  await scratch.done('assemble nas sda.img sdb.img sdc.img --readonly -q');
+  const read = await scratch.type('read nas --length 14M --to out.bin --keep-going --json');
+  expect(read.code).toBe(5);
+  const { lost } = JSON.parse(read.stdout) as {
+    lost: readonly { readonly offsetBytes: number; readonly lengthBytes: number }[];
+  };
+  // Two of the three chunks of a row are data, and of two disks that lack the same row one or both have data there.
+  const holes = [...map.matchAll(/^([0-9]+) ([0-9]+) -$/gm)].map(([, , length]) => Number(length));
+  const lackedBytes = holes.reduce((sum, length) => sum + length, 0);
+  const lostBytes = lost.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+  expect(lostBytes).toBeGreaterThanOrEqual(lackedBytes);
+  expect(lostBytes).toBeLessThanOrEqual(2 * lackedBytes);
+  const expected = content.slice();
+  for (const { offsetBytes, lengthBytes } of lost) expected.fill(0, offsetBytes, offsetBytes + lengthBytes);
+  expect(Buffer.compare(await readFile(scratch.path('out.bin')), expected)).toBe(0);
 });
