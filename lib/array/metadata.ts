@@ -581,8 +581,10 @@ export class Metadata {
     if (because !== null) {
       // A list that is not what it should be: the member is no good, unless it is all that there is.
       if (member.state === 'in_sync' && !this.#mayMiss(descriptor)) return false;
+      const recorded = this.fail(descriptor);
+      // After that: what the array waits for from here on is the end of all changes asked for.
       this.#attached?.failed(descriptor, because);
-      await this.fail(descriptor);
+      await recorded;
       return true;
     }
     await this.#record.change((array, utime) => setBadBlocks(array, descriptor, bad.length > 0, utime));

@@ -13,7 +13,9 @@ import { FaultDevice } from '../../lib/device/fault.ts';
 import { FileDevice } from '../../lib/device/file.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { RaidError } from '../../lib/errors.ts';
+import { confirm } from '../../lib/md/update.ts';
 import { KIB, MIB } from '../../lib/units.ts';
+import { turns, until } from '../engine/members.ts';
 import { bytesOf, expectSame, filled, newFolder, quiet } from './snapshot-folders.ts';
 
 const BAD = 12 * KIB;
@@ -301,6 +303,46 @@ describe('the log of bad places', () => {
     expect(array.members.find(({ name }) => name === 'disk1')?.state.state).toBe('faulty');
     expectSame(await bytesOf(array), content);
   });
+
+  test.each(shapes)(
+    'that a member of raid$level does not take fails no request that waits for that record',
+    async (shape) => {
+      const { folder, content } = await withBadPlaces(shape, [1]);
+      const refuser = refusing('disk1');
+      const held: (() => void)[] = [];
+      let isHolding = false;
+      const wrap = (device: Device, name: string): Device => {
+        const refused = refuser.wrap(device, name);
+        const write = refused.write.bind(refused);
+        refused.write = async (...args) => {
+          const isSuperblock = args[0] === 4 * KIB;
+          if (isSuperblock && isHolding) await new Promise<void>((resolve) => held.push(resolve));
+          if (!isSuperblock && refuser.is.log && args[0] < 1 * MIB && held.length === 0) {
+            // Something else is on its way to the record when the list is refused.
+            isHolding = true;
+            meanwhile.push(array.metadata?.update(confirm));
+            await until(() => held.length > 0);
+          }
+          await write(...args);
+        };
+        return refused;
+      };
+      const meanwhile: (Promise<void> | undefined)[] = [];
+      await using array = await openArray(folder, { ...quiet, wrap });
+      await array.write(512 * KIB, content.subarray(512 * KIB, 516 * KIB));
+      refuser.is.log = true;
+      meanwhile.push(array.write(0, content.subarray(0, 128 * KIB)));
+      await until(() => array.members.some(({ state }) => state.state === 'faulty'));
+      const flush = array.flush();
+      flush.catch(() => undefined);
+      await turns(20);
+      isHolding = false;
+      for (const release of held) release();
+      await Promise.all([flush, ...meanwhile]);
+      expect(array.members.find(({ name }) => name === 'disk1')?.state.state).toBe('faulty');
+      expectSame(await bytesOf(array), content);
+    },
+  );
 
   test('names damage, though the member does not flush any more', async () => {
     const { folder, content } = await withBadPlaces(shapes[1], []);
