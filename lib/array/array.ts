@@ -1326,8 +1326,8 @@ export class RaidArray extends Device {
       await this.#metadata?.checkpointRecovery(member.descriptor, { state: 'replacement', bytes: doneBytes });
       return progress;
     }
-    await this.#fillBad(member, 'replace', slot);
     const { moment } = this.#members;
+    await this.#fillBad(member, 'replace', slot);
     await this.#flushMembers();
     await this.#inTurn(() => this.#finishReplacement(member, moment));
     return progress;
@@ -1437,8 +1437,8 @@ export class RaidArray extends Device {
     if (doneBytes < totalBytes) {
       await this.#metadata?.checkpointRecovery(member.descriptor, { state: 'recovering', bytes: doneBytes });
     } else {
-      await this.#fillBad(member, 'recover', slot);
       const { moment } = this.#members;
+      await this.#fillBad(member, 'recover', slot);
       await this.#flushMembers();
       await this.#inTurn(() => this.#finishRecovery(member, moment));
     }

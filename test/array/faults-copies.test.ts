@@ -8,6 +8,7 @@ import { RaidArray } from '../../lib/array/array.ts';
 import { DelayDevice } from '../../lib/device/delay.ts';
 import { FaultDevice } from '../../lib/device/fault.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
+import type { Operation } from '../../lib/device/operation.ts';
 import { type Host, realHost } from '../../lib/host.ts';
 import type { Geometry } from '../../lib/layout/geometry.ts';
 import { KIB } from '../../lib/units.ts';
@@ -165,6 +166,38 @@ for (const { name, geometry, isReplacement } of shapes) {
       if (isReplacement) expect(array.members[0]?.state.state).toBe('faulty');
       else await array.fail(0);
       await look(false);
+      await array.close();
+    });
+
+    test('and again elsewhere while that is being copied once more: that is copied too', async () => {
+      const { array, source, target, finish } = await copying(geometry, isReplacement);
+      const places = [8 * KIB, 3 * WINDOW] as const;
+      const looks = await Promise.all(places.map((from) => reader(array, from, 1)));
+      const written = (from: number): Promise<void> => array.write(from, new Uint8Array(PAGE).fill(2));
+      const flush = target.hold({ only: ({ op }) => op === 'flush' });
+      const finished = finish();
+      await until(() => flush.waiting.length > 0);
+      let refusing = source.add(refusal);
+      await expect(written(places[0])).rejects.toMatchObject({ code: 'REDUNDANCY_LOST' });
+      source.remove(refusing);
+      await looks[0]?.(false);
+      const isFirst = (operation: Operation): boolean =>
+        operation.op === 'write' && operation.offsetBytes === places[0];
+      const again = target.hold({ only: isFirst });
+      flush.release();
+      await until(() => again.waiting.length > 0);
+      refusing = source.add(refusal);
+      // It may even count: with a bad place on the one that is filled, what the other refuses makes one there.
+      const second = written(places[1]).catch(() => undefined);
+      await until(() => source.rules().some(({ id, hits }) => id === refusing && hits > 0));
+      source.remove(refusing);
+      again.release();
+      await second;
+      await looks[1]?.(false);
+      await finished;
+      if (isReplacement) expect(array.members[0]?.state.state).toBe('faulty');
+      else await array.fail(0);
+      for (const look of looks) await look(false);
       await array.close();
     });
 
