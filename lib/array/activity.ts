@@ -106,6 +106,8 @@ export class Activity {
   async #becomeClean(): Promise<void> {
     const before = this.#state;
     this.#state = 'cleaning';
+    let failure: unknown = null;
+    // Writers wait for the end of it, whatever that is: why the array could not rest is for whoever asked it to.
     this.#transition = this.#options.markClean().then(
       (isDone) => {
         this.#state = isDone ? 'clean' : before;
@@ -114,10 +116,11 @@ export class Activity {
       (error: unknown) => {
         // Some members may say "clean" by then, and the next write has to see to that.
         this.#state = 'clean';
-        throw error;
+        failure = error;
       },
     );
     await this.#transition;
+    if (failure !== null) throw failure;
   }
 
   #rest(): void {

@@ -71,3 +71,32 @@ test('whoever comes and goes, before it is active or after, the array is clean i
     expect([history, activity.isActive]).toEqual([history, false]);
   }
 });
+
+test('who comes while the array tries in vain to rest is let in when it has tried', async () => {
+  const clock = new Clock();
+  let refuse: (error: Error) => void = () => undefined;
+  const activity = new Activity({
+    host: clock.host,
+    delayMs: DELAY_MS,
+    markActive: () => Promise.resolve(),
+    markClean: () =>
+      new Promise((_resolve, reject) => {
+        refuse = reject;
+      }),
+  });
+  await activity.enter();
+  activity.leave();
+  await clock.wait(DELAY_MS);
+  const entered = [activity.enter(), activity.enter()];
+  refuse(new Error('somebody does not flush'));
+  await expect(Promise.all(entered)).resolves.toBeDefined();
+  expect(activity.isActive).toBe(true);
+  for (const _ of entered) activity.leave();
+  await calm();
+  // Who asked for it hears of it.
+  await clock.wait(DELAY_MS - 1);
+  const stopped = activity.stop();
+  await calm();
+  refuse(new Error('somebody does not flush'));
+  await expect(stopped).rejects.toThrow('does not flush');
+});
