@@ -1374,9 +1374,19 @@ export class RaidArray extends Device {
     }
   }
 
-  /** Before its original is recorded as faulty: of one that is not said to be whole nothing would be kept. */
+  /**
+   * Before its original is recorded as faulty: of one that is not said to be whole nothing would be kept. Where it has failed, and the
+   * original was the last copy, the record keeps to that: all that has been acknowledged is there, and the next life begins with it.
+   */
   async #recordTakeover(member: Member): Promise<void> {
     await this.#metadata?.finishReplacement(member.descriptor);
+    if (member.state.state === 'faulty' && !this.#members.surviveWithout()) {
+      throw new RaidError(
+        'ARRAY_FAILED',
+        `${member.name} failed as it took the place of ${this.#takingOver.get(member)?.name}, which has everything; close ${this.name}, and open it again`,
+        { device: member.name, cause: member.state.because },
+      );
+    }
     this.#takingOver.delete(member);
     if (this.#takingOver.size === 0) this.#onlyThere = null;
   }

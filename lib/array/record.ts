@@ -179,8 +179,7 @@ export class MdRecord {
     const failed: number[] = [];
     try {
       for (const step of steps) {
-        const next =
-          failed.length === 0 ? step : withoutMembers(step, failed, this.#array.events, this.#now());
+        const next = failed.length === 0 ? step : withoutMembers(step, failed, this.#array, this.#now());
         failed.push(...(await this.#apply(next)));
       }
     } catch (error) {

@@ -384,21 +384,29 @@ export function level(array: MdArray): MdArray {
   return { ...array, members };
 }
 
-/** A later step of a change, when these members have failed while an earlier one was written, and that is on record. */
+/**
+ * A later step of a change, when these members have failed while an earlier one was written, and that is on record: `now` is what is. Whom
+ * the step puts out for one of them stays: a replacement that fails as it takes over leaves its original, which may be the last copy.
+ */
 export function withoutMembers(
-  array: MdArray,
+  step: MdArray,
   descriptors: readonly number[],
-  events: number,
+  now: MdArray,
   utime: Time,
 ): MdArray {
-  let { members } = array;
+  let { members } = step;
   for (const descriptor of descriptors) {
     const failed = members.find((member) => member.descriptor === descriptor);
     if (failed === undefined || failed.state === 'faulty') continue;
-    members = replaced({ ...array, members }, descriptor, { state: 'faulty' });
-    if (failed.state === 'in_sync') members = members.map((member) => promoted(member, failed.slot));
+    members = replaced({ ...step, members }, descriptor, { state: 'faulty' });
+    if (failed.state !== 'in_sync') continue;
+    const { slot } = failed;
+    const original = now.members.find((member) => member.state === 'in_sync' && member.slot === slot);
+    members = members.map((member) =>
+      member.descriptor === original?.descriptor ? original : promoted(member, slot),
+    );
   }
-  return update({ ...array, events }, { members }, utime);
+  return update({ ...step, events: now.events }, { members }, utime);
 }
 
 /** Writes the state as it is once more: the first update after an assembly that changed something. */
