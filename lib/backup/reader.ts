@@ -146,7 +146,8 @@ export class ChunkReader {
   async #recover(id: Uint8Array): Promise<Uint8Array | null> {
     const catalog = this.#catalog;
     const places = catalog.places(id);
-    for (const place of places.slice(1)) {
+    // What `find` finds has been tried. In a pack that is not as long as it was, nothing has.
+    for (const place of catalog.find(id) === null ? places : places.slice(1)) {
       const chunk = await this.#readAt(catalog, id, place, this.#stored);
       if (chunk !== null) return chunk;
     }
