@@ -72,9 +72,12 @@ export class Catalog {
     for (const name of bad) catalog.bad.push({ name, why: 'this parity file cannot be read' });
     catalog.#takeRows(rows, listed);
     const others = [...listed].filter(([name]) => !catalog.byName.has(name));
-    const tables = await ofEach(others, ([name, sizeBytes]) =>
-      readTable(site, name, sizeBytes, (range) => getOrNull(store, packPath(name), range)),
-    );
+    const written = new Map(groups.flatMap(({ members }) => members.map((member) => [member.name, member])));
+    const tables = await ofEach(others, async ([name, sizeBytes]) => {
+      // Not what was written: a table that it has may be another pack's.
+      if ((written.get(name)?.sizeBytes ?? sizeBytes) !== sizeBytes) return null;
+      return await readTable(site, name, sizeBytes, (range) => getOrNull(store, packPath(name), range));
+    });
     for (const [index, [name, sizeBytes]] of others.entries()) {
       catalog.#takeUnindexed(name, sizeBytes, tables[index]!);
     }

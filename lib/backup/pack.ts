@@ -221,6 +221,17 @@ export function isWholePack(bytes: Uint8Array, sum: Sum): boolean {
   return bytes.byteLength >= MAGIC.byteLength + FOOTER_BYTES + SUM_BYTES && hasSum(bytes, sum);
 }
 
+/** Whether it is also the file of this pack, as far as its table (null: not known) tells: whole files get wrong names, too. */
+export async function isWholePackOf(
+  codec: ObjectCodec,
+  { name, table }: { readonly name: string; readonly table: PackTable | null },
+  bytes: Uint8Array,
+): Promise<boolean> {
+  if (!isWholePack(bytes, codec.sum)) return false;
+  const own = await tableOf(codec, name, bytes);
+  return own !== null && (table === null || Buffer.compare(own.bytes, table.bytes) === 0);
+}
+
 /** The table, read from the end of the file with two reads. Null where there is none, or it is not whole. */
 export async function readTable(
   { key, sum }: ObjectCodec,

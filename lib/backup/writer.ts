@@ -17,7 +17,7 @@ import { MIB } from '../units.ts';
 import { type Catalog, type Pack, writeIndex } from './catalog.ts';
 import type { Group } from './group.ts';
 import type { Lock } from './lock.ts';
-import { ID_BYTES, isWholePack, NAME_BYTES, type PackFile, packPath } from './pack.ts';
+import { ID_BYTES, isWholePackOf, NAME_BYTES, type PackFile, packPath } from './pack.ts';
 import { hashAll, Packer } from './packer.ts';
 import type { NewCut } from './packer-message.ts';
 import { PackerThread, TRAYS, type Tray } from './packer-threads.ts';
@@ -353,11 +353,11 @@ export class Protector {
   /** Packs that an interruption left without parity. */
   async adopt(catalog: Catalog): Promise<void> {
     if (this.#roles.length === 0) return;
-    for (const { name } of unprotected(catalog, this.#roles)) {
-      const bytes = await getOrNull(this.#site.store, packPath(name));
+    for (const pack of unprotected(catalog, this.#roles)) {
+      const bytes = await getOrNull(this.#site.store, packPath(pack.name));
       // Parity over rot would make it look right.
-      if (bytes !== null && isWholePack(bytes, this.#site.sum))
-        await this.add(memberOf(name, bytes, this.#site.sum), bytes);
+      if (bytes !== null && (await isWholePackOf(this.#site, pack, bytes)))
+        await this.add(memberOf(pack.name, bytes, this.#site.sum), bytes);
     }
   }
 

@@ -1,10 +1,12 @@
 /** Redundancy over packs: the arithmetic, and small groups; parity.slow.test.ts has the others. */
 import { describe, expect, test } from 'vitest';
 import { type GroupMember, GroupParity, memberOf, recoverPacks } from '../../lib/backup/parity.ts';
+import { Repository } from '../../lib/backup/repository.ts';
 import { loadSum } from '../../lib/backup/seal.ts';
+import { seededRandom } from '../../lib/host.ts';
 import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
 import { flipHeaders, loseAll, loseTooMany, subsets } from './parity-world.ts';
-import { expectSame } from './world.ts';
+import { deviceOf, expectSame, MemoryStore, newRepository, restored } from './world.ts';
 
 const sum = await loadSum();
 
@@ -81,4 +83,29 @@ describe.each([1, 2] as const)('redundancy %i', (redundancy) => {
 
   test('a bit flipped in every byte of the header of a parity file: that file is damaged, and nothing else', () =>
     flipHeaders(redundancy, (index) => [index % 8]));
+});
+
+test('a pack that lies where another should be gets no parity, though it is whole', async () => {
+  for (const passphrase of [undefined, 'sesame']) {
+    const options = passphrase === undefined ? {} : { passphrase };
+    const store = new MemoryStore();
+    const repository = await newRepository(store, { redundancy: 1, ...options });
+    const image = randomBytes(seededRandom(6), 5000);
+    const backup = (await repository.createBackup({ source: deviceOf(image), array: 'demo' }))!;
+    for (const name of store.files.keys()) if (name.startsWith('parity/')) store.files.delete(name);
+    const [pack, other] = [...store.files.keys()].filter((name) => name.startsWith('packs/'));
+    const good = store.files.get(pack!)!;
+    // Encrypted packs are padded, and mostly of one length.
+    store.files.set(pack!, store.files.get(other!)!);
+    for (const work of ['repair', 'createBackup'] as const) {
+      const hurt = await Repository.open(store, options);
+      if (work === 'repair') await hurt.repair();
+      else await hurt.createBackup({ source: deviceOf(image), array: 'again' });
+      const lists = [...store.files].flatMap(([name, bytes]) => (name.startsWith('parity/') ? [bytes] : []));
+      for (const list of lists)
+        expect(Buffer.from(list).toString('latin1'), work).not.toContain(pack!.slice('packs/'.length));
+    }
+    store.files.set(pack!, good);
+    expectSame(await restored(await Repository.open(store, options), backup), image, 'with the pack again');
+  }
 });
