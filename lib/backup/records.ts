@@ -9,7 +9,7 @@ export interface Records {
   readonly records: readonly BackupRecord[];
   /** Copies that are there and cannot be read. */
   readonly badCopies: readonly string[];
-  /** Copies that are not there, of backups that are. */
+  /** Copies that are not there, of backups that have another. */
   readonly missingCopies: readonly string[];
   /** Backups none of whose copies can be read. */
   readonly unreadable: readonly string[];
@@ -42,12 +42,6 @@ export async function readRecords(site: Site): Promise<Records> {
   const missingCopies: string[] = [];
   const unreadable: string[] = [];
   const copies = new Map<string, Uint8Array>();
-  for (const [id, found] of present) {
-    const missing = Array.from({ length: settings.redundancy + 1 }, (_, copy) => copy).filter(
-      (copy) => !found.includes(copy),
-    );
-    missingCopies.push(...missing.map((copy) => backupPath(id, copy)));
-  }
   for (const { id, copy, bytes, record } of read) {
     if (record === null) badCopies.push(backupPath(id, copy));
     else if (!copies.has(id)) {
@@ -55,7 +49,13 @@ export async function readRecords(site: Site): Promise<Records> {
       records.push(record);
     }
   }
-  for (const id of present.keys()) if (!copies.has(id)) unreadable.push(id);
+  for (const [id, found] of present) {
+    if (!copies.has(id)) unreadable.push(id);
+    else {
+      for (let copy = 0; copy <= settings.redundancy; copy += 1)
+        if (!found.includes(copy)) missingCopies.push(backupPath(id, copy));
+    }
+  }
   records.sort((left, right) => left.number - right.number || (left.id < right.id ? -1 : 1));
   return { records, badCopies, missingCopies, unreadable, copies };
 }

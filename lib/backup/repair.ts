@@ -14,14 +14,14 @@
  * anything at all is lost: a parity file with a rotten byte still has the others, and who was in its group nobody may know.
  */
 import { Catalog } from './catalog.ts';
+import { readSettingsCopies } from './copies.ts';
 import { type Group, readGroup, recoverGroup, rottenParity } from './group.ts';
 import type { Lock } from './lock.ts';
 import { packPath } from './pack.ts';
 import { encodeParity, GroupParity, type ParityRole, parityPath } from './parity.ts';
 import { readRecords } from './records.ts';
-import { decodeSettings, SETTINGS_COPIES } from './settings.ts';
 import { getOrNull, type Site } from './site.ts';
-import { badEntries, beyondParity, type Damage, type LostBackup, lostBackups } from './verify.ts';
+import { badEntries, type Damage, type LostBackup, lostBackups } from './verify.ts';
 import { deleteGroup, indexAll, isSound, Protector, rolesFor, soundGroups, unprotected } from './writer.ts';
 
 export interface RepairReport {
@@ -48,7 +48,13 @@ export async function repairRepository(
   await repairProtection(site, lock, rotten, repaired);
   await repairIndexes(site, repaired);
   const report = await remaining(site, rotten, repaired);
-  if (report.damaged.length === 0 && report.lost.length === 0) await deleteRotten(site, lock, rotten);
+  const silent = (await load(site, rotten)).bad.flatMap(({ name, why }) =>
+    name.startsWith('parity/') ? [{ name, why, repairable: false }] : [],
+  );
+  if (report.damaged.length + report.lost.length > 0)
+    return { ...report, damaged: [...report.damaged, ...silent] };
+  await lock.check();
+  for (const { name } of silent) await site.store.delete(name);
   return report;
 }
 
@@ -60,17 +66,10 @@ async function load(site: Site, rotten: ReadonlySet<string>): Promise<Catalog> {
 }
 
 async function repairCopies(site: Site, lock: Lock, repaired: string[]): Promise<void> {
-  const { store, sum } = site;
-  const copies = new Map<string, Uint8Array | null>();
-  for (let copy = 0; copy < SETTINGS_COPIES; copy += 1) {
-    const bytes = await getOrNull(store, settingsPath(copy));
-    const isWhole = bytes !== null && decodeSettings(bytes, sum, store.name) !== null;
-    copies.set(settingsPath(copy), isWhole ? bytes : null);
-  }
-  const whole = [...copies.values()].find((bytes) => bytes !== null);
-  for (const [name, bytes] of copies) {
-    if (bytes !== null || whole == null) continue;
-    await store.replace(name, whole);
+  const { store } = site;
+  const { whole, bad, missing } = await readSettingsCopies(site);
+  for (const name of whole === null ? [] : [...bad, ...missing].sort()) {
+    await store.replace(name, whole!);
     repaired.push(name);
   }
   const records = await readRecords(site);
@@ -81,10 +80,6 @@ async function repairCopies(site: Site, lock: Lock, repaired: string[]): Promise
     await store.replace(name, bytes);
     repaired.push(name);
   }
-}
-
-export function settingsPath(copy: number): string {
-  return `settings.${copy}`;
 }
 
 /** The groups that have lost more than they can bring back, or whose list is wrong. */
@@ -169,12 +164,6 @@ async function repairProtection(
   }
 }
 
-async function deleteRotten(site: Site, lock: Lock, rotten: ReadonlySet<string>): Promise<void> {
-  const { bad } = await load(site, rotten);
-  await lock.check();
-  for (const { name } of bad) if (name.startsWith('parity/')) await site.store.delete(name);
-}
-
 /** Sound groups whose packs are all in another sound group: what a crash leaves when a group has just grown. */
 export function containedGroups(catalog: Catalog, roles: readonly ParityRole[]): readonly Group[] {
   const sound = catalog.groups.filter((group) => isSound(group, catalog, roles));
@@ -218,13 +207,14 @@ async function remaining(
   for (const { name } of catalog.groups.flatMap(({ members }) => members)) {
     if (!catalog.byName.has(name)) bad.set(name, 'all');
   }
-  const hopeless = beyondParity(catalog, bad);
+  // What could be brought back has been, whoever else seems able to.
+  const hopeless = new Set(bad.keys());
   return {
     repaired,
     damaged: [
-      ...[...hopeless].map((name) => ({
+      ...[...bad].map(([name, which]) => ({
         name: packPath(name),
-        why: bad.get(name) === 'all' ? 'is lost' : 'is not as it was written',
+        why: which === 'all' ? 'is lost' : 'is not as it was written',
         repairable: false,
       })),
       ...records.badCopies.map((name) => ({ name, why: 'is not as it was written', repairable: false })),

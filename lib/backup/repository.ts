@@ -20,6 +20,7 @@ import type { Device } from '../device/device.ts';
 import { RaidError } from '../errors.ts';
 import { type Host, realHost } from '../host.ts';
 import { Catalog } from './catalog.ts';
+import { settingsPath } from './copies.ts';
 import { type CreateBackupOptions, createBackup } from './create.ts';
 import { Hold } from './hold.ts';
 import { Lock, processWitness, type Witness } from './lock.ts';
@@ -28,7 +29,7 @@ import { type PruneOptions, type PruneReport, pruneRepository } from './prune.ts
 import { ChunkReader } from './reader.ts';
 import { type Backup, type BackupRecord, withoutPages } from './record.ts';
 import { readRecords } from './records.ts';
-import { type RepairOptions, type RepairReport, repairRepository, settingsPath } from './repair.ts';
+import { type RepairOptions, type RepairReport, repairRepository } from './repair.ts';
 import { type RestoreOptions, restoreBackup } from './restore.ts';
 import { KEY_BYTES, loadSum, SALT_BYTES, type ScryptCost, type Sum, scryptCost } from './seal.ts';
 import {

@@ -15,7 +15,8 @@
 import type { LostRange } from '../errors.ts';
 import { Catalog, type Pack } from './catalog.ts';
 import { isZeroId, type Place } from './chunks.ts';
-import { rottenParity } from './group.ts';
+import { readSettingsCopies, type SettingsCopies } from './copies.ts';
+import { readGroup, rottenParity } from './group.ts';
 import { isWholePack, packPath } from './pack.ts';
 import { isMemberFile } from './parity.ts';
 import { ChunkReader, decodeChunk, idAt, pageId } from './reader.ts';
@@ -75,15 +76,14 @@ const LOOKS = 8;
 export async function verifyRepository(site: Site, options: VerifyOptions): Promise<VerifyReport | null> {
   const before = await lookAt(site);
   const { catalog } = before;
-  const faults: Faults = { packs: new Map(), parity: new Set() };
+  const faults: Faults = { packs: new Map(), parity: new Set(), lists: [] };
   const packsRead = await readPacks(site, catalog, options, async (pack, bytes) => {
     const fault = await faultOf(site, catalog, pack, bytes);
     if (fault !== null) faults.packs.set(pack.name, fault);
   });
   if (packsRead === null) return null;
   if ((options.readPercent ?? 0) > 0) {
-    faults.parity = await rottenParity(site, catalog.groups);
-    catalog.distrust(faults.parity);
+    await distrust(site, catalog, faults, () => true);
   }
   let found = await judge(site, before, faults);
   for (let turn = 0; turn < LOOKS && found.damaged.length + found.lost.length > 0; turn += 1) {
@@ -104,13 +104,15 @@ export async function verifyRepository(site: Site, options: VerifyOptions): Prom
 
 /** What there is. Records before the packs that they need: of a backup that is made meanwhile nothing is asked. */
 interface Look {
+  readonly settings: SettingsCopies;
   readonly records: Records;
   readonly catalog: Catalog;
 }
 
 async function lookAt(site: Site): Promise<Look> {
+  const settings = await readSettingsCopies(site);
   const records = await readRecords(site);
-  return { records, catalog: await Catalog.load(site) };
+  return { settings, records, catalog: await Catalog.load(site) };
 }
 
 interface PackFault {
@@ -122,6 +124,27 @@ interface PackFault {
 interface Faults {
   readonly packs: Map<string, PackFault>;
   parity: ReadonlySet<string>;
+  /** Of groups none of whose parity is whole: what stands there, and the packs that do not bear it out. */
+  lists: readonly { readonly group: string; readonly unlike: readonly string[] }[];
+}
+
+async function distrust(
+  site: Site,
+  catalog: Catalog,
+  faults: Faults,
+  asked: (path: string) => boolean,
+): Promise<void> {
+  const before = [...catalog.groups];
+  faults.parity = await rottenParity(site, before, asked);
+  catalog.distrust(faults.parity);
+  const lists: { readonly group: string; readonly unlike: readonly string[] }[] = [];
+  for (const group of before) {
+    if (catalog.groups.some(({ name }) => name === group.name)) continue;
+    const { packs } = await readGroup(site, group);
+    const unlike = group.members.filter((_, index) => packs[index] === null);
+    lists.push({ group: group.name, unlike: unlike.map(({ name }) => name) });
+  }
+  faults.lists = lists;
 }
 
 async function faultOf(
@@ -137,8 +160,7 @@ async function faultOf(
 /** What is still there, and still wrong. Parity first: a pack may have been found wrong by what a rotten file says. */
 async function readAgain(site: Site, { catalog }: Look, faults: Faults): Promise<void> {
   const { packs, parity } = faults;
-  faults.parity = await rottenParity(site, catalog.groups, (path) => parity.has(path));
-  catalog.distrust(faults.parity);
+  await distrust(site, catalog, faults, (path) => parity.has(path));
   for (const name of [...packs.keys()]) {
     const pack = catalog.byName.get(name);
     const fault =
@@ -152,8 +174,8 @@ async function readAgain(site: Site, { catalog }: Look, faults: Faults): Promise
 
 async function judge(
   site: Site,
-  { records, catalog }: Look,
-  { packs }: Pick<Faults, 'packs'>,
+  { settings, records, catalog }: Look,
+  { packs, lists }: Pick<Faults, 'packs' | 'lists'>,
 ): Promise<Omit<VerifyReport, 'packsRead'>> {
   const roles = rolesFor(site.settings.redundancy);
   const whys = new Map<string, string>();
@@ -175,7 +197,19 @@ async function judge(
     whys.set(name, why);
   }
   const hopeless = beyondParity(catalog, badPacks);
+  const lost = await lostBackups(site, catalog, records, hopeless, badPacks);
+  const groups = new Map(catalog.groups.map((group) => [group.name, group]));
+  /** Computed anew where all packs of the list are there then; what says nothing goes where nothing is lost, and otherwise stays (repair.ts). */
+  const isAgain = (path: string): boolean => {
+    const name = path.slice('parity/'.length, -'.p'.length);
+    const group = groups.get(name);
+    if (group !== undefined) return !group.members.some((member) => hopeless.has(member.name));
+    const unlike = lists.find((list) => list.group === name)?.unlike;
+    if (unlike?.every((pack) => badPacks.has(pack) && !hopeless.has(pack)) === true) return true;
+    return hopeless.size + lost.length === 0;
+  };
   const damaged: Damage[] = [
+    ...settings.bad.map((name) => ({ name, why: 'is not as it was written', repairable: true })),
     ...records.badCopies.map((name) => {
       const id = /([0-9a-f]{16})/.exec(name)?.[1] ?? '';
       return { name, why: 'is not as it was written', repairable: records.copies.has(id) };
@@ -187,17 +221,20 @@ async function judge(
     })),
     ...catalog.bad
       .filter(({ name }) => !name.startsWith('packs/'))
-      .map(({ name, why }) => ({ name, why, repairable: true })),
+      .map(({ name, why }) => ({ name, why, repairable: !name.startsWith('parity/') || isAgain(name) })),
   ];
   return {
     backups: records.records.length + records.unreadable.length,
     packs: catalog.packs.length,
     storedBytes: catalog.packs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     damaged,
-    lost: await lostBackups(site, catalog, records, hopeless, badPacks),
+    lost,
     unprotected: [
+      ...settings.missing,
       ...records.missingCopies,
-      ...(roles.length === 0 ? [] : unprotected(catalog, roles).map(({ name }) => packPath(name))),
+      ...(roles.length === 0 ? [] : unprotected(catalog, roles))
+        .filter(({ name }) => !hopeless.has(name))
+        .map(({ name }) => packPath(name)),
     ],
   };
 }
@@ -216,7 +253,8 @@ async function readPacks(
     const other = index + site.host.random(present.length - index);
     [present[index], present[other]] = [present[other]!, present[index]!];
   }
-  const chosen = present.slice(0, count);
+  // What is seen to be wrong is read in any case: of a pack of another length some chunks may be as they were.
+  const chosen = present.filter(({ state }, index) => index < count || state === 'damaged');
   const totalBytes = chosen.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   let doneBytes = 0;
   for (const pack of chosen) {

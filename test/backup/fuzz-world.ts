@@ -161,3 +161,47 @@ export async function forgeEach({ options }: Kind, turns: number, random: Random
     }
   }
 }
+
+/** Several files at a time lost or mutated. Verify says what repair does: what it calls repairable is made again, and the rest stays, named. */
+export async function hurtSeveral({ options }: Kind, rounds: number, random: Random): Promise<void> {
+  const { store: good, images } = await make(options, random);
+  for (let round = 0; round < rounds; round += 1) {
+    const store = new MemoryStore(good.files);
+    const names = [...good.files.keys()].filter((name) => !name.startsWith('locks/'));
+    const whats: string[] = [];
+    for (let count = 1 + random(5); count > 0; count -= 1) {
+      const [name = ''] = names.splice(random(names.length), 1);
+      // One copy of the settings stays: without any there is no repository.
+      if (name === 'settings.2') continue;
+      const mutation = mutations[random(mutations.length + 1)];
+      if (mutation === undefined) store.files.delete(name);
+      else store.files.set(name, mutation.apply(good.files.get(name)!, random, [...good.files.values()]));
+      whats.push(`${name}: ${mutation?.title ?? 'lost'}`);
+    }
+    const what = whats.join(', ');
+    const repository = await Repository.open(store, { passphrase });
+    const before = (await repository.verify({ readPercent: 100 }))!;
+    const report = await repository.repair();
+    const after = (await repository.verify({ readPercent: 100 }))!;
+    const lasting = before.damaged.filter(({ repairable }) => !repairable).map(({ name }) => name);
+    expect(report.damaged.map(({ name }) => name).sort(), what).toEqual(lasting.toSorted());
+    expect(after.damaged.map(({ name }) => name).sort(), what).toEqual(lasting.toSorted());
+    expect(
+      after.damaged.filter(({ repairable }) => repairable),
+      what,
+    ).toEqual([]);
+    expect(report.lost, what).toEqual(before.lost);
+    expect(after.lost, what).toEqual(before.lost);
+    expect(after.unprotected, what).toEqual([]);
+    for (const { id, array, sizeBytes } of await repository.list()) {
+      const target = deviceOf(new Uint8Array(sizeBytes).fill(0xee));
+      const outcome = await ours(repository.restore(id, target), what);
+      const lost = before.lost.find((each) => each.id === id)?.lost ?? [];
+      expect((outcome instanceof RaidError ? outcome.place.lost : null) ?? [], what).toEqual(lost);
+      const wanted = images.get(array)!.slice();
+      for (const { offsetBytes, lengthBytes } of lost)
+        wanted.fill(0xee, offsetBytes, offsetBytes + lengthBytes);
+      expectSame(await contentOf(target), wanted, what);
+    }
+  }
+}

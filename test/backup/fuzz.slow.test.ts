@@ -1,7 +1,7 @@
 /** Anything in any file of a repository: fuzz-world.ts says what must hold. */
 import { describe, test } from 'vitest';
 import { runSeed, withSeed } from '../conformance/seed.ts';
-import { forgeEach, kinds, mutateEach, mutations } from './fuzz-world.ts';
+import { forgeEach, hurtSeveral, kinds, mutateEach, mutations } from './fuzz-world.ts';
 
 const ROUNDS = 2;
 
@@ -11,6 +11,9 @@ describe.each(kinds)('$title', (kind) => {
       for (let round = 0; round < ROUNDS; round += 1) await mutateEach(kind, mutation, random);
     }),
   );
+
+  test('several files are hurt: what verify calls repairable is repaired, and the rest stays lost', () =>
+    withSeed(runSeed, (random) => hurtSeveral(kind, 60, random)));
 
   test('files with forged sums: an error of ours, or an answer', () =>
     withSeed(runSeed, (random) => forgeEach(kind, 40, random)));

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { Repository } from '../../lib/backup/repository.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
-import { runSeed, withSeed } from '../conformance/seed.ts';
+import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
 import { conformance } from '../conformance/suite.ts';
 import {
   cheapScrypt,
@@ -162,6 +162,56 @@ test('a chunk that is not what it was is never handed out: every byte of every p
       expectSame(await contentOf(target), wanted, `byte ${at} of ${name}`);
     }
     store.files.set(name, bytes);
+  }
+});
+
+test.each([0, 1, 2] as const)(
+  'a pack that got longer, or lost its end, costs no chunk that is still in it, with redundancy %i',
+  async (redundancy) => {
+    const store = new MemoryStore();
+    const repository = await newRepository(store, { redundancy });
+    const image = randomBytes(seededRandom(14), 6000);
+    const backup = (await repository.createBackup({ source: deviceOf(image), array: 'demo' }))!;
+    for (const [name, bytes] of [...store.files]) {
+      if (name.startsWith('parity/')) store.files.set(name, bytes.subarray(0, 20));
+      // Of what is behind the chunks, all is known from the index.
+      if (name.startsWith('packs/'))
+        store.files.set(
+          name,
+          redundancy === 1 ? bytes.slice(0, -60) : Buffer.concat([bytes, new Uint8Array(9)]),
+        );
+    }
+    const again = await Repository.open(store);
+    expectSame(await restored(again, backup), image, 'the backup');
+    for (const readPercent of [0, 100])
+      expect((await again.verify({ readPercent }))?.lost, `${readPercent} %`).toEqual([]);
+  },
+);
+
+test('verify names copies of the settings that are not what they were, or not there', async () => {
+  for (const path of ['settings.0', 'settings.1', 'settings.2']) {
+    const store = new MemoryStore();
+    await newRepository(store);
+    const other = new MemoryStore();
+    await newRepository(other);
+    const good = store.files.get(path)!;
+    const wrong = path === 'settings.0' ? [] : [other.files.get(path)!];
+    for (const bytes of [
+      good.map((byte, at) => (at === 40 ? byte ^ 1 : byte)),
+      new Uint8Array(9),
+      ...wrong,
+    ]) {
+      store.files.set(path, bytes);
+      const repository = await Repository.open(store);
+      expect(await repository.verify()).toMatchObject({ damaged: [{ name: path, repairable: true }] });
+      expect(await repository.repair()).toMatchObject({ repaired: [path], damaged: [] });
+      expectSame(store.files.get(path)!, good, path);
+    }
+    store.files.delete(path);
+    const repository = await Repository.open(store);
+    expect(await repository.verify()).toMatchObject({ damaged: [], unprotected: [path] });
+    await repository.repair();
+    expect(await repository.verify()).toMatchObject({ damaged: [], unprotected: [] });
   }
 });
 
