@@ -157,6 +157,12 @@ export async function readGroup(site: Site, group: Group): Promise<GroupFiles> {
   return { packs, parity };
 }
 
+/** Everything of it has been read, and is as it was: what its head says may be relied upon where something else goes for it. */
+export async function isWholeGroup(site: Site, group: Group, roles: readonly ParityRole[]): Promise<boolean> {
+  const { packs, parity } = await readGroup(site, group);
+  return !packs.includes(null) && roles.every((role) => parity.has(role));
+}
+
 /** The lost packs of a group as they were, or null where too much is lost. */
 export function recoverGroup(
   site: Site,

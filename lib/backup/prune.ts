@@ -16,10 +16,10 @@
 import { RaidError } from '../errors.ts';
 import { Catalog, type Pack, writeIndex } from './catalog.ts';
 import { isZeroId } from './chunks.ts';
-import { type Group, type GroupFiles, readGroup, recoverGroup } from './group.ts';
+import { type Group, type GroupFiles, isWholeGroup, readGroup, recoverGroup } from './group.ts';
 import { holdersOf, refuseIfHeld, whileGoing } from './hold.ts';
 import type { Lock, Witness } from './lock.ts';
-import { ENTRY_BYTES, isWholePack, packPath } from './pack.ts';
+import { ENTRY_BYTES, isWholePackOf, packPath } from './pack.ts';
 import { isMemberFile, memberOf } from './parity.ts';
 import { ChunkReader, idAt, pageId } from './reader.ts';
 import { type Backup, type BackupRecord, backupPath, idsOnPage, pageCount, withoutPages } from './record.ts';
@@ -295,15 +295,24 @@ async function rewrite(
     throw error;
   }
   const broken = plan.groups.filter(({ members }) => members.some(({ name }) => going.has(name)));
-  const whole = plan.groups.filter((group) => !broken.includes(group));
-  const safe = new Set(whole.flatMap(({ members }) => members.map(({ name }) => name)));
-  for (const group of broken) await regroup(site, group, going, safe, moved);
+  const roles = rolesFor(site.settings.redundancy);
+  const bereft = new Set(broken.flatMap(({ members }) => members.map(({ name }) => name)));
+  const safe = new Set<string>();
+  for (const group of plan.groups.filter((other) => !broken.includes(other))) {
+    const names = group.members.map(({ name }) => name);
+    if (!names.some((name) => bereft.has(name))) continue;
+    await lock.touch();
+    if (await isWholeGroup(site, group, roles)) for (const name of names) safe.add(name);
+  }
+  for (const group of broken) await regroup(site, catalog, group, going, safe, moved);
   await moved.finish();
   await replaceIndexes(site, lock, going, plan.unneeded);
   await lock.check();
   for (const group of broken) await deleteGroup(store, group);
-  const roles = rolesFor(site.settings.redundancy);
-  for (const group of containedGroups(await Catalog.load(site), roles)) await deleteGroup(store, group);
+  for (const group of await containedGroups(site, await Catalog.load(site), roles)) {
+    await lock.check();
+    await deleteGroup(store, group);
+  }
   for (const name of going) {
     await lock.touch();
     await store.delete(packPath(name));
@@ -352,6 +361,7 @@ async function settleAll(works: readonly Promise<unknown>[]): Promise<void> {
  */
 async function regroup(
   site: Site,
+  catalog: Catalog,
   group: Group,
   going: ReadonlySet<string>,
   safe: Set<string>,
@@ -365,7 +375,8 @@ async function regroup(
     let [member, bytes] = [listed, await getOrNull(site.store, packPath(name))];
     if (bytes === null || !isMemberFile(listed, bytes, site.sum)) {
       files ??= await readGroup(site, group);
-      if (files.parity.size === 0 && bytes !== null && isWholePack(bytes, site.sum)) {
+      const pack = catalog.byName.get(name) ?? { name, table: null };
+      if (files.parity.size === 0 && bytes !== null && (await isWholePackOf(site, pack, bytes))) {
         // Nobody vouches for the list (group.ts), but the pack does for itself.
         member = memberOf(name, bytes, site.sum);
       } else {

@@ -15,7 +15,7 @@
  */
 import { Catalog } from './catalog.ts';
 import { readSettingsCopies } from './copies.ts';
-import { type Group, readGroup, recoverGroup, rottenParity } from './group.ts';
+import { type Group, isWholeGroup, readGroup, recoverGroup, rottenParity } from './group.ts';
 import type { Lock } from './lock.ts';
 import { packPath } from './pack.ts';
 import { encodeParity, GroupParity, type ParityRole, parityPath } from './parity.ts';
@@ -158,25 +158,39 @@ async function repairProtection(
     for (const { name } of bare) if (safe.has(name)) repaired.push(`parity for ${packPath(name)}`);
   }
   const catalog = await load(site, rotten);
-  for (const group of containedGroups(catalog, roles)) {
+  for (const group of await containedGroups(site, catalog, roles)) {
     await lock.check();
     await deleteGroup(site.store, group);
   }
 }
 
-/** Sound groups whose packs are all in another sound group: what a crash leaves when a group has just grown. */
-export function containedGroups(catalog: Catalog, roles: readonly ParityRole[]): readonly Group[] {
+/** Sound groups whose packs are all in another one, and that has been read: what a crash leaves when a group has just grown. */
+export async function containedGroups(
+  site: Site,
+  catalog: Catalog,
+  roles: readonly ParityRole[],
+): Promise<readonly Group[]> {
   const sound = catalog.groups.filter((group) => isSound(group, catalog, roles));
   const names = new Map(sound.map((group) => [group, new Set(group.members.map(({ name }) => name))]));
-  return sound.filter((group, index) =>
-    sound.some((other, otherIndex) => {
+  const whole = new Map<Group, boolean>();
+  const contained: Group[] = [];
+  for (const [index, group] of sound.entries()) {
+    const others = sound.filter((other, otherIndex) => {
       if (other === group) return false;
       const [mine, its] = [names.get(group)!, names.get(other)!];
       if (![...mine].every((name) => its.has(name))) return false;
       // Of two with the same packs, one stays.
       return mine.size < its.size || otherIndex < index;
-    }),
-  );
+    });
+    for (const other of others) {
+      const isWhole = whole.get(other) ?? (await isWholeGroup(site, other, roles));
+      whole.set(other, isWhole);
+      if (!isWhole) continue;
+      contained.push(group);
+      break;
+    }
+  }
+  return contained;
 }
 
 async function repairIndexes(site: Site, repaired: string[]): Promise<void> {

@@ -263,6 +263,72 @@ test('where a sum in the only list of a group is rotten, what stays of the group
   }
 });
 
+/**
+ * What a prune leaves that was killed holds packs that are in two groups. One of these may be rotten, or have a pack that is, which nobody
+ * has noticed; the other is then what a pack comes back from.
+ */
+test('takes no parity away for the sake of parity that is rotten, or has lost a pack already', async () => {
+  let judged = 0;
+  for (const seed of [1, 2]) {
+    const random = seededRandom(seed);
+    const host = new TestHost(seed);
+    const made = new MemoryStore();
+    const maker = await newRepository(made, { redundancy: 1, host });
+    const images = [1, 2, 3].map(() => randomBytes(random, 2500));
+    for (const image of images) await maker.createBackup({ source: deviceOf(image), array: 'demo' });
+    const { id } = (await maker.list()).at(-1)!;
+    const remove = (await maker.list()).slice(0, 1).map((backup) => backup.id);
+    const image = images.at(-1)!;
+    const canLose = async (store: MemoryStore, lost: string): Promise<boolean> => {
+      const less = new MemoryStore(store.files);
+      await less.delete(lost);
+      const target = deviceOf(new Uint8Array(image.byteLength));
+      return await (await Repository.open(less)).restore(id, target).then(
+        async () => Buffer.compare(await contentOf(target), image) === 0,
+        () => false,
+      );
+    };
+    const namesIn = (store: MemoryStore, folder: string): readonly string[] =>
+      [...store.files.keys()].filter((name) => name.startsWith(folder));
+    let last = '';
+    for (let diesAt = 1; ; diesAt += 1) {
+      const cut = new MemoryStore(made.files);
+      const mortal = new MortalStore(cut, diesAt);
+      const isDone = await Repository.open(mortal, { host })
+        .then((killed) => killed.prune({ remove }))
+        .then(
+          () => true,
+          () => false,
+        );
+      const files = [...namesIn(cut, 'parity/'), ...namesIn(cut, 'packs/')];
+      const now = files.join(' ');
+      if (now !== last && namesIn(cut, 'parity/').length > 1) {
+        for (const hurt of files) {
+          const store = new MemoryStore(cut.files);
+          const rotten = cut.files.get(hurt)!.slice();
+          rotten[rotten.byteLength - 20]! ^= 1;
+          store.files.set(hurt, rotten);
+          const before = new Map<string, boolean>();
+          for (const pack of namesIn(store, 'packs/')) before.set(pack, await canLose(store, pack));
+          await (await Repository.open(store)).prune();
+          const could = [...before.values()].every((can) => can);
+          for (const pack of namesIn(store, 'packs/')) {
+            if (!(before.get(pack) ?? could)) continue;
+            judged += 1;
+            expect(
+              await canLose(store, pack),
+              `seed ${seed}, killed at ${diesAt}, ${hurt} rotten, ${pack} lost`,
+            ).toBe(true);
+          }
+        }
+      }
+      last = now;
+      if (isDone) break;
+    }
+  }
+  expect(judged).toBeGreaterThan(50);
+});
+
 describe('what is read for long', () => {
   const images = [1, 2].map((seed) => imageOf(seededRandom(seed), 12_000));
   const witness = (pid: number, isAlive: (holder: Holder) => boolean | 'unknown'): Witness => ({
