@@ -9,6 +9,7 @@
  *   gone      the process is, as lock.ts finds out; or nobody can tell, and nothing was heard for half an hour. Such files go with the next
  *             prune. A clock that is half an hour wrong, on either machine, makes of one who reads one who is gone: unlike the holder of a
  *             lock, who reads does not look again, and finds chunks lost
+ *   unreadable the file of one who reads holds for that half hour, and the mark of a prune for as long as it is there
  *
  * Each says what it is about to do before it looks at what the other said: so one of them sees the other, and a backup that somebody has is
  * never let go of, wherever either is killed. They may see each other, and then nobody has the backup, and it stays. Marks of a prune that is
@@ -18,17 +19,18 @@ import { RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
 import {
   type Claim,
-  decodeClaim,
   encodeClaim,
   HEARTBEAT_MS,
+  isOfThisBoot,
   isOurs,
   nameOf,
+  readClaim,
   STALE_MS,
   verdictOn,
   type Witness,
 } from './lock.ts';
 import { hexOf } from './settings.ts';
-import { getOrNull, type Site } from './site.ts';
+import type { Site } from './site.ts';
 import { ofEach, type Store } from './store.ts';
 
 type Place = Pick<Site, 'store' | 'host'>;
@@ -52,7 +54,7 @@ export class Hold {
     const nonce = hexOf(host.randomBytes(16));
     const path = `mounts/${backup}.${nonce}`;
     const claim: Claim = { holder, nonce, heardMs: host.wallClock() };
-    await store.put(path, encodeClaim(claim));
+    await store.put(path, await encodeClaim(claim));
     const hold = new Hold(store, host, path, claim);
     try {
       await refuseIfGoing({ store, host }, witness, backup);
@@ -75,7 +77,7 @@ export class Hold {
     for (;;) {
       await host.sleep(HEARTBEAT_MS, signal);
       if (signal.aborted) return;
-      const file = encodeClaim({ ...claim, heardMs: host.wallClock() });
+      const file = await encodeClaim({ ...claim, heardMs: host.wallClock() });
       await this.#store.replace(this.#path, file).catch(() => undefined);
     }
   }
@@ -91,13 +93,44 @@ export async function holdersOf(
   await ofEach(await store.list('mounts/'), async ({ name }) => {
     const backup = pattern.exec(name)?.[1];
     if (backup === undefined) return;
-    const claim = decodeClaim(await getOrNull(store, name));
-    const verdict = claim === null ? false : await verdictOn(claim, host, witness);
-    if (claim?.holder != null && verdict !== false)
-      holders.set(backup, [...(holders.get(backup) ?? []), nameOf(claim.holder)]);
-    else if (tidy) await store.delete(name);
+    const claim = await readClaim(store, name);
+    if (claim === null) return;
+    const isHeld = claim === 'unreadable' || (await isThere(claim, host, witness));
+    if (claim === 'unreadable' && tidy) await setStandIn({ store, host }, name);
+    if (isHeld) {
+      const holder = claim === 'unreadable' ? null : claim.holder;
+      const who = holder === null ? `somebody unknown (${name} was damaged; ${GONE})` : nameOf(holder);
+      holders.set(backup, [...(holders.get(backup) ?? []), who]);
+    } else if (tidy) await store.delete(name);
   });
   return holders;
+}
+
+/** In doubt whoever was heard of not long ago: who reads has nothing to go by when it was taken for gone. */
+async function isThere(claim: Claim, host: Host, witness: Witness): Promise<boolean> {
+  const { holder, heardMs } = claim;
+  if (holder !== null) {
+    if ((await verdictOn(claim, host, witness)) !== false) return true;
+    if (isOfThisBoot(holder, await witness.self())) return false;
+  }
+  return host.wallClock() - heardMs <= STALE_MS;
+}
+
+const GONE = `gone if nothing is heard for ${STALE_MS / 60_000} minutes`;
+
+/** In the place of a file that nobody can read: whoever wrote that writes it again within a minute, and who does not is gone in time. */
+async function setStandIn({ store, host }: Place, name: string): Promise<void> {
+  const file = await encodeClaim({
+    holder: null,
+    nonce: hexOf(host.randomBytes(16)),
+    heardMs: host.wallClock(),
+  });
+  try {
+    await store.replace(name, file);
+  } catch (error) {
+    // It holds until there is room.
+    if (!(error instanceof RaidError) || error.code !== 'NO_SPACE') throw error;
+  }
 }
 
 export function refuseIfHeld(
@@ -141,7 +174,8 @@ export async function whileGoing<Result>(
     let noRoom: RaidError | null = null;
     const marks = await ofEach(backups, async (backup) => {
       try {
-        await store.replace(markOf(backup), encodeClaim({ holder, nonce, heardMs: host.wallClock() }));
+        const mark = await encodeClaim({ holder, nonce, heardMs: host.wallClock() });
+        await store.replace(markOf(backup), mark);
       } catch (error) {
         if (!(error instanceof RaidError) || error.code !== 'NO_SPACE') throw error;
         noRoom = error;
@@ -165,12 +199,19 @@ export async function whileGoing<Result>(
 }
 
 async function refuseIfGoing({ store, host }: Place, witness: Witness, backup: string): Promise<void> {
-  const claim = decodeClaim(await getOrNull(store, markOf(backup)));
+  const claim = await readClaim(store, markOf(backup));
+  if (claim === 'unreadable') {
+    throw new RaidError(
+      'BUSY',
+      `backup ${backup} in ${store.name} may be being let go of: ${markOf(backup)} cannot be read; wait until whoever prunes is done, or prune: that takes the file away`,
+      { device: store.name },
+    );
+  }
   if (claim?.holder == null) return;
-  const verdict = isOurs(claim.holder, await witness.self())
+  const isGoing = isOurs(claim.holder, await witness.self())
     ? pruning.has(claim.nonce)
-    : await verdictOn(claim, host, witness);
-  if (verdict === false) return;
+    : await isThere(claim, host, witness);
+  if (!isGoing) return;
   throw new RaidError(
     'BUSY',
     `backup ${backup} in ${store.name} is being let go of by ${nameOf(claim.holder)}, which prunes; look again when that is done`,

@@ -19,7 +19,11 @@
  *   or container     write the time every minute, in a bucket or on a network share too. A clock that is half an hour
  *                    wrong can break a lock that is held: therefore
  *
- * the holder looks before it deletes anything, and before it makes a backup appear, whether the lock is still its own.
+ * the holder looks before it makes a backup appear, and while it deletes things once a minute, whether the lock is still its own. And who
+ * has taken a lock from somebody who is not known for sure to be gone (no process of this boot of this machine) waits for longer than that.
+ *
+ * What is in the file has a sum. One that cannot be read may be a lock that is held and has a bit that flipped, as well as one that is
+ * free: it is taken over like that of somebody who may be there. Its holder goes by its number, which nobody else can have put.
  *
  * A number can be taken by a file without a byte, which tells nothing and is in no list: a folder without hard links makes one before it
  * gives a name to what was written (directory.ts), and who is killed between leaves it for ever. The taker sees it stay so for some seconds,
@@ -35,7 +39,8 @@ import { hostname } from 'node:os';
 import { errnoName } from '../device/errno.ts';
 import { RaidError } from '../errors.ts';
 import type { Host } from '../host.ts';
-import { hexOf, isRecord } from './settings.ts';
+import { loadSum } from './seal.ts';
+import { hexOf, hexSum, isRecord } from './settings.ts';
 import type { Store } from './store.ts';
 
 /** Who holds a lock: which run of which process on which machine. Null where a platform does not tell. */
@@ -55,10 +60,12 @@ export interface Witness {
 
 export const HEARTBEAT_MS = 60_000;
 export const STALE_MS = 30 * 60_000;
+/** Longer than a holder goes on without looking whether the lock is still its own. */
+const DOUBT_MS = 1.5 * HEARTBEAT_MS;
 const SETTLE_MS = 3000;
 const ATTEMPTS = 5;
 
-/** What is in the file of a lock, or of a backup that is held (hold.ts). */
+/** What is in the file of a lock, of a backup that is held, or of the mark of a prune (hold.ts). */
 export interface Claim {
   readonly holder: Holder | null;
   readonly nonce: string;
@@ -93,9 +100,10 @@ export class Lock {
     const holder = await witness.self();
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const highest = (await lockNumbers(store)).at(-1);
-      if (highest !== undefined && !(await isFree(store, host, witness, highest))) continue;
+      const state = highest === undefined ? 'free' : await stateOf(store, host, witness, highest);
+      if (state === 'changed') continue;
       const nonce = hexOf(host.randomBytes(16));
-      const file = encodeClaim({ holder, nonce, heardMs: host.wallClock() });
+      const file = await encodeClaim({ holder, nonce, heardMs: host.wallClock() });
       // Before anybody can read it: this process would be told that nobody here holds it.
       held.add(nonce);
       let isTaken = false;
@@ -120,6 +128,10 @@ export class Lock {
           continue;
         }
         lock.#isDecidedByPut = !isOverwritten;
+        if (state === 'doubtful') {
+          await host.sleep(DOUBT_MS);
+          if ((await lock.#holds()) === null) continue;
+        }
         lock.#tidying = deleteBelow(store, [...empty, ...numbers], number).catch(() => undefined);
         isTaken = true;
         return lock;
@@ -140,7 +152,7 @@ export class Lock {
     await this.check();
     await this.#store.replace(
       lockPath(this.#number),
-      encodeClaim({ holder: this.#holder, nonce: this.#nonce, heardMs: now }),
+      await encodeClaim({ holder: this.#holder, nonce: this.#nonce, heardMs: now }),
     );
   }
 
@@ -159,7 +171,7 @@ export class Lock {
     held.delete(this.#nonce);
     // Where somebody took it over, the next number is taken, or less than the highest and so of no meaning.
     if (!this.#isDecidedByPut && (await this.#holds()) === null) return;
-    const free = encodeClaim({
+    const free = await encodeClaim({
       holder: null,
       nonce: hexOf(this.#host.randomBytes(16)),
       heardMs: this.#host.wallClock(),
@@ -170,11 +182,12 @@ export class Lock {
 
   /** The numbers that there are, if this one is the highest; else null. */
   async #holds(): Promise<readonly number[] | null> {
-    const [numbers, bytes] = await Promise.all([
+    const [numbers, claim] = await Promise.all([
       lockNumbers(this.#store),
-      this.#store.get(lockPath(this.#number)),
+      readClaim(this.#store, lockPath(this.#number)),
     ]);
-    return numbers.at(-1) === this.#number && decodeClaim(bytes)?.nonce === this.#nonce ? numbers : null;
+    const isMine = claim === 'unreadable' ? this.#isDecidedByPut : claim?.nonce === this.#nonce;
+    return numbers.at(-1) === this.#number && isMine ? numbers : null;
   }
 }
 
@@ -203,20 +216,21 @@ async function staysEmpty(store: Store, host: Host, number: number): Promise<boo
   return await isEmpty();
 }
 
-/**
- * Refuses where it is held. False where it has gone, so that another is the highest. What nobody can read holds nothing: it cannot be a lock
- * that was taken, since those are put whole.
- */
-async function isFree(store: Store, host: Host, witness: Witness, number: number): Promise<boolean> {
-  const bytes = await store.get(lockPath(number));
-  if (bytes === null) return false;
-  const file = decodeClaim(bytes);
-  if (file === null || file.holder === null) return true;
+/** Refuses where it is held. `changed`: it has gone, so that another is the highest. `doubtful`: whoever held it may still be there. */
+async function stateOf(
+  store: Store,
+  host: Host,
+  witness: Witness,
+  number: number,
+): Promise<'free' | 'doubtful' | 'changed'> {
+  const file = await readClaim(store, lockPath(number));
+  if (file === null) return 'changed';
+  if (file === 'unreadable') return 'doubtful';
+  if (file.holder === null) return 'free';
   const { holder, nonce } = file;
-  const verdict = isOurs(holder, await witness.self())
-    ? held.has(nonce)
-    : await verdictOn(file, host, witness);
-  if (verdict === false) return true;
+  const self = await witness.self();
+  const verdict = isOurs(holder, self) ? held.has(nonce) : await verdictOn(file, host, witness);
+  if (verdict === false) return isOfThisBoot(holder, self) ? 'free' : 'doubtful';
   const silentMs = host.wallClock() - file.heardMs;
   const advice =
     verdict === 'unknown'
@@ -237,6 +251,11 @@ export function isOurs(holder: Holder, self: Holder): boolean {
   );
 }
 
+/** Then it is known whether it is there. Machines have names, and clocks, that are not theirs alone. */
+export function isOfThisBoot(holder: Holder, self: Holder): boolean {
+  return holder.bootId !== null && holder.bootId === self.bootId && holder.pidNamespace === self.pidNamespace;
+}
+
 /** Whether whoever said this is still there; `unknown` only where it was heard of not long ago. */
 export async function verdictOn(
   { holder, heardMs }: Claim,
@@ -252,12 +271,29 @@ export function nameOf({ pid, host }: Holder): string {
   return `process ${pid} on ${JSON.stringify(host)}`;
 }
 
-export function encodeClaim(file: Claim): Uint8Array {
-  return Buffer.from(`${JSON.stringify(file)}\n`);
+export async function encodeClaim(file: Claim): Promise<Uint8Array> {
+  return Buffer.from(`${JSON.stringify({ ...file, sum: await sumOf(file) })}\n`);
 }
 
-export function decodeClaim(bytes: Uint8Array | null): Claim | null {
-  if (bytes === null) return null;
+/** Of a claim as it is written, but for the sum. */
+async function sumOf(file: object): Promise<string> {
+  return hexSum((await loadSum())(Buffer.from(JSON.stringify(file))));
+}
+
+/** Null where there is none. */
+export async function readClaim(store: Store, name: string): Promise<Claim | 'unreadable' | null> {
+  let bytes: Uint8Array | null;
+  try {
+    bytes = await store.get(name);
+  } catch (error) {
+    if (error instanceof RaidError && error.code === 'MEDIUM_ERROR') return 'unreadable';
+    throw error;
+  }
+  return bytes === null ? null : ((await decodeClaim(bytes)) ?? 'unreadable');
+}
+
+/** There are claims of older versions, which have no sum. */
+async function decodeClaim(bytes: Uint8Array): Promise<Claim | null> {
   let found: unknown;
   try {
     found = JSON.parse(Buffer.from(bytes).toString('utf8'));
@@ -265,7 +301,9 @@ export function decodeClaim(bytes: Uint8Array | null): Claim | null {
     return null;
   }
   if (!isRecord(found)) return null;
-  const { holder, nonce, heardMs } = found;
+  const { sum, ...claim } = found;
+  if (sum !== undefined && sum !== (await sumOf(claim))) return null;
+  const { holder, nonce, heardMs } = claim;
   if (typeof nonce !== 'string' || typeof heardMs !== 'number') return null;
   if (holder !== null && !isHolder(holder)) return null;
   return { holder, nonce, heardMs };

@@ -7,11 +7,22 @@ import { Repository } from '../../lib/backup/repository.ts';
 import { loadSum, putSum } from '../../lib/backup/seal.ts';
 import { hexSum } from '../../lib/backup/settings.ts';
 import { RaidError } from '../../lib/errors.ts';
+import { type Host, realHost } from '../../lib/host.ts';
 import { type Random, randomBytes } from '../conformance/seed.ts';
 import { contentOf, deviceOf, expectSame, imageOf, MemoryStore, newRepository } from './world.ts';
 
 const sum = await loadSum();
 const passphrase = 'sesame';
+
+/** Who doubts a lock does not wait for a minute and a half. */
+const host: Host = {
+  ...realHost,
+  sleep: (_, signal) =>
+    new Promise((resolve) => {
+      if (signal === undefined) realHost.turn(resolve);
+      else signal.addEventListener('abort', () => resolve());
+    }),
+};
 
 export interface Mutation {
   readonly title: string;
@@ -69,7 +80,7 @@ export const kinds = [
 
 async function make(options: (typeof kinds)[number]['options'], random: Random) {
   const store = new MemoryStore();
-  const repository = await newRepository(store, options);
+  const repository = await newRepository(store, { ...options, host });
   const images = new Map<string, Uint8Array>();
   for (const array of ['one', 'two']) {
     const image = imageOf(random, 5000 + random(3000));
@@ -92,7 +103,7 @@ async function check(
   images: ReadonlyMap<string, Uint8Array>,
   what: string,
 ): Promise<number> {
-  const repository = await ours(Repository.open(store, { passphrase }), what);
+  const repository = await ours(Repository.open(store, { passphrase, host }), what);
   if (repository instanceof RaidError) return 0;
   let whole = 0;
   const backups = await ours(repository.list(), what);
@@ -126,7 +137,7 @@ export async function mutateEach({ options, all }: Kind, { apply }: Mutation, ra
     store.files.set(name, mutated);
     const whole = await check(store, images, name);
     if (all) expect(whole, `${name}: backups that are whole`).toBe(images.size);
-    const repository = await ours(Repository.open(store, { passphrase }), name);
+    const repository = await ours(Repository.open(store, { passphrase, host }), name);
     if (repository instanceof RaidError) continue;
     const repaired = await ours(repository.repair(), name);
     expect(await check(store, images, `${name}, repaired`)).toBeGreaterThanOrEqual(whole);
@@ -147,7 +158,7 @@ export async function forgeEach({ options }: Kind, turns: number, random: Random
       const copies = name.startsWith('settings.') ? ['settings.0', 'settings.1', 'settings.2'] : [name];
       const forged = forge(name, good.files.get(name)!, random);
       for (const copy of copies) store.files.set(copy, forged);
-      const repository = await ours(Repository.open(store, { passphrase }), name);
+      const repository = await ours(Repository.open(store, { passphrase, host }), name);
       if (repository instanceof RaidError) continue;
       const backups = await ours(repository.list(), name);
       if (backups instanceof RaidError) continue;
@@ -179,7 +190,7 @@ export async function hurtSeveral({ options }: Kind, rounds: number, random: Ran
       whats.push(`${name}: ${mutation?.title ?? 'lost'}`);
     }
     const what = whats.join(', ');
-    const repository = await Repository.open(store, { passphrase });
+    const repository = await Repository.open(store, { passphrase, host });
     const before = (await repository.verify({ readPercent: 100 }))!;
     const report = await repository.repair();
     const after = (await repository.verify({ readPercent: 100 }))!;

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { DirectoryStore } from '../../lib/backup/directory.ts';
 import {
+  HEARTBEAT_MS,
   type Holder,
   judgeHolder,
   Lock,
@@ -18,7 +19,16 @@ import { MemoryDevice } from '../../lib/device/memory.ts';
 import { RaidError } from '../../lib/errors.ts';
 import { seededRandom } from '../../lib/host.ts';
 import { runSeed, withSeed } from '../conformance/seed.ts';
-import { deviceOf, expectSame, imageOf, MemoryStore, newRepository, restored, TestHost } from './world.ts';
+import {
+  deviceOf,
+  everyHurt,
+  expectSame,
+  imageOf,
+  MemoryStore,
+  newRepository,
+  restored,
+  TestHost,
+} from './world.ts';
 
 const here: Holder = { host: 'here', pid: 7, startTime: '100', bootId: 'b', pidNamespace: 'n' };
 
@@ -126,6 +136,66 @@ describe('a lock', () => {
       const lock = await Lock.take(store, host, witness({ pid: 1 }));
       await lock.release();
       store.files.clear();
+    }
+  });
+
+  test('whose file is hurt in any way is still had by one: the holder, or who comes, when that has waited', async () => {
+    const alive = ({ pid, startTime, bootId }: Holder): boolean =>
+      pid === 1 && startTime === here.startTime && bootId === here.bootId;
+    const stands = { taken: 0, kept: 0 };
+    for (const isReleased of [false, true]) {
+      const made = new MemoryStore();
+      const maker = await Lock.take(made, new TestHost(1), witness({ pid: 1 }));
+      if (isReleased) await maker.release();
+      const [path] = [...made.files.keys()];
+      for (const [hurt, bytes] of everyHurt(made.files.get(path!)!)) {
+        const store = new MemoryStore();
+        const clock = new TestHost(1);
+        const lock = await Lock.take(store, clock, witness({ pid: 1 }));
+        if (isReleased) await lock.release();
+        store.files.set(path!, bytes);
+        if (!isReleased) await lock.check();
+        const before = clock.ms;
+        const next = await Lock.take(store, clock, witness({ pid: 2 }, alive)).catch((error: unknown) => {
+          expect(error, hurt).toMatchObject({ code: 'BUSY' });
+          return null;
+        });
+        if (isReleased) expect(next, hurt).not.toBeNull();
+        if (next === null) {
+          stands.kept += 1;
+          await lock.check();
+          continue;
+        }
+        stands.taken += 1;
+        await next.check();
+        if (isReleased) continue;
+        // The holder has looked meanwhile, before what it does next.
+        expect(clock.ms - before, hurt).toBeGreaterThan(HEARTBEAT_MS);
+        expect(await codeOf(lock.touch()), hurt).toBe('BUSY');
+      }
+    }
+    expect(Math.min(stands.taken, stands.kept)).toBeGreaterThan(0);
+  });
+
+  test('of another boot, or not heard of for long, is had when its holder has had the time to look', async () => {
+    for (const [far, verdict, silentMs] of [
+      [{ bootId: 'a' }, false, 0],
+      [{ host: 'far', bootId: 'a' }, 'unknown', STALE_MS + 1],
+    ] as const) {
+      const store = new MemoryStore();
+      const clock = new TestHost(1);
+      const lock = await Lock.take(store, clock, witness({ ...far, pid: 1 }));
+      clock.ms += silentMs;
+      const before = clock.ms;
+      await (
+        await Lock.take(
+          store,
+          clock,
+          witness({ pid: 2 }, () => verdict),
+        )
+      ).check();
+      expect(clock.ms - before).toBeGreaterThan(HEARTBEAT_MS);
+      expect(await codeOf(lock.touch())).toBe('BUSY');
     }
   });
 

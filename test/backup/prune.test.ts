@@ -12,6 +12,7 @@ import { randomBytes, runSeed, withSeed } from '../conformance/seed.ts';
 import {
   contentOf,
   deviceOf,
+  everyHurt,
   expectSame,
   imageOf,
   MemoryStore,
@@ -336,9 +337,14 @@ describe('what is read for long', () => {
     isAlive: (holder) => Promise.resolve(isAlive(holder)),
   });
 
-  async function twoBackups(store: MemoryStore, redundancy: 0 | 1 | 2 = 0): Promise<string> {
+  async function twoBackups(
+    store: MemoryStore,
+    redundancy: 0 | 1 | 2 = 0,
+    sizeBytes = 12_000,
+  ): Promise<string> {
     const repository = await newRepository(store, { redundancy });
-    for (const image of images) await repository.createBackup({ source: deviceOf(image), array: 'demo' });
+    for (const image of images.map((whole) => whole.subarray(0, sizeBytes)))
+      await repository.createBackup({ source: deviceOf(image), array: 'demo' });
     return (await repository.list())[0]!.id;
   }
 
@@ -453,6 +459,63 @@ describe('what is read for long', () => {
       expect(removed, String([verdict, silentMs])).toHaveLength(wanted);
       const left = [...store.files.keys()].filter((name) => name.startsWith('mounts/'));
       expect(left).toHaveLength(1 - wanted);
+    }
+  });
+
+  test('stays where its file is hurt in any way, until nothing was heard for half an hour', async () => {
+    const made = new MemoryStore();
+    const id = await twoBackups(made, 0, 1000);
+    const clock = new TestHost(1);
+    clock.sleep = () => new Promise(() => undefined);
+    const isReader = ({ pid, host, startTime, bootId }: Holder): boolean =>
+      `${pid} ${host} ${startTime} ${bootId}` === '7 far 1 b';
+    const reader = await Repository.open(made, { host: clock, witness: witness(7, isReader) });
+    await reader.openBackup(id, { hold: true });
+    const [path] = [...made.files.keys()].filter((name) => name.startsWith('mounts/'));
+    const keep = { last: 1 };
+    for (const [hurt, bytes] of everyHurt(made.files.get(path!)!)) {
+      const store = new MemoryStore(made.files);
+      store.files.set(path!, bytes);
+      const later = new TestHost(1);
+      const other = await Repository.open(store, { host: later, witness: witness(8, isReader) });
+      expect((await other.prune({ keep, dryRun: true })).removed, hurt).toEqual([]);
+      expect((await other.prune({ keep })).removed, hurt).toEqual([]);
+      const error = await other.prune({ remove: [id] }).catch((cause: unknown) => cause);
+      expect(error, hurt).toMatchObject({ code: 'BUSY', message: expect.stringContaining('is read by') });
+      later.ms += STALE_MS + 1000;
+      const gone = await Repository.open(store, { host: later, witness: witness(8, () => false) });
+      expect((await gone.prune({ keep })).removed, hurt).toMatchObject([{ id }]);
+      expect([...store.files.keys()].filter((name) => name.startsWith('mounts/'))).toEqual([]);
+    }
+  });
+
+  test('is not to be had while it may be going, however the mark is hurt; the next prune takes that away', async () => {
+    const made = new MemoryStore();
+    const id = await twoBackups(made, 0, 1000);
+    const isPrune = ({ pid, host, startTime, bootId }: Holder): boolean =>
+      `${pid} ${host} ${startTime} ${bootId}` === '8 far 1 b';
+    const halted = new HaltedStore(made);
+    const pruner = await Repository.open(halted, { host: new TestHost(2), witness: witness(8, isPrune) });
+    halted.haltAt(Number.POSITIVE_INFINITY);
+    let mark: Uint8Array | undefined;
+    const deleting = halted.delete;
+    halted.delete = (name) => {
+      mark ??= made.files.get(`going/${id}`);
+      return name.startsWith('backups/')
+        ? Promise.reject(new RaidError('STORE_FAILED', 'killed'))
+        : deleting(name);
+    };
+    await expect(pruner.prune({ keep: { last: 1 } })).rejects.toMatchObject({ code: 'STORE_FAILED' });
+    for (const [hurt, bytes] of everyHurt(mark!)) {
+      const store = new MemoryStore(made.files);
+      store.files.set(`going/${id}`, bytes);
+      const clock = new TestHost(3);
+      clock.sleep = untilAborted;
+      const reader = await Repository.open(store, { host: clock, witness: witness(7, isPrune) });
+      const code = await reader.openBackup(id, { hold: true }).catch((error: RaidError) => error.code);
+      expect(code, hurt).toBe('BUSY');
+      await reader.prune();
+      await (await reader.openBackup(id, { hold: true })).close();
     }
   });
 
@@ -574,6 +637,10 @@ describe('what is read for long', () => {
     },
   );
 });
+
+function untilAborted(_: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => signal?.addEventListener('abort', () => resolve()));
+}
 
 /** Holds up whoever comes with the n-th call from now, and all calls behind it. */
 class HaltedStore extends MemoryStore {

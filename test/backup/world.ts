@@ -186,3 +186,15 @@ export async function restored(repository: Repository, backup: Backup): Promise<
   await repository.restore(backup.id, target);
   return await contentOf(target);
 }
+
+/** A small file with every bit flipped in its turn, cut short anywhere, and of zeros; what the bytes say mostly is something else then. */
+export function* everyHurt(bytes: Uint8Array): Generator<readonly [string, Uint8Array]> {
+  for (let bit = 0; bit < 8 * bytes.byteLength; bit += 1) {
+    const flipped = bytes.slice();
+    flipped[bit >> 3]! ^= 1 << (bit & 7);
+    yield [`bit ${bit & 7} of byte ${bit >> 3} flipped`, flipped];
+  }
+  for (let length = 0; length < bytes.byteLength; length += 1)
+    yield [`cut to ${length} bytes`, bytes.slice(0, length)];
+  yield ['nothing but zeros', new Uint8Array(bytes.byteLength)];
+}
