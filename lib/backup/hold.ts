@@ -5,7 +5,8 @@
  *   hold      put the file; then look for `going/<backup>`, the mark of a prune: where there is one, take the file back and have nothing;
  *             and only then look whether the backup is there
  *   prune     mark what is to go, then look who holds. Of what nobody holds it deletes the records; where something is held, nothing is
- *             deleted, and it begins anew, as it does where it has slept for so long that its marks may count for nothing. Then the marks go
+ *             deleted, and it begins anew. It marks and looks again where it has slept, or taken, so long that its marks may count for nothing.
+ *             Then the marks go
  *   gone      the process is, as lock.ts finds out; or nobody can tell, and nothing was heard for half an hour. Such files go with the next
  *             prune. A clock that is half an hour wrong, on either machine, makes of one who reads one who is gone: unlike the holder of a
  *             lock, who reads does not look again, and finds chunks lost
@@ -159,7 +160,7 @@ export interface Marks {
   readonly areBelieved: () => boolean;
 }
 
-/** Runs with marks that these backups are about to go, or as many of them as there is room for. Only who has the lock does that. */
+/** Runs with marks that these backups are about to go, or as many of them as there is room for, and time. Only who has the lock does that. */
 export async function whileGoing<Result>(
   { store, host }: Place,
   witness: Witness,
@@ -172,7 +173,9 @@ export async function whileGoing<Result>(
   try {
     const holder = await witness.self();
     let noRoom: RaidError | null = null;
+    const isAge = (ms: number): boolean => Math.abs(host.wallClock() - saidMs) >= ms;
     const marks = await ofEach(backups, async (backup) => {
+      if (isAge(STALE_MS / 4)) return [];
       try {
         const mark = await encodeClaim({ holder, nonce, heardMs: host.wallClock() });
         await store.replace(markOf(backup), mark);
@@ -187,7 +190,7 @@ export async function whileGoing<Result>(
     if (noRoom !== null && marked.length === 0) throw noRoom;
     return await work({
       backups: marked,
-      areBelieved: () => Math.abs(host.wallClock() - saidMs) < STALE_MS / 2,
+      areBelieved: () => !isAge(STALE_MS / 2),
     });
   } finally {
     // All that there are: a prune before may have been killed. What stays means nothing once this one is over.

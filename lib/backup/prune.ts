@@ -80,8 +80,10 @@ export async function pruneRepository(
   }
   const going = records.filter(({ id }) => leaves(id));
   const staying = records.filter(({ id }) => !leaves(id));
+  await lock?.touch();
   const catalog = await Catalog.load(site);
-  const plan = planPacks(catalog, await neededEntries(site, catalog, staying));
+  await lock?.touch();
+  const plan = planPacks(catalog, await neededEntries(site, lock, catalog, staying));
   const becauseOf = (id: string): readonly string[] =>
     rules.get(id) ?? (holders.get(id) ?? []).map((who) => `read by ${who}`);
   const report = {
@@ -108,8 +110,8 @@ export async function pruneRepository(
 }
 
 /**
- * Step 1. False where somebody holds one of them, or may by now. Mostly all go at once, and then nothing is deleted; where there is no room for a mark of each,
- * some go after the others, in the room that these leave, and `gone` says which have.
+ * Step 1. False where somebody holds one of them. Mostly all go at once, and then nothing is deleted; where there is no room for a mark of each, or the
+ * store takes its time, some go after the others, each time with a new look at who holds, and `gone` says which have.
  */
 async function letGo(
   site: Site,
@@ -118,8 +120,11 @@ async function letGo(
   backups: readonly string[],
   gone: Set<string>,
 ): Promise<boolean> {
-  for (;;) {
-    const left = backups.filter((id) => !gone.has(id));
+  // In the end one mark at a time: that one counts, however slow the store.
+  for (let most = backups.length, before = -1; ; before = gone.size) {
+    if (gone.size === before) most = Math.ceil(most / 2);
+    const left = backups.filter((id) => !gone.has(id)).slice(0, most);
+    await lock.touch();
     const isFree = await whileGoing(site, witness, left, async (marks) => {
       if (marks.backups.length > 0) {
         const holders = await holdersOf(site, witness, true);
@@ -127,7 +132,8 @@ async function letGo(
       }
       await lock.check();
       for (const id of marks.backups) {
-        if (!(await deleteRecord(site, id, marks.areBelieved))) return false;
+        await lock.touch();
+        if (!(await deleteRecord(site, id, marks.areBelieved))) break;
         gone.add(id);
       }
       return true;
@@ -151,6 +157,7 @@ type Needed = ReadonlyMap<number, ReadonlySet<number>>;
 
 async function neededEntries(
   site: Site,
+  lock: Lock | null,
   catalog: Catalog,
   records: readonly BackupRecord[],
 ): Promise<Needed> {
@@ -176,6 +183,7 @@ async function neededEntries(
       const key = `${Buffer.from(id).toString('latin1')}${idsOnPage(page, record, settings)}`;
       if (seen.has(key)) continue;
       seen.add(key);
+      await lock?.touch();
       const ids = await reader.readPage(record, page);
       if (ids === null) {
         throw new RaidError(
@@ -246,6 +254,7 @@ async function clear(site: Site, lock: Lock, catalog: Catalog, plan: PackPlan): 
   const isOfNoUse = (name: string): boolean => dead.has(name) || plan.unneeded.has(name);
   const held = new Set<string>();
   for (const [index, packs] of catalog.indexed) {
+    await lock.touch();
     if (packs.every(isOfNoUse)) await store.delete(index);
     else for (const name of packs) held.add(name);
   }

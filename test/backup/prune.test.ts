@@ -462,6 +462,43 @@ describe('what is read for long', () => {
     }
   });
 
+  test('is let go of where a store takes its time, and whoever prunes is heard of all the while', async () => {
+    const many = 40;
+    for (const redundancy of [0, 2] as const) {
+      const made = new MemoryStore();
+      const maker = await newRepository(made, { redundancy });
+      for (let turn = 0; turn < many; turn += 1)
+        await maker.createBackup({ source: deviceOf(images[turn & 1]!.subarray(0, 2000)), array: 'demo' });
+      const clock = new TestHost(1);
+      const store = new MemoryStore(made.files);
+      let calls = 0;
+      let silentMs = 0;
+      const slowly = async <T>(ms: number, operation: () => Promise<T>): Promise<T> => {
+        calls += 1;
+        if (calls > 100 * many) throw new RaidError('STORE_FAILED', 'it has no end');
+        clock.ms += ms;
+        const lock = [...made.files.keys(), ...store.files.keys()].filter((name) =>
+          name.startsWith('locks/'),
+        );
+        const bytes = store.files.get(lock.sort().at(-1)!);
+        const { holder, heardMs } = JSON.parse(Buffer.from(bytes ?? 'null').toString()) ?? {};
+        if (holder != null) silentMs = Math.max(silentMs, clock.ms - heardMs);
+        return await operation();
+      };
+      const slow = new MemoryStore();
+      slow.get = (...given) => slowly(1000, () => store.get(...given));
+      slow.put = (...given) => slowly(25_000, () => store.put(...given));
+      slow.replace = (...given) => slowly(25_000, () => store.replace(...given));
+      slow.list = (...given) => slowly(1000, () => store.list(...given));
+      slow.delete = (...given) => slowly(25_000, () => store.delete(...given));
+      const pruner = await Repository.open(slow, { host: clock, witness: witness(8, () => 'unknown') });
+      const { removed } = await pruner.prune({ keep: { last: 1 } });
+      expect(removed).toHaveLength(many - 1);
+      expect(silentMs).toBeLessThan(STALE_MS);
+      expect(await pruner.verify()).toMatchObject({ backups: 1, damaged: [], lost: [] });
+    }
+  });
+
   test('stays where its file is hurt in any way, until nothing was heard for half an hour', async () => {
     const made = new MemoryStore();
     const id = await twoBackups(made, 0, 1000);
