@@ -83,6 +83,16 @@ export function withRoom(error: unknown, choice: RepositoryChoice): unknown {
   );
 }
 
+/** Who has no room for what makes room is told how little it takes. */
+export function withLittleRoom(error: unknown): unknown {
+  if (!(error instanceof RaidError) || error.code !== 'NO_SPACE') return error;
+  return new RaidError(
+    error.code,
+    `${error.message}; a prune needs room for a few small files before it gives any back: make that much, and prune again`,
+    { cause: error },
+  );
+}
+
 /** Says so where a backup is read that cannot be held. */
 export function saysUnheld(repository: RepositoryType, id: string): () => void {
   return () => {

@@ -376,7 +376,7 @@ async function printLost(lost: RepairReport['lost']): Promise<void> {
 async function prune(options: Options): Promise<void> {
   const { formatSize, RaidError } = await import('../../lib/index.ts');
   const { printJson, Progress } = await import('../progress.ts');
-  const { openRepository } = await import('../repository.ts');
+  const { openRepository, withLittleRoom } = await import('../repository.ts');
   const repository = await openRepository(options);
   const remove: string[] = [];
   for (const text of options.remove ?? []) {
@@ -399,6 +399,9 @@ async function prune(options: Options): Promise<void> {
       remove,
       dryRun: options.dryRun === true,
       progress: ({ doneBytes, totalBytes }) => progress.show({ action: 'prune', doneBytes, totalBytes }),
+    })
+    .catch((error: unknown) => {
+      throw withLittleRoom(error);
     })
     .finally(() => progress.clear());
   if (options.json === true) return printJson({ ...report, dryRun: options.dryRun === true });

@@ -130,6 +130,12 @@ test.for([0, 1, 2] as const)(
       const remove = [backups[0]!.id];
       expect(await failureOf(repository.prune({ remove }))).toMatchObject({ code: 'NO_SPACE' });
       expect(await failureOf(repository.repair())).toMatchObject({ code: 'NO_SPACE' });
+      await using typed = await Scratch.make();
+      const outcome = await typed.type(`backup prune --repo ${folder} --keep-last 1`);
+      expect(outcome).toMatchObject({
+        code: 4,
+        stderr: expect.stringContaining('room for a few small files'),
+      });
       await check();
 
       // With room again, everything goes on.
