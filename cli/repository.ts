@@ -45,7 +45,10 @@ export async function openRepository(choice: RepositoryChoice): Promise<Reposito
   const passphrase = await passphraseOf(choice);
   const store = await storeOf(repo);
   try {
-    return await Repository.open(store, passphrase === undefined ? {} : { passphrase });
+    return await Repository.open(store, {
+      ...(passphrase === undefined ? {} : { passphrase }),
+      notice: (text) => process.stderr.write(`${text}\n`),
+    });
   } catch (error) {
     const isEmpty = (await store.list('').catch(() => ['unknown'])).length === 0;
     throw withNextStep(error, repo, { hasNoPassphrase: passphrase === undefined, isEmpty });

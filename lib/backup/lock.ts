@@ -96,7 +96,13 @@ export class Lock {
     this.#toldMs = host.wallClock();
   }
 
-  static async take(store: Store, host: Host, witness: Witness): Promise<Lock> {
+  /** `notice` is told what is waited for, if that is for long. */
+  static async take(
+    store: Store,
+    host: Host,
+    witness: Witness,
+    notice: (text: string) => void = () => undefined,
+  ): Promise<Lock> {
     const holder = await witness.self();
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const highest = (await lockNumbers(store)).at(-1);
@@ -129,6 +135,9 @@ export class Lock {
         }
         lock.#isDecidedByPut = !isOverwritten;
         if (state === 'doubtful') {
+          notice(
+            `whoever wrote to ${store.name} last did not end well, and may still be there: waiting for ${DOUBT_MS / 1000} s to be sure`,
+          );
           await host.sleep(DOUBT_MS);
           if ((await lock.#holds()) === null) continue;
         }

@@ -52,6 +52,8 @@ export interface OpenRepositoryOptions {
   readonly passphrase?: string;
   readonly host?: Host;
   readonly witness?: Witness;
+  /** Told what is waited for, where that takes more than a minute. */
+  readonly notice?: (text: string) => void;
   /**
    * So many threads hash, compress and encrypt what is stored. Default: the caller's and one for each further core, where there is
    * enough to do. 0: the caller's.
@@ -93,11 +95,13 @@ export class Repository {
   readonly settings: Settings;
   readonly #site: Site;
   readonly #witness: Witness;
+  readonly #notice: OpenRepositoryOptions['notice'];
 
-  private constructor(site: Site, witness: Witness) {
+  private constructor(site: Site, { witness = processWitness, notice }: OpenRepositoryOptions) {
     this.settings = site.settings;
     this.#site = site;
     this.#witness = witness;
+    this.#notice = notice;
   }
 
   /** A new repository where there is nothing: no file of any kind. */
@@ -146,10 +150,7 @@ export class Repository {
         device: store.name,
       });
     }
-    return new Repository(
-      { store, settings, key, sum, host, threads: threadsFor(options) },
-      options.witness ?? processWitness,
-    );
+    return new Repository({ store, settings, key, sum, host, threads: threadsFor(options) }, options);
   }
 
   static async open(store: Store, options: OpenRepositoryOptions = {}): Promise<Repository> {
@@ -157,10 +158,7 @@ export class Repository {
     const settings = await readSettings(store, sum);
     const key = await unlock(settings, options.passphrase, store.name);
     const host = options.host ?? realHost;
-    return new Repository(
-      { store, settings, key, sum, host, threads: threadsFor(options) },
-      options.witness ?? processWitness,
-    );
+    return new Repository({ store, settings, key, sum, host, threads: threadsFor(options) }, options);
   }
 
   get name(): string {
@@ -285,7 +283,7 @@ export class Repository {
 
   async #locked<T>(work: (lock: Lock) => Promise<T>): Promise<T> {
     const { store, host } = this.#site;
-    const lock = await Lock.take(store, host, this.#witness);
+    const lock = await Lock.take(store, host, this.#witness, this.#notice);
     let result: T;
     try {
       result = await work(lock);
