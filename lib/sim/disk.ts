@@ -178,11 +178,23 @@ export interface Zone {
   readonly lengthBytes: number;
 }
 
+/** For how long a fault is met, and how often at most. */
+export interface Span {
+  readonly fromMs: number;
+  readonly untilMs: number;
+  readonly times: number;
+}
+
+const ONCE: Span = { fromMs: 0, untilMs: Number.POSITIVE_INFINITY, times: 1 };
+
 interface Armed {
   readonly fault: DiskFault;
   /** Requests that share a byte with it; null: anywhere. */
   readonly zone: Zone | null;
   readonly onHit: (places: readonly Zone[]) => void;
+  readonly fromMs: number;
+  readonly untilMs: number;
+  timesLeft: number;
 }
 
 /** One that has met a request of this kind. */
@@ -355,19 +367,16 @@ export class Disk {
   }
 
   /**
-   * The fault meets the next request that fits, and only that; `onHit` is called when it has, with the places whose
-   * content is not what it should be. What is misdirected stays inside the zone.
+   * The fault meets the next request that fits, and only that, or those of a span; `onHit` is called when it has, with the
+   * places whose content is not what it should be. What is misdirected stays inside the zone.
    */
   arm(
     fault: DiskFault,
     zone: Zone | null = null,
     onHit: (places: readonly Zone[]) => void = () => undefined,
+    { fromMs, untilMs, times }: Span = ONCE,
   ): void {
-    this.#armed.push({ fault, zone, onHit });
-  }
-
-  get armedCount(): number {
-    return this.#armed.length;
+    this.#armed.push({ fault, zone, onHit, fromMs, untilMs, timesLeft: times });
   }
 
   /** A disk that works from now on. What is spoiled stays so, but everything can be read. */
@@ -563,16 +572,20 @@ export class Disk {
   #met<On extends DiskFault['on']>(on: On, offsetBytes: number, lengthBytes: number): Met<On> | null {
     if (this.#armed.length === 0) return null;
     const index = this.#armed.findIndex(
-      ({ fault, zone }) =>
+      ({ fault, zone, fromMs, untilMs }) =>
         fault.on === on &&
+        fromMs <= this.clock.nowMs &&
+        this.clock.nowMs < untilMs &&
         (zone === null ||
           (zone.offsetBytes < offsetBytes + lengthBytes &&
             offsetBytes < zone.offsetBytes + zone.lengthBytes)),
     );
     if (index < 0) return null;
     this.clock.note(events.fault + this.number * 16, offsetBytes, lengthBytes);
-    const [hit] = this.#armed.splice(index, 1);
-    return hit as Met<On>;
+    const hit = this.#armed[index] as Met<On>;
+    hit.timesLeft -= 1;
+    if (hit.timesLeft === 0) this.#armed.splice(index, 1);
+    return hit;
   }
 
   #error(code: ErrorCode, what: string, offsetBytes?: number, lengthBytes?: number): RaidError {

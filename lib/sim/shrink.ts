@@ -102,6 +102,7 @@ function plainerAt(one: AnyCase, index: number): readonly AnyCase[] {
 }
 
 function kindOf(step: Step | PathStep): string {
+  if (step.do === 'refuse') return `refused ${step.calls}`;
   return step.do === 'fault' ? step.fault : step.do;
 }
 
@@ -164,6 +165,12 @@ function plainerSteps(step: Step): readonly Step[] {
         ...(step.sectors > 1 ? [{ ...step, sectors: 1 }] : []),
         ...(step.sector > 0 ? [{ ...step, sector: 0 }] : []),
         ...(step.kind > 0 ? [{ ...step, kind: 0 }] : []),
+      ];
+    case 'refuse':
+      return [
+        ...(step.applied === 'none' ? [] : [{ ...step, applied: 'none' as const }]),
+        ...(step.inMs === 0 ? [] : [{ ...step, inMs: 0 }]),
+        ...(step.times === 1 ? [] : [{ ...step, times: 1 }]),
       ];
     case 'grow':
       return step.isByLeg ? [{ ...step, isByLeg: false }] : [];

@@ -40,6 +40,20 @@ export const faultNames = [
 ] as const;
 export type FaultName = (typeof faultNames)[number];
 
+/** Calls that a disk may refuse for a while, after which it works again. */
+export const refusableCalls = [
+  'any', // as if it were gone
+  'read',
+  'write',
+  'flush',
+  'data', // writes to its part of the array
+  'superblock', // writes to it; and so on
+  'bitmap',
+  'bad-blocks',
+  'log',
+] as const;
+export type RefusableCalls = (typeof refusableCalls)[number];
+
 export const silentFaults: readonly FaultName[] = ['rot', 'lost-write', 'misdirected-write'];
 
 export const modes = ['safe', 'silent', 'beyond'] as const;
@@ -93,6 +107,17 @@ export type Step =
       readonly sectors: number;
       readonly kind: number;
     }
+  /** Of a disk, from a moment on and for a while; at most so many calls, or all there are. */
+  | {
+      readonly do: 'refuse';
+      readonly calls: RefusableCalls;
+      readonly which: number;
+      readonly inMs: number;
+      readonly forMs: number;
+      readonly times: number | null;
+      /** What becomes of a write that is refused. */
+      readonly applied: 'none' | 'prefix' | 'all';
+    }
   /** A lane dies: now, or at the next commit; and its successor perhaps too, soon. */
   | { readonly do: 'kill-lane'; readonly which: number; readonly when: Death; readonly isTwice: boolean }
   /** All disks become so much larger, or a mirror gets a leg more, and the array uses it once it is assembled again. */
@@ -121,6 +146,8 @@ export interface Wishes {
   readonly mode?: Mode | undefined;
   /** At most so many steps. */
   readonly steps?: number | undefined;
+  /** False: no disk refuses calls for a while. */
+  readonly refusals?: boolean | undefined;
 }
 
 type Random = (below: number) => number;
@@ -151,9 +178,9 @@ export function pickCase(seed: number, wishes: Wishes = {}): Case {
     const config = pickConfig(random, level);
     const sectorCount = arraySectorsOf(config);
     if (sectorCount === null) continue;
-    const one = withGrowth(
-      withLog(withLanes({ seed, mode, config, steps: pickSteps(random, config, mode, sectorCount) })),
-    );
+    const plain = { seed, mode, config, steps: pickSteps(random, config, mode, sectorCount) };
+    const lasting = withGrowth(withLog(withLanes(plain)));
+    const one = wishes.refusals === false ? lasting : withRefusals(lasting);
     return { ...one, steps: one.steps.slice(0, wishes.steps) };
   }
 }
@@ -200,6 +227,69 @@ function withGrowth(one: Case): Case {
     // It grows only while it is clean.
     steps.splice(random(steps.length + 1), 0, { do: 'wait', ms: pick(random, [0, 1500]) }, step);
   }
+  return { ...one, steps };
+}
+
+/** Faults after which a disk that cannot be missed is of no use any more, or the array does not start. */
+const lasting: readonly FaultName[] = [
+  'latent',
+  'sticky-latent',
+  'no-space',
+  'gone',
+  'metadata-read',
+  'metadata-rot',
+];
+
+/**
+ * And those whose disks refuse something for a while. What matters is what comes on top of it while it lasts: another
+ * refusal, the end of the array's life and the beginning of the next, a rest.
+ */
+function withRefusals(one: Case): Case {
+  const random = seededRandom(one.seed ^ 0x4ef05e);
+  for (let count = 0; count < 4; count += 1) random(2);
+  const { level, isLogged, bitmapChunkBytes } = one.config;
+  const redundant = level !== 'raid0' && level !== 'linear';
+  if (random(4) !== 0 || (!redundant && one.mode !== 'beyond')) return one;
+  const possible = refusableCalls.filter(
+    (calls) =>
+      (calls !== 'log' || isLogged === true) &&
+      (calls !== 'bitmap' || bitmapChunkBytes !== null) &&
+      (calls !== 'bad-blocks' || one.mode === 'beyond'),
+  );
+  const chosen = possible.filter(() => random(2) === 0);
+  const inThousand = pick(random, [5, 15, 40]);
+  const soonMs = pick(random, [0.5, 5, 300]);
+  const oftenBack = random(2) === 0;
+  const refusal = (): Step => ({
+    do: 'refuse',
+    calls: pick(random, chosen.length === 0 ? possible : chosen),
+    which: random(16),
+    inMs: random(2) === 0 ? 0 : (random(1000) / 1000) * soonMs,
+    forMs: pick(random, [0.5, 5, 50, 300, 2000]),
+    times: pick(random, [1, 1, 2, 4, null]),
+    applied: pick(random, ['none', 'none', 'prefix', 'all'] as const),
+  });
+  const rest = (): Step => ({ do: 'wait', ms: pick(random, [1, 50, 250, 1500]) });
+  const stop: Step = { do: 'stop', absent: null };
+  const crash = (): Step => ({
+    do: 'crash',
+    how: pick(random, ['kill', 'power'] as const),
+    inMs: (random(1000) / 1000) * soonMs,
+    absent: null,
+    againInMs: random(3) === 0 ? random(1000) / 50 : null,
+  });
+  const back = (): Step => ({ do: 'return', which: random(16), asNew: false });
+  const isAlone = random(2) === 0;
+  const steps = one.steps.flatMap((step): readonly Step[] => {
+    if (isAlone && step.do === 'fault' && lasting.includes(step.fault)) return [];
+    if (random(1000) >= inThousand) return [step];
+    return [
+      ...Array.from({ length: pick(random, [1, 1, 2, 3]) }, refusal),
+      ...pick(random, [() => [], () => [{ do: 'flush' } as const], () => [rest()]])(),
+      ...pick(random, [() => [], () => [], () => [rest()], () => [stop], () => [crash()]])(),
+      ...(oftenBack ? [step, back()] : [step]),
+    ];
+  });
   return { ...one, steps };
 }
 

@@ -22,8 +22,11 @@ import type { Mismatch } from '../engine/run.ts';
 import { InvariantViolation, RaidError } from '../errors.ts';
 import { arraySectorsOf } from '../md/levels.ts';
 import {
+  bblogAreaOf,
+  bitmapOffsetOf,
   checkSuperblock1,
   decodeSuperblock1,
+  pplAreaOf,
   ROLE_SPARE,
   type Superblock1,
   superSectorOf,
@@ -35,7 +38,14 @@ import { type Applied, Disk, type DiskDevice, type DiskFault, type Keep, type Zo
 import { SimulatedCrew } from './lanes.ts';
 import { disagreement } from './redundancy.ts';
 import { Registers, type Write } from './registers.ts';
-import { type Case, type FaultName, type Step, shapeOptionsOf, silentFaults } from './swarm.ts';
+import {
+  type Case,
+  type FaultName,
+  type RefusableCalls,
+  type Step,
+  shapeOptionsOf,
+  silentFaults,
+} from './swarm.ts';
 
 export type FailureKind =
   | 'wrong data' // a read returned what it may not
@@ -53,10 +63,12 @@ export interface Failure {
   readonly atMs: number;
 }
 
+export type RefusalName = `refused-${RefusableCalls}`;
+
 /** What happened, counted. */
 export interface Tally {
   operations: Record<string, number>;
-  faults: Partial<Record<FaultName, number>>;
+  faults: Partial<Record<FaultName | RefusalName, number>>;
   crashes: { kill: number; power: number; lane: number };
   /** Assemblies, growths, recoveries and resyncs that were completed. */
   recoveries: {
@@ -114,6 +126,8 @@ interface Unit {
   isAbsent: boolean;
   /** It will be expelled, or was, for a fault that was put into it. */
   isTroubled: boolean;
+  /** What it refuses for a while, or did in this life of the array: as long as that, it may be expelled. */
+  refusals: Refusal[];
   /** A member in sync when the array was last seen. */
   isCurrent: boolean;
   /** Lanes have been told that it is in sync, and have no job left from before. */
@@ -122,6 +136,13 @@ interface Unit {
   leftSlot: number | null;
   /** Until then no read fails once more: one that fails twice is no transient error. */
   readsUntilMs: number;
+}
+
+interface Refusal {
+  readonly calls: RefusableCalls;
+  readonly untilMs: number;
+  timesLeft: number;
+  isHit: boolean;
 }
 
 type CrashStep = Extract<Step, { do: 'crash' }>;
@@ -145,6 +166,9 @@ const HEAP_BYTES = MIB;
 const TRANSIENT_MS = 5000;
 /** Writes are shorter than this. */
 const WRITE_BYTES = 128 * KIB;
+
+/** Of a superblock, and of bitmaps as small as theirs. */
+const PAGE_SECTORS = (4 * KIB) / SECTOR_BYTES;
 
 /** Faults that expel a disk before it is whole: recovering it meets them. */
 const noticedSoon: readonly FaultName[] = ['write-error', 'no-space', 'flush-error', 'gone'];
@@ -262,6 +286,7 @@ class World {
       device: null,
       isAbsent: false,
       isTroubled: false,
+      refusals: [],
       isCurrent: false,
       isTrusted: false,
       leftSlot: null,
@@ -316,6 +341,8 @@ class World {
     this.#eventsAssembled = count;
     this.#noteSize();
     this.#noteTrust(true);
+    // Who refused something and is a member all the same works again, and nothing of that life counts on it to be out.
+    for (const unit of this.#units) unit.refusals = unit.refusals.filter((refusal) => !this.#isOver(refusal));
     // Logs have made redundancy agree with what there was; no resync will be seen to end.
     if (this.#case.config.isLogged === true) this.#exposeRisks();
     this.#observe();
@@ -356,6 +383,8 @@ class World {
       // what is on record may already be that the array is clean.
       for (const row of this.#atRisk) this.#declared.add(row);
       this.#computes = true;
+      // Nobody forces it while one that it needs is about to answer: one that was left behind would be taken instead.
+      await this.#refusalsOver();
       return await this.#assembleUnits(offered, true);
     }
   }
@@ -453,8 +482,9 @@ class World {
   async #assembleOrGiveUp(): Promise<boolean> {
     if (
       this.#isBeyond &&
-      !this.#units.some((unit) => unit.isCurrent && !unit.isAbsent && this.#isLegible(unit.disk))
+      !this.#units.some((unit) => unit.isCurrent && !unit.isAbsent && this.#isLegible(unit))
     ) {
+      if (await this.#refusalsOver()) return await this.#assembleOrGiveUp();
       // Only stale members are left. What they say of themselves was true once, and nothing on them is wrong: that the
       // array went on without them nobody can know.
       this.#tally.losses.L1 += 1;
@@ -466,14 +496,24 @@ class World {
       return true;
     } catch (error) {
       if (!this.#isBeyond || !(error instanceof RaidError)) throw error;
+      if (await this.#refusalsOver()) return await this.#assembleOrGiveUp();
       this.#tally.losses.L1 += 1;
       this.#next = this.#case.steps.length;
       return false;
     }
   }
 
+  /** Waits for disks that refuse something; false where there is none. */
+  async #refusalsOver(): Promise<boolean> {
+    const left = this.#units.flatMap(({ refusals }) => refusals.filter((each) => !this.#isOver(each)));
+    if (left.length === 0) return false;
+    await this.#process.sleep(Math.max(...left.map(({ untilMs }) => untilMs)) - this.#clock.nowMs);
+    return true;
+  }
+
   /** Whether it says of itself what it is. */
-  #isLegible(disk: Disk): boolean {
+  #isLegible({ disk, refusals }: Unit): boolean {
+    if (refusals.some((each) => ['any', 'read'].includes(each.calls) && !this.#isOver(each))) return false;
     return [...disk.latentSectors].length === 0 && this.#superblockOn(disk) !== null;
   }
 
@@ -519,6 +559,8 @@ class World {
         return await this.#crashSoon(step, step.inMs);
       case 'fault':
         return this.#injure(step);
+      case 'refuse':
+        return this.#refuse(step);
       default:
         if (this.#control !== null) await this.#control;
         this.#count(step.do);
@@ -863,6 +905,7 @@ class World {
     if (unit.device !== null) await unit.device.close();
     unit.disk.heal();
     unit.isTroubled = false;
+    unit.refusals = [];
     unit.readsUntilMs = 0;
     unit.isAbsent = false;
     await this.#bringIn(unit, async (device) => {
@@ -1010,7 +1053,7 @@ class World {
       if (slot === null || zone === null) continue;
       // One that is to be absent at the next assembly still is a member while the array is being closed.
       let isSound =
-        !unit.isTroubled && !unit.isAbsent && !unit.disk.isGone && unit.disk.refusesWrites === null;
+        !this.#isExpected(unit) && !unit.isAbsent && !unit.disk.isGone && unit.disk.refusesWrites === null;
       for (const sector of unit.disk.latentSectors) {
         const at = sector - zone.offsetBytes / SECTOR_BYTES;
         if (at < 0 || at * SECTOR_BYTES >= zone.lengthBytes) isSound = false;
@@ -1020,9 +1063,19 @@ class World {
       }
       if (isSound) impaired.delete(slot);
     }
+    // What a disk that cannot be missed refused is listed as bad there, and is so when it works again.
+    for (const { member, offsetBytes, lengthBytes } of array.health.erased) {
+      if (member >= array.layout.memberCount) continue;
+      const end = (offsetBytes + lengthBytes) / SECTOR_BYTES;
+      for (let at = Math.floor(offsetBytes / SECTOR_BYTES); at < end; at += 1) {
+        const slots = latent.get(at);
+        if (slots === undefined) latent.set(at, new Set([member]));
+        else slots.add(member);
+      }
+    }
     for (const unit of this.#units) {
       const slot = this.#slotToBe(unit) ?? this.#slotOnRecord(unit);
-      if (slot !== null && unit.isTroubled) impaired.add(slot);
+      if (slot !== null && this.#isExpected(unit)) impaired.add(slot);
     }
     return { impaired, latent };
   }
@@ -1080,7 +1133,16 @@ class World {
     for (const sector of sectors) this.#registers.lose(sector);
   }
 
-  #hit(name: FaultName): void {
+  /** To be expelled, or it may be. */
+  #isExpected(unit: Unit): boolean {
+    return unit.isTroubled || unit.refusals.some((refusal) => refusal.isHit || !this.#isOver(refusal));
+  }
+
+  #isOver({ untilMs, timesLeft }: Refusal): boolean {
+    return timesLeft === 0 || untilMs <= this.#clock.nowMs;
+  }
+
+  #hit(name: FaultName | RefusalName): void {
     this.#tally.faults[name] = (this.#tally.faults[name] ?? 0) + 1;
   }
 
@@ -1197,6 +1259,83 @@ class World {
     disk.poke(at, bytes);
   }
 
+  /** The disk fails at one kind of call for a while, and then it works again, member or not. */
+  #refuse({ calls, which, inMs, forMs, times, applied }: Extract<Step, { do: 'refuse' }>): void {
+    const unit = pickFrom(
+      this.#units.filter((each) => this.#dataZone(each) !== null && each.device !== null),
+      which,
+    );
+    const zone = unit === undefined ? undefined : this.#zoneOf(unit, calls);
+    if (unit === undefined || zone === undefined) return;
+    // One that fills no slot, nor will, might do so later, unnoticed by the account.
+    const atStake = this.#slotOf(unit) ?? this.#slotToBe(unit) ?? this.#slotOnRecord(unit);
+    if (atStake === null || !this.#spend(atStake)) return;
+    const fromMs = this.#clock.nowMs + inMs;
+    const isAny = calls === 'any';
+    const refusal: Refusal = {
+      calls,
+      untilMs: fromMs + forMs,
+      timesLeft: (isAny ? null : times) ?? Number.POSITIVE_INFINITY,
+      isHit: false,
+    };
+    unit.refusals.push(refusal);
+    this.#computes = true;
+    this.#exposeRisks();
+    const arm = (fault: DiskFault): void =>
+      unit.disk.arm(
+        fault,
+        zone,
+        () => {
+          refusal.isHit = true;
+          refusal.timesLeft -= 1;
+          this.#hit(`refused-${calls}`);
+          if (fault.on === 'flush' && this.#isBeyond) this.#registers.flushFailed();
+        },
+        { fromMs, untilMs: refusal.untilMs, times: refusal.timesLeft },
+      );
+    if (isAny || calls === 'read')
+      arm({ on: 'read', kind: 'error', code: isAny ? 'MEMBER_GONE' : 'MEDIUM_ERROR' });
+    if (isAny || calls === 'flush') arm({ on: 'flush', kind: 'error', code: 'FLUSH_FAILED' });
+    if (calls !== 'read' && calls !== 'flush')
+      arm({ on: 'write', kind: 'error', code: isAny ? 'MEMBER_GONE' : 'WRITE_FAILED', applied });
+  }
+
+  /** Where calls of this kind go; null: anywhere; undefined: nowhere, on this disk. */
+  #zoneOf(unit: Unit, calls: RefusableCalls): Zone | null | undefined {
+    const member = this.#live().members.find(({ name }) => name === unit.disk.name);
+    const superblock = this.#md().members.find(
+      ({ descriptor }) => descriptor === member?.descriptor,
+    )?.superblock;
+    if (superblock === undefined) return undefined;
+    const zoneAt = (offsetSectors: number, lengthSectors: number): Zone => ({
+      offsetBytes: (superblock.superSector + offsetSectors) * SECTOR_BYTES,
+      lengthBytes: lengthSectors * SECTOR_BYTES,
+    });
+    switch (calls) {
+      case 'any':
+      case 'read':
+      case 'write':
+      case 'flush':
+        return null;
+      case 'data':
+        return this.#dataZone(unit) ?? undefined;
+      case 'superblock':
+        return zoneAt(0, PAGE_SECTORS);
+      case 'bitmap': {
+        const offsetSectors = bitmapOffsetOf(superblock);
+        return offsetSectors === null ? undefined : zoneAt(offsetSectors, PAGE_SECTORS);
+      }
+      case 'bad-blocks': {
+        const area = bblogAreaOf(superblock, unit.disk.sizeBytes / SECTOR_BYTES, PAGE_SECTORS);
+        return area === null ? undefined : zoneAt(area.offsetSectors, area.lengthSectors);
+      }
+      case 'log': {
+        const area = pplAreaOf(superblock);
+        return area === null ? undefined : zoneAt(area.offsetSectors, area.lengthSectors);
+      }
+    }
+  }
+
   #spendSectors(slot: number, dataSectors: readonly number[]): boolean {
     if (maySpoil(this.#live().layout, this.#damageSoFar(), slot, dataSectors)) return true;
     if (this.#case.mode !== 'beyond') return false;
@@ -1266,7 +1405,7 @@ class World {
    */
   #unhealed(unit: Unit, place: Zone | undefined): void {
     const { disk } = unit;
-    if (place === undefined || unit.isTroubled) return;
+    if (place === undefined || this.#isExpected(unit)) return;
     const first = place.offsetBytes / SECTOR_BYTES;
     const end = first + place.lengthBytes / SECTOR_BYTES;
     if (![...disk.latentSectors].some((sector) => sector >= first && sector < end)) return;
@@ -1459,7 +1598,10 @@ class World {
     if (this.#array === null && !(await this.#assembleOrGiveUp())) return;
     const array = this.#live();
     if (this.#isBeyond) return await this.#readWhatThereIs(array);
-    for (const unit of this.#units) unit.isTroubled = false;
+    for (const unit of this.#units) {
+      unit.isTroubled = false;
+      unit.refusals = [];
+    }
     const isRedundant = array.layout.kind === 'parity' || array.layout.copyCount > 1;
     if (isRedundant) await this.#completeSlots(array);
     await this.#process.sleep(2000);

@@ -73,6 +73,29 @@ test('a write under way at a power cut is torn at sectors', async () => {
   expect(bytesOf(disk, 4)).toEqual([0, 7, 0, 7]);
 });
 
+test('a fault of a span is met from its beginning to its end, and no oftener than it may be', async () => {
+  const { clock, disk, device } = world();
+  const hits: number[] = [];
+  const refused = { on: 'write', kind: 'error', code: 'WRITE_FAILED', applied: 'none' } as const;
+  disk.arm(refused, null, () => hits.push(clock.nowMs), { fromMs: 10, untilMs: 20, times: 3 });
+  const answers: boolean[] = [];
+  for (const untilMs of [5, 12, 14, 16, 18, 25]) {
+    await clock.pass(untilMs - clock.nowMs);
+    answers.push(
+      await clock.drive(
+        device.write(0, sectors(1, 1)).then(
+          () => true,
+          () => false,
+        ),
+      ),
+    );
+  }
+  expect(answers).toEqual([true, false, false, false, true, true]);
+  expect(hits).toHaveLength(3);
+  disk.arm(refused, null, () => undefined, { fromMs: 0, untilMs: clock.nowMs, times: 3 });
+  await clock.drive(device.write(0, sectors(1, 1)));
+});
+
 test('a process that is killed takes its cache not with it', async () => {
   const { clock, disk, device, process } = world();
   await clock.drive(device.write(0, sectors(2, 5)));

@@ -10,7 +10,7 @@ import { Metadata } from '../../lib/array/metadata.ts';
 import { levelNames } from '../../lib/layout/levels.ts';
 import { shrink } from '../../lib/sim/shrink.ts';
 import { operationsIn, runAlone, type SimulateStep, simulate } from '../../lib/sim/simulate.ts';
-import { faultNames, type Mode, modes } from '../../lib/sim/swarm.ts';
+import { faultNames, type Mode, modes, pickCase, refusableCalls } from '../../lib/sim/swarm.ts';
 import { emptyTally } from '../../lib/sim/world.ts';
 import { raidsim, Scratch } from '../cli/raidsim.ts';
 
@@ -40,7 +40,23 @@ describe('nothing is lost that may not be', () => {
   });
 
   test('and every kind of fault has happened', () => {
-    expect([...faults].toSorted()).toEqual([...faultNames].toSorted());
+    const lasting = [...faults].filter((name) => !name.startsWith('refused-'));
+    expect(lasting.toSorted()).toEqual([...faultNames].toSorted());
+  });
+
+  test('nor where disks refuse calls for a while, of every kind', async () => {
+    const refused = new Set<string>();
+    const all = refusableCalls.map((calls) => `refused-${calls}`);
+    for (let seed = 1; seed <= 400 && !all.every((name) => refused.has(name)); seed += 1) {
+      for (const level of ['raid1', 'raid5'] as const) {
+        const one = pickCase(seed, { level, mode: 'beyond' });
+        if (!one.steps.some((step) => step.do === 'refuse')) continue;
+        const { failure, tally } = await runAlone(one);
+        expect(failure, `raidsim simulate --seed ${seed} --runs 1 --level ${level} --beyond`).toBeNull();
+        for (const name of Object.keys(tally.faults)) refused.add(name);
+      }
+    }
+    expect(all.filter((name) => !refused.has(name))).toEqual([]);
   });
 
   test('arrays have grown', () => {
