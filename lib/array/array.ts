@@ -242,6 +242,7 @@ export class RaidArray extends Device {
       isOut: (descriptor) =>
         this.#members.list.some((each) => each.descriptor === descriptor && each.state.state === 'faulty'),
       isRecording: () => this.#recording !== null,
+      untilRecorded: () => this.#untilRecorded(),
       failed: (descriptor, error) => this.#failedWhileRecording(descriptor, error),
       resyncedBytes: () => (this.#hidesDamage() ? 0 : this.#unsyncedFromBytes),
       mayMiss: (descriptor) => this.#mayMiss(descriptor),

@@ -99,6 +99,8 @@ export interface Attachment {
   isOut(descriptor: number): boolean;
   /** Whether something of that kind is on its way to the record. */
   isRecording(): boolean;
+  /** All of that is on record; rejects where it cannot be. */
+  untilRecorded(): Promise<void>;
   /** This member did not take its metadata, and is recorded as failed. */
   failed(descriptor: number, error: RaidError): void;
   /** Sync position up to which redundancy is right; Infinity when all of it is. */
@@ -623,11 +625,11 @@ export class Metadata {
       await this.#record.change((array, utime) => this.#withProgress(array, utime));
     if (this.array.level > 0) {
       const resynced = this.#resyncedSectors();
-      await this.#record.change((array, utime) => {
-        if (this.#countsOneWhoIsOut(array)) throw unrecorded();
-        return stopArray(array, resynced, utime);
-      });
+      while (!(await this.#unlessOneIsOut((array, utime) => stopArray(array, resynced, utime))))
+        await this.#attached?.untilRecorded();
     }
+    // Who did not take what was written last is out, and members are closed when that is on record.
+    await this.#attached?.untilRecorded();
   }
 
   async close(): Promise<void> {
@@ -682,15 +684,19 @@ export class Metadata {
       const { bits } = this.#intent;
       await this.#intent.clear((bit) => bits.rangeOf(bit).toSector > resynced);
     }
+    return await this.#unlessOneIsOut((array, utime) =>
+      resynced === Number.POSITIVE_INFINITY
+        ? markClean(array, utime)
+        : checkpointResync(array, resynced, utime),
+    );
+  }
+
+  /** False where superblocks count on one who is out, and that is on its way to the record; rejects where it is not. */
+  async #unlessOneIsOut(change: Change): Promise<boolean> {
     let isDone = true;
     await this.#record.change((array, utime) => {
-      if (this.#countsOneWhoIsOut(array)) {
-        isDone = false;
-        return array;
-      }
-      return resynced === Number.POSITIVE_INFINITY
-        ? markClean(array, utime)
-        : checkpointResync(array, resynced, utime);
+      isDone = !this.#countsOneWhoIsOut(array);
+      return isDone ? change(array, utime) : array;
     });
     if (!isDone && this.#attached?.isRecording() !== true) throw unrecorded();
     return isDone;

@@ -427,6 +427,45 @@ describe.each(levels)('%s', (_, shape, count) => {
     expect(closed.some(isWrong)).toBe(false);
   });
 
+  test('who refuses a call while the array is closed, and is not needed, is out on record', async () => {
+    // One that is away in its own life is put on record by what closing writes first; how far a resync is, by what it writes last.
+    const states = ['whole', 'half resynced', ...(shape.level === '5' ? [] : ['with one away'])];
+    for (const state of states) {
+      for (const on of ['write', 'flush'] as const) {
+        let isMet = true;
+        for (let nth = 1; isMet; nth += 1) {
+          const isResynced = state !== 'half resynced';
+          const form = { ...shape, bitmap: 'internal', assumeClean: isResynced, autoSync: false } as const;
+          const { array: first, clock, memories } = await make(form, count);
+          await first.write(0, bytes(300_000));
+          await first.close();
+          const trace: Trace = { entries: [], hold: letGo };
+          const made = memories.map((memory, index) => memberOn(memory, index, trace));
+          const sources = made.map(({ source }) => source);
+          const { array } = await assembleDevices(
+            state === 'with one away' ? sources.filter((_, index) => index !== 2) : sources,
+            { name: 'array', host: clock, run: true, autoSync: false, windowBytes: 64 * KIB },
+          );
+          if (state === 'whole') await array.write(0, bytes(4096, 2));
+          if (!isResynced) for await (const { doneBytes } of array.rebuild()) if (doneBytes > 0) break;
+          // As disks do, they take a while.
+          trace.hold = () => turns(8);
+          const error = { kind: 'error', code: on === 'write' ? 'WRITE_FAILED' : 'FLUSH_FAILED' } as const;
+          made[0]?.fault.add({ on, when: { nth }, fault: error });
+          await array.close();
+          isMet = made[0]?.fault.hits() === 1;
+          const said = memories.map((memory) =>
+            decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096).slice()),
+          );
+          const freshest = said.toSorted((left, right) => right.events - left.events)[0];
+          const where = `${on} ${nth}, ${state}`;
+          expect(accuses(freshest ?? null, 0), where).toBe(isMet);
+          expect(freshest?.resyncOffsetSectors === Number.POSITIVE_INFINITY, where).toBe(isResynced);
+        }
+      }
+    }
+  });
+
   test('a page of the bitmap is never being written twice at a time: the older one could land last', async () => {
     const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
     const { array, trace } = world;
