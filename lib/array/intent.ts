@@ -29,6 +29,8 @@ export interface IntentOptions {
   readonly mayDiffer?: boolean;
   /** Writes these bytes of the area to every member that holds a slot, durably. */
   readonly write: (offsetBytes: number, bytes: Uint8Array) => Promise<void>;
+  /** Resolves when whoever did not take what was written is said to be out; null where all have taken it. */
+  readonly untilTold?: () => Promise<void> | null;
 }
 
 export class Intent {
@@ -161,6 +163,8 @@ export class Intent {
     await Promise.resolve();
     const bits = [...this.#unwritten];
     await this.#writePages(new Set(bits.map((bit) => this.#bits.pageOf(bit))));
+    const told = this.#options.untilTold?.() ?? null;
+    if (told !== null) await told;
     for (const bit of bits) this.#unwritten.delete(bit);
   }
 

@@ -155,6 +155,7 @@ export class Metadata {
         : new Intent({
             ...options.bitmap,
             write: (offsetBytes, bytes) => this.#writeBitmap(offsetBytes, bytes),
+            untilTold: () => this.#untilNobodyIsOut(),
           });
     this.#record = new MdRecord({
       array,
@@ -710,6 +711,14 @@ export class Metadata {
     return array.members.some(
       ({ state, descriptor }) => state === 'in_sync' && this.#attached?.isOut(descriptor) === true,
     );
+  }
+
+  /**
+   * Where superblocks count on one who is out, until they do not: one who has refused bits may be whom the next life reads them from.
+   * Null where they count on nobody who is.
+   */
+  #untilNobodyIsOut(): Promise<void> | null {
+    return this.#countsOneWhoIsOut(this.array) ? (this.#attached?.untilRecorded() ?? null) : null;
   }
 
   #resyncedSectors(): number {

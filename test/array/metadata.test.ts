@@ -349,6 +349,38 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  test('data is written only when whoever superblocks count on has the bits that cover it (I4), though one has refused them', async () => {
+    for (const when of ['once', 'forever'] as const) {
+      for (const isActive of [true, false]) {
+        const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
+        const { array, trace, faults, memories } = world;
+        if (isActive) await array.write(0, bytes(4096));
+        const range = { offsetBytes: BITMAP_BYTE, lengthBytes: 4096 };
+        faults[1]?.add({ on: 'write', range, when, fault: { kind: 'error', code: 'WRITE_FAILED' } });
+        const without: string[] = [];
+        trace.hold = (_member, kind) => {
+          if (kind !== 'data') return turns(8);
+          const said = memories.map((memory) =>
+            decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096).slice()),
+          );
+          const freshest = said.toSorted((left, right) => right.events - left.events)[0];
+          const bits = array.metadata?.bitmap?.bits.area.subarray(256) ?? bytes(0);
+          for (const [member, memory] of memories.entries()) {
+            if (freshest?.devRoles[member] !== member) continue;
+            const there = new Uint8Array(memory, BITMAP_BYTE + 256, bits.byteLength);
+            if (Buffer.compare(there, bits) !== 0) without.push(`m${member}, ${when}`);
+          }
+          return null;
+        };
+        await array.write(512 * KIB, bytes(300_000));
+        expect(without).toEqual([]);
+        expect(array.members.find(({ name }) => name === 'm1')?.state.state).toBe('faulty');
+        trace.hold = letGo;
+        await array.close();
+      }
+    }
+  });
+
   test('bits go when the array is idle, after every member has flushed; but not while one is missing (I6)', async () => {
     const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
     const { array, trace } = world;
