@@ -1,12 +1,14 @@
 /**
  * Hunts a mutant, or the engine as it is: explores the crash points named, or random fabrics or lanes, one after the other, until
- * something is violated. Run from the dist of the mutant; the hunts are its only argument. Prints the first violation, if any, and exits
+ * something is violated; or one saved case. Run from the dist of the mutant, with the hunts, and where the sources are. Prints the first violation, if any, and exits
  * with 10 then: 1 is that of a program that does not even load.
  */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { parseLevel } from '../../lib/layout/levels.ts';
 import { explore, thorough } from '../../lib/sim/crash-points.ts';
 import { worlds } from '../../lib/sim/crash-worlds.ts';
-import { runAlone, simulate } from '../../lib/sim/simulate.ts';
+import { parseCase, runAlone, simulate } from '../../lib/sim/simulate.ts';
 import { pickCase } from '../../lib/sim/swarm.ts';
 import type { Hunt, LanesHunt } from './mutants.ts';
 
@@ -37,9 +39,21 @@ async function brokenLanes(of: LanesHunt) {
   return null;
 }
 
+/** What is wrong in a saved case: it outlives changes that give each seed another history. */
+async function brokenCase(name: string): Promise<string | null> {
+  const path = join(process.argv[3] ?? '', 'test/sim/cases', `${name}.json`);
+  const { failure } = await runAlone(parseCase(readFileSync(path, 'utf8')).case);
+  return failure === null ? null : `${name}: ${failure.kind}: ${failure.message.split('\n')[0]}`;
+}
+
 for (const hunt of JSON.parse(process.argv[2] ?? '') as readonly Hunt[]) {
-  if ('paths' in hunt || 'lanes' in hunt) {
-    const what = 'paths' in hunt ? await brokenFabric(hunt.paths) : await brokenLanes(hunt.lanes);
+  if (!('world' in hunt)) {
+    const what =
+      'paths' in hunt
+        ? await brokenFabric(hunt.paths)
+        : 'lanes' in hunt
+          ? await brokenLanes(hunt.lanes)
+          : await brokenCase(hunt.saved);
     if (what === null) continue;
     process.stdout.write(`${what}\n`);
     process.exitCode = 10;

@@ -108,7 +108,7 @@ function hunt(place: string, hunts: readonly Hunt[], limitMs: number): Promise<C
   const start = performance.now();
   return new Promise((done) => {
     const program = join(place, 'dist/test/sim/mutant-child.js');
-    const child = spawn(process.execPath, [program, JSON.stringify(hunts)], { timeout: limitMs });
+    const child = spawn(process.execPath, [program, JSON.stringify(hunts), root], { timeout: limitMs });
     let said = '';
     child.stdout.on('data', (part: Buffer) => {
       said += part.toString();

@@ -15,7 +15,9 @@ import type { Mode } from '../../lib/sim/swarm.ts';
 export type Hunt =
   | { readonly world: string; readonly script: number; readonly options?: Partial<ExploreOptions> }
   | { readonly paths: { readonly seed: number; readonly runs: number } }
-  | { readonly lanes: LanesHunt };
+  | { readonly lanes: LanesHunt }
+  /** A case of test/sim/cases, without its ending. */
+  | { readonly saved: string };
 
 export interface LanesHunt {
   readonly level: string;
@@ -788,7 +790,7 @@ export const mutants: readonly Mutant[] = [
     find: "if (fatal !== null && this.#layout.kind === 'copies')",
     replace: "if (fatal === null && this.#layout.kind === 'copies')",
     breaks: 'I3',
-    hunts: [{ lanes: { level: 'raid10', seed: 1100, runs: 25, mode: 'beyond' } }],
+    hunts: [{ saved: 'a-copy-read-that-did-not-take-what-another-copy-has-shown' }],
   },
   {
     name: 'what the last members did not take from a lane that died is not told',
