@@ -10,21 +10,19 @@ interface Found {
 
 /**
  * What to say where nothing was found on these files, and some have partitions that are members of arrays; '' where none has. `command`
- * is what opens the members that all have this number.
+ * is what opens these.
  */
 export async function partitionHint(
   files: readonly string[],
-  command: (number: number) => string,
+  command: (sources: readonly string[]) => string,
 ): Promise<string> {
   const found = await membersIn(files);
   if (found.length === 0) return '';
   const lines = found.map(({ name, level, members }) => {
-    const sources = members.map(({ file, number }) => `${file}#${number}`).join(' ');
-    const numbers = new Set(members.map(({ number }) => number));
-    const [first] = numbers;
-    return `\n  ${name}, ${level}: ${sources}${numbers.size === 1 && first !== undefined ? command(first) : ''}`;
+    const sources = members.map(({ file, number }) => `${file}#${number}`);
+    return `\n  ${name}, ${level}${command(sources)}`;
   });
-  return `\nBut there are whole disks among these, with partitions that are members of${lines.join('')}`;
+  return `\n${files.length === 1 ? 'But it is a whole disk' : 'But there are whole disks among these'}, with partitions that are members of${lines.join('')}`;
 }
 
 async function membersIn(files: readonly string[]): Promise<readonly Found[]> {

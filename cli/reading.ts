@@ -1,5 +1,5 @@
 /** Bytes out of an array, or out of a snapshot of it, and what could not be read. */
-import { formatSize, parseSize, placeOf, RaidError, SNAPSHOT_STORE } from '../lib/index.ts';
+import { formatSize, parseSize, placeOf, RaidError, SNAPSHOT_STORE, wholeSource } from '../lib/index.ts';
 import { commandLine, pathIn, statOf } from './array.ts';
 import type { ReadingOptions } from './options.ts';
 import { INTERRUPTED, Interrupt, Progress, untilAsked } from './progress.ts';
@@ -51,10 +51,14 @@ export async function takeOut(
       );
     }
     const target = to === '-' ? null : await statOf(to);
+    const wholeTarget = wholeSource(to);
     for (const source of [...manifest.members, SNAPSHOT_STORE]) {
       const place = await placeOf(pathIn(folder, source));
       const member = place === null ? null : await statOf(place.path);
-      if (target !== null && member !== null && target.ino === member.ino && target.dev === member.dev)
+      const isSame =
+        target !== null && member !== null && target.ino === member.ino && target.dev === member.dev;
+      // A file called like a partition of a disk would be opened in its place.
+      if (isSame || wholeTarget === wholeSource(source, folder))
         throw new RaidError(
           'BAD_ARGUMENT',
           `${to} is a disk of ${array.name} itself, and would be overwritten`,

@@ -86,12 +86,12 @@ function dataLine(inspection: Inspection): string {
     case 'inactive':
       return 'not available until a person decides';
     default:
+      if (status.members.some(({ state, because }) => state === 'in_sync' && because !== undefined))
+        return `${paint('yellow', 'what too many disks lack in the same place is lost')}: raidsim read --keep-going names it`;
       if (status.consistencyPolicy === 'none')
         return 'complete, with no redundancy: a disk that fails takes data with it';
       if (status.state === 'resyncing')
         return `complete, but ${paint('yellow', 'until it is in sync again')} a disk that fails may take what was written last`;
-      if (status.members.some(({ state, because }) => state === 'in_sync' && because !== undefined))
-        return `complete, ${paint('yellow', 'but where too many disks lack the same place')}: raidsim read --keep-going says where`;
       if (sparedFailures === 0)
         return `complete, but ${paint('yellow', 'the next disk that fails may take data with it')}`;
       return `safe: any ${sparedFailures === 1 ? 'disk' : `${sparedFailures} disks`} may fail`;

@@ -1,6 +1,7 @@
 /** Opens disks that are there already. */
 import type { Command } from 'commander';
-import { count, examples, jsonOption, quietOption } from '../options.ts';
+import { InvalidArgumentError } from 'commander';
+import { examples, jsonOption, quietOption } from '../options.ts';
 
 /** Of ranges at risk. */
 const RANGES_SHOWN = 8;
@@ -24,7 +25,7 @@ export function define(command: Command): void {
     .option(
       '--partition <n>',
       'the files are whole disks: take this partition of each (FILE#N takes it of one)',
-      count,
+      partitionNumber,
     )
     .option('--run', 'start although disks are missing that the array still counted on')
     .option('-f, --force', 'take stale disks for current, or a dirty degraded array for clean, as mdadm')
@@ -46,7 +47,7 @@ export function define(command: Command): void {
 }
 
 async function run(folder: string, named: readonly string[], options: Options): Promise<void> {
-  const { assembleArray, formatSize, RaidError, sourceIn } = await import('../../lib/index.ts');
+  const { assembleArray, formatSize, isUri, RaidError, sourceIn } = await import('../../lib/index.ts');
   const { checkFile, checkNewFolder, commandLine, dropFromManifest, inspectFolder } = await import(
     '../array.ts'
   );
@@ -55,9 +56,18 @@ async function run(folder: string, named: readonly string[], options: Options): 
   const { paint } = await import('../render.ts');
 
   await checkNewFolder(folder, 'assemble');
-  for (const file of named) await checkFile(file);
   const { partition } = options;
+  if (
+    partition !== undefined &&
+    (named.length === 0 || named.some((file) => isUri(file) || file.includes('#')))
+  ) {
+    throw new RaidError(
+      'BAD_ARGUMENT',
+      `--partition ${partition} is for images of whole disks; name these, without a partition behind them`,
+    );
+  }
   const given = partition === undefined ? named : named.map((file) => `${file}#${partition}`);
+  for (const file of given) await checkFile(file);
   const files = given.length > 0 ? given : await disksOf(folder);
   const words = [folder, ...given];
   try {
@@ -119,25 +129,21 @@ async function run(folder: string, named: readonly string[], options: Options): 
       const said = error.message.replace('too few to start', 'too few to start; give the other disks too');
       throw new RaidError(error.code, said, { ...error.place, cause: error });
     }
+    const flags = (['readonly', 'overlay', 'run', 'force'] as const)
+      .filter((flag) => options[flag] === true)
+      .map((flag) => `--${flag}`);
     const hint = / {2}--(run|force) starts it all the same$/.exec(error.message);
-    if (hint === null) {
-      const flags = (['readonly', 'overlay', 'run', 'force'] as const).filter(
-        (flag) => options[flag] === true,
-      );
-      const partitions = await partitionHint(given, (number) =>
-        commandLine(
-          ...['assemble', folder, ...given, '--partition', String(number)],
-          ...flags.map((flag) => `--${flag}`),
-        ),
-      );
-      throw new RaidError(error.code, `${error.message}${partitions}`, { ...error.place, cause: error });
-    }
-    const said = error.message.slice(0, hint.index).trimEnd();
-    throw new RaidError(error.code, `${said}${commandLine('assemble', ...words, `--${hint[1]}`)}`, {
-      ...error.place,
-      cause: error,
-    });
+    const said =
+      hint === null
+        ? `${error.message}${await partitionHint(given, (sources) => commandLine('assemble', folder, ...sources, ...flags))}`
+        : `${error.message.slice(0, hint.index).trimEnd()}${commandLine('assemble', ...words, ...flags, `--${hint[1]}`)}`;
+    throw new RaidError(error.code, said, { ...error.place, cause: error });
   }
+}
+
+function partitionNumber(text: string): number {
+  if (!/^[1-9][0-9]{0,3}$/.test(text)) throw new InvalidArgumentError('Write its number, for example 3.');
+  return Number(text);
 }
 
 /** Not a member of this array, by the row of md/assemble.ts that says so: it is not to be asked for again. */

@@ -34,7 +34,7 @@ async function run(files: readonly string[], json: boolean): Promise<void> {
     } catch (error) {
       // One that cannot be read does not hide the others.
       if (!(error instanceof RaidError)) throw error;
-      const partitions = await partitionHint([file], (number) => commandLine('examine', `${file}#${number}`));
+      const partitions = await partitionHint([file], (sources) => commandLine('examine', ...sources));
       const told = new RaidError(error.code, `${error.message}${partitions}`, {
         ...error.place,
         cause: error,

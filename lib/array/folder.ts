@@ -37,6 +37,8 @@ import { openSan, readMultipathConf, rememberSan } from './san.ts';
 import { whatIsOn } from './signatures.ts';
 import { removeClones, SNAPSHOT_STORE, unfinishedIn } from './snapshots.ts';
 import {
+  hasMap,
+  isLocal,
   isThere,
   locksOf,
   locksOfDevice,
@@ -44,6 +46,7 @@ import {
   memberNames,
   openNamed,
   openSource,
+  refuseToMake,
   sourceIn,
   wholeSource,
 } from './source.ts';
@@ -59,6 +62,8 @@ export interface Manifest {
   readonly readOnly?: boolean;
   /** All writes go to copy-on-write files beside the manifest. */
   readonly overlay?: boolean;
+  /** Members that lack what their disks did not give: without the map that says where, zeros would be data. */
+  readonly mapped?: readonly string[];
   /** Of the last scrub that came to the end: superblocks have no place for it. */
   readonly scrubbed?: Scrubbed;
   /** Members are reached through it, each by several paths. */
@@ -184,6 +189,7 @@ export async function createArray(folder: string, options: CreateOptions): Promi
         continue;
       }
       const replace = there[index] === true;
+      refuseToMake(path);
       const device = await FileDevice.create(path, diskBytes, {
         direct: access.direct,
         preallocate: options.preallocate === true,
@@ -242,6 +248,15 @@ export async function createArray(folder: string, options: CreateOptions): Promi
 export async function openArray(folder: string, options: OpenOptions = {}): Promise<RaidArray> {
   const manifest = await readManifest(folder);
   const paths = manifest.members.map((path) => wholeSource(path, folder));
+  for (const source of manifest.mapped ?? []) {
+    const path = wholeSource(source, folder);
+    if (!(await isThere(path)) || (await hasMap(path))) continue;
+    throw new RaidError(
+      'BAD_MANIFEST',
+      `${path} was opened with a map of ddrescue, which is not beside it any more; put it there, or assemble ${folder} anew`,
+      { device: path },
+    );
+  }
   return await openMembers(folder, paths, {
     run: true,
     ...options,
@@ -268,11 +283,13 @@ export async function assembleArray(
       opened.assembly?.members.filter(({ joins }) => joins === 'out').map(({ name }) => name),
     );
     const names = memberNames(paths);
+    const members = paths.filter((_, index) => !foreign.has(names[index] ?? ''));
+    const hasMaps = await Promise.all(members.map(hasMap));
+    const mapped = members.filter((_, index) => hasMaps[index]).map((path) => sourceIn(folder, path));
     await writeManifest(folder, {
       raidsim: 1,
-      members: paths
-        .filter((_, index) => !foreign.has(names[index] ?? ''))
-        .map((path) => sourceIn(folder, path)),
+      members: members.map((path) => sourceIn(folder, path)),
+      ...(mapped.length > 0 ? { mapped } : {}),
       ...(options.readOnly === true ? { readOnly: true } : {}),
       ...(options.overlay === true ? { overlay: true } : {}),
       ...(fabric === undefined ? {} : { fabric }),
@@ -304,7 +321,10 @@ export async function growArray(
  * it is not there.
  */
 export async function openMember(path: string, sizeBytes: number, folder?: string): Promise<MemberDevice> {
-  if (!(await isThere(path))) return await FileDevice.create(path, sizeBytes);
+  if (!(await isThere(path))) {
+    refuseToMake(path);
+    return await FileDevice.create(path, sizeBytes);
+  }
   const device = await openNamed(path, folder === undefined ? {} : { conf: await confFor(folder, [path]) });
   await proveOneDisk(device).catch(async (error: unknown) => {
     await device.close();
@@ -611,7 +631,8 @@ function parseManifest(text: string): Manifest | null {
     const isOurs =
       value?.raidsim === 1 &&
       Array.isArray(value.members) &&
-      value.members.every((path) => typeof path === 'string');
+      value.members.every((path) => typeof path === 'string') &&
+      (value.mapped ?? []).every((path) => typeof path === 'string');
     if (!isOurs) return null;
     const { scrubbed, ...manifest } = value as Manifest;
     // Only told to people: one that makes no sense is no reason to keep them from their array.
@@ -632,7 +653,8 @@ function pick(manifest: Manifest): Pick<AssembleOptions, 'readOnly' | 'overlay'>
 }
 
 function sourceOf(device: MemberDevice, name: string): Source {
-  return { device, name, identity: locksOfDevice(device)[0]?.identity ?? device.identity };
+  const identity = isLocal(device) ? device.identity : locksOfDevice(device)[0]?.identity;
+  return { device, name, identity: identity ?? device.identity };
 }
 
 function sourceOfDevice(device: Device, index: number): Source {

@@ -132,7 +132,7 @@ export function shapeArray(memberBytes: readonly number[], options: FormOptions)
   };
   const { array, placement } = newArray({
     ...shape,
-    consistency: consistencyOf(options, numbers) ?? defaultConsistency(shape),
+    consistency: consistencyOf(options, numbers) ?? defaultConsistency(shape, bitmapChunkOf(options)),
     setUuid: formatUuid(host.randomBytes(16)),
     setName:
       options.homehost === undefined
@@ -594,12 +594,13 @@ function consistencyOf(
     return { policy: 'ppl' };
   }
   if (bitmap === 'internal' || consistencyPolicy === 'bitmap') {
-    return {
-      policy: 'bitmap',
-      chunkBytes: options.bitmapChunk === undefined ? null : parseSize(options.bitmapChunk),
-    };
+    return { policy: 'bitmap', chunkBytes: bitmapChunkOf(options) };
   }
   return bitmap === 'none' || consistencyPolicy === 'resync' ? { policy: 'resync' } : null;
+}
+
+function bitmapChunkOf({ bitmapChunk }: ShapeOptions): number | null {
+  return bitmapChunk === undefined ? null : parseSize(bitmapChunk);
 }
 
 function sourceOf(sources: readonly Source[], member: MdMember): Source {

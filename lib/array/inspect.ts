@@ -139,7 +139,7 @@ function describeUnread(device: MemberDevice): string {
   const unread = unreadOf(device);
   return unread === null
     ? ''
-    : `${formatSize(unread.bytes)} could not be read from the disk (${unread.mapPath}); what can be is computed from the others`;
+    : `${formatSize(unread.bytes)} could not be read from the disk (${unread.mapPath})`;
 }
 
 async function look(path: string, source: string, name: string, overlayFolder: string | null): Promise<Look> {

@@ -37,10 +37,7 @@ import type { Host } from '../host.ts';
 
 export const LOCK_NAME = 'raidsim.lock';
 
-/**
- * `identity` is `dev:ino`, or what `FileDevice.identity` says: the same for the same bytes, by whatever path. Behind a `#` there is
- * which partition: several arrays may lie on one disk, each in its own.
- */
+/** `identity` is `dev:ino`, or what `FileDevice.identity` says: the same for the same bytes, by whatever path. */
 export interface MemberFile {
   readonly path: string;
   readonly identity: string;
@@ -742,7 +739,7 @@ function blockFolder(block: string, root: string): string {
 
 async function isSame(subject: KernelSubject, path: string): Promise<boolean> {
   const identity = await identityOf(path).catch(() => null);
-  return identity === null ? path === subject.path : identity === plain(subject.identity).replace(/#.*$/, '');
+  return identity === null ? path === subject.path : identity === plain(subject.identity);
 }
 
 function numberOf(rdev: bigint): string {

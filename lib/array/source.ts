@@ -55,17 +55,30 @@ export interface Place {
 /** Null where there is no such file, and for an export. */
 export async function placeOf(source: string): Promise<Place | null> {
   if (isUri(source)) return null;
-  if (await isFile(source)) return { path: source, partition: null };
+  if (await exists(source)) return { path: source, partition: null };
   const [, path = '', digits = ''] = PARTITION.exec(source) ?? [];
-  return path !== '' && (await isFile(path)) ? { path, partition: Number(digits) } : null;
+  return path !== '' && (await exists(path)) ? { path, partition: Number(digits) } : null;
 }
 
 const PARTITION = /^(.+)#([1-9][0-9]{0,3})$/;
 
-async function isFile(path: string): Promise<boolean> {
+async function exists(path: string): Promise<boolean> {
   return await stat(path).then(
     () => true,
     () => false,
+  );
+}
+
+/** A slip in the name of a disk must not make a file that is called like a partition of it. */
+export function refuseToMake(source: string): void {
+  const [, disk, number] = PARTITION.exec(source) ?? [];
+  if (disk === undefined) return;
+  throw new RaidError(
+    'BAD_ARGUMENT',
+    `there is no disk ${disk}, of which ${source} would be partition ${number}`,
+    {
+      device: source,
+    },
   );
 }
 
@@ -89,16 +102,16 @@ async function openPlace(
   const file = await FileDevice.open(path, { readOnly, direct });
   try {
     const map = await findRescueMap(path, file.limits.sizeBytes);
+    const isWhole = map === null || map.unread.length === 0;
     const isRead = readOnly && !overlaid;
-    const disk = map === null || !isRead ? file : new RescuedDevice(file, map);
+    const disk = isWhole || !isRead ? file : new RescuedDevice(file, map);
     const device = partition === null ? disk : await PartitionDevice.open(disk, partition);
-    const startBytes = device instanceof PartitionDevice ? device.partition.startBytes : 0;
-    const unread = map === null ? 0 : unreadBytes(map, startBytes, device.limits.sizeBytes);
+    const unread = isWhole ? 0 : unreadBytes(map, startOf(device), device.limits.sizeBytes);
     // An overlay takes whole blocks, and of a block in which two sectors were not read neither can be mended first.
     if (unread > 0 && !isRead) {
       throw new RaidError(
         'NOT_SUPPORTED',
-        `${device.name} is not whole: ${formatSize(unread)} could not be read from the disk (${map?.path}). With --readonly the array computes that from the other disks`,
+        `${device.name} is not whole: ${formatSize(unread)} could not be read from the disk (${map?.path}). assemble --readonly has the array compute that from the other disks; to use the image anew, take the map away`,
         { device: device.name },
       );
     }
@@ -109,12 +122,23 @@ async function openPlace(
   }
 }
 
+function startOf(device: Device): number {
+  return device instanceof PartitionDevice ? device.partition.startBytes : 0;
+}
+
+/** Whether a map of ddrescue says that some of the image was not read. */
+export async function hasMap(source: string): Promise<boolean> {
+  const place = await placeOf(source);
+  if (place === null) return false;
+  const map = await findRescueMap(place.path, (await stat(place.path)).size);
+  return map !== null && map.unread.length > 0;
+}
+
 /** What could not be read of a disk when it was copied, and what says so; null where all was. */
 export function unreadOf(device: Device): { readonly bytes: number; readonly mapPath: string } | null {
   const disk = device instanceof PartitionDevice ? device.disk : device;
   if (!(disk instanceof RescuedDevice)) return null;
-  const startBytes = device instanceof PartitionDevice ? device.partition.startBytes : 0;
-  const bytes = unreadBytes(disk.map, startBytes, device.limits.sizeBytes);
+  const bytes = unreadBytes(disk.map, startOf(device), device.limits.sizeBytes);
   return bytes === 0 ? null : { bytes, mapPath: disk.map.path };
 }
 
@@ -135,12 +159,11 @@ export function isLocal(device: Device): device is LocalDevice {
   return device instanceof FileDevice || device instanceof RescuedDevice || device instanceof PartitionDevice;
 }
 
-/** For the locks on it, one for each path; it need not be open. */
+/** For the locks on it, one for each path; it need not be open. Of a partition the whole disk: others may use that as a whole. */
 export async function locksOf(source: string): Promise<readonly MemberFile[]> {
   if (!isUri(source)) {
-    const { path, partition } = (await placeOf(source)) ?? { path: source, partition: null };
-    const identity = await identityOf(path);
-    return [{ path, identity: partition === null ? identity : `${identity}#${partition}` }];
+    const { path } = (await placeOf(source)) ?? { path: source };
+    return [{ path, identity: await identityOf(path) }];
   }
   return urisOf(source).map((uri) => ({ path: source, identity: parseNbdUri(uri).identity }));
 }
@@ -148,7 +171,7 @@ export async function locksOf(source: string): Promise<readonly MemberFile[]> {
 /** The same for what has been opened here; none for another device. */
 export function locksOfDevice(device: Device): readonly MemberFile[] {
   const { name } = device;
-  if (device instanceof PartitionDevice) return [{ path: device.disk.name, identity: device.identity }];
+  if (device instanceof PartitionDevice) return [{ path: device.disk.name, identity: device.disk.identity }];
   if (isLocal(device) || device instanceof NbdDevice) return [{ path: name, identity: device.identity }];
   if (!(device instanceof MultipathDevice) || !isUri(name)) return [];
   return urisOf(name).map((uri) => ({ path: name, identity: parseNbdUri(uri).identity }));

@@ -43,8 +43,17 @@ const PROTECTIVE = 0xee;
 const ROOMS: readonly number[] = [0x05, 0x0f, 0x85];
 const LOGICAL_MOST = 128;
 
-/** None where there is no table. That one ends behind the end of the disk is told as it stands there. */
+/**
+ * None where there is no table. That one ends behind the end of the disk is told as it stands there. A GPT counts only behind an MBR that
+ * says so, or where none can be read: its copy at the end outlives those who have made another table.
+ */
 export async function readPartitions(device: Device): Promise<readonly Partition[]> {
+  const entries = (await readMbrEntries(device, 0)) ?? [];
+  const isMbr = entries.some(({ type }) => type !== 0) && !entries.some(({ type }) => type === PROTECTIVE);
+  return isMbr ? await readMbr(device, entries) : await readEitherGpt(device);
+}
+
+async function readEitherGpt(device: Device): Promise<readonly Partition[]> {
   for (const sectorBytes of GPT_SECTOR_BYTES) {
     const sectors = Math.floor(device.limits.sizeBytes / sectorBytes);
     for (const sector of [1, sectors - 1]) {
@@ -52,7 +61,7 @@ export async function readPartitions(device: Device): Promise<readonly Partition
       if (found !== null) return found;
     }
   }
-  return await readMbr(device);
+  return [];
 }
 
 async function readGpt(
@@ -71,6 +80,7 @@ async function readGpt(
   const count = header.readUInt32LE(80);
   const entryBytes = header.readUInt32LE(84);
   if (count > GPT_ENTRIES_MOST || entryBytes < GPT_ENTRY_BYTES || entryBytes > SECTOR_BYTES) return null;
+  if (count === 0) return [];
   const listBytes = count * entryBytes;
   const list = await readOrNull(device, Number(header.readBigUInt64LE(72)) * sectorBytes, listBytes);
   if (list === null || crc32(list) !== header.readUInt32LE(88)) return null;
@@ -94,9 +104,7 @@ interface MbrEntry {
   readonly sectors: number;
 }
 
-async function readMbr(device: Device): Promise<readonly Partition[]> {
-  const entries = await readMbrEntries(device, 0);
-  if (entries === null || entries.some(({ type }) => type === PROTECTIVE)) return [];
+async function readMbr(device: Device, entries: readonly MbrEntry[]): Promise<readonly Partition[]> {
   const partitions: Partition[] = [];
   for (const [index, { type, first, sectors }] of entries.entries()) {
     if (type === 0 || sectors === 0) continue;
@@ -104,7 +112,7 @@ async function readMbr(device: Device): Promise<readonly Partition[]> {
   }
   const room = entries.find(({ type }) => ROOMS.includes(type));
   if (room === undefined) return partitions;
-  for (let at = room.first, number = 5; number < 5 + LOGICAL_MOST; ) {
+  for (let at = room.first, number = 5, links = 0; links < LOGICAL_MOST; links += 1) {
     const [own, next] = (await readMbrEntries(device, at)) ?? [];
     if (own === undefined || next === undefined) break;
     if (own.type !== 0 && own.sectors !== 0) {
@@ -137,7 +145,7 @@ async function readMbrEntries(device: Device, sector: number): Promise<readonly 
   });
 }
 
-/** Null where the disk has not so many bytes. */
+/** Null where the disk has not so many bytes, or cannot be read: another copy of a table may be whole. */
 async function readOrNull(device: Device, offsetBytes: number, lengthBytes: number): Promise<Buffer | null> {
   const { sizeBytes, blockBytes } = device.limits;
   if (offsetBytes < 0 || lengthBytes > sizeBytes - offsetBytes) return null;
@@ -145,7 +153,12 @@ async function readOrNull(device: Device, offsetBytes: number, lengthBytes: numb
   const end = Math.ceil((offsetBytes + lengthBytes) / blockBytes) * blockBytes;
   if (end > sizeBytes) return null;
   const bytes = Buffer.alloc(end - start);
-  await device.read(start, bytes);
+  try {
+    await device.read(start, bytes);
+  } catch (error) {
+    if (error instanceof RaidError && error.code === 'MEDIUM_ERROR') return null;
+    throw error;
+  }
   return bytes.subarray(offsetBytes - start, offsetBytes - start + lengthBytes);
 }
 
@@ -188,7 +201,7 @@ function noSuchPartition(disk: Disk, number: number, partitions: readonly Partit
   return new RaidError(
     'BAD_ARGUMENT',
     partitions.length === 0
-      ? `${name} has no partition ${number}: there is no partition table on it`
+      ? `${name} has no partition ${number}: no partition table is found on it`
       : `${name} has no partition ${number}; it has ${has}`,
     { device: name },
   );

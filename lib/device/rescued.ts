@@ -1,6 +1,6 @@
 /**
  * The copy of a disk that could not be read everywhere, as GNU ddrescue makes it: an image, and a map of what of it was read. The rest of the
- * image are zeros that nobody wrote. Here they are what they were on the disk: sectors that cannot be read, which an array computes from
+ * image is zeros that nobody wrote, or not there. Here they are what they were on the disk: sectors that cannot be read, which an array computes from
  * its other members. So several disks, each broken elsewhere, are as good as whole ones.
  *
  * The map is text: lines that begin with `#`, a line with the state of the copy, and then what is known of each part,
@@ -11,9 +11,12 @@
  *
  * Read-only: what is written would have to be noted in the map, which belongs to somebody else.
  */
-import { readFile } from 'node:fs/promises';
+import { open, realpath, stat } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
 import { RaidError } from '../errors.ts';
+import { roundDown, SECTOR_BYTES } from '../units.ts';
 import { Device, type Extent, type Limits } from './device.ts';
+import { errnoName, errorFromErrno } from './errno.ts';
 import type { FileDevice } from './file.ts';
 
 export interface UnreadRange {
@@ -22,43 +25,93 @@ export interface UnreadRange {
 }
 
 const HEADER = /^# (Mapfile|Rescue Logfile)\. Created by GNU ddrescue/;
+const HEADER_BYTES = 64;
 /** After the name of the image, and in place of its ending. */
 const ENDINGS = ['.map', '.mapfile', '.log'];
 const IMAGE_ENDING = /\.(img|raw|dd|bin)$/;
+/** As the manual of ddrescue calls it: it may be that of another image. */
+const USUAL_NAME = 'mapfile';
+/** Places in the map are those on the disk: with this, others in the image. */
+const MOVES = /^# Command line: .*\s(-o|--output-position)/m;
 
 export interface RescueMap {
   readonly path: string;
+  /** What the image would hold if all had been read: copies end where the last part was read. */
+  readonly sizeBytes: number;
   /** In order, and apart. */
   readonly unread: readonly UnreadRange[];
 }
 
-/** The map that lies beside an image, by the names that ddrescue's manual gives them; null where there is none. */
-export async function findRescueMap(imagePath: string, sizeBytes: number): Promise<RescueMap | null> {
-  const stems = new Set([imagePath, imagePath.replace(IMAGE_ENDING, '')]);
-  for (const path of [...stems].flatMap((stem) => ENDINGS.map((ending) => `${stem}${ending}`))) {
-    const text = path === imagePath ? null : await readFile(path, 'latin1').catch(() => null);
-    if (text === null || !HEADER.test(text)) continue;
-    const unread = unreadIn(text, sizeBytes);
-    if (unread === null)
-      throw new RaidError('BAD_ARGUMENT', `${path} is a map of ddrescue, and cannot be understood`, {
-        device: path,
-      });
-    return { path, unread };
+/** The map that lies beside an image, or beside the file that its name leads to; null where there is none. More than one is for a person. */
+export async function findRescueMap(imagePath: string, imageBytes: number): Promise<RescueMap | null> {
+  const found: RescueMap[] = [];
+  const images = [imagePath, await realpath(imagePath).catch(() => imagePath)];
+  for (const path of namesOf(images)) {
+    const text = await textOf(path);
+    if (text === null) continue;
+    if (basename(path) === USUAL_NAME && !images.some((image) => text.includes(basename(image)))) continue;
+    const map = MOVES.test(text) ? null : mapIn(text, imageBytes);
+    if (map === null) {
+      throw new RaidError(
+        'BAD_ARGUMENT',
+        `${path} is a map of ddrescue that cannot be followed${MOVES.test(text) ? ': places in the image are others than on the disk (-o)' : ''}`,
+        { device: path },
+      );
+    }
+    found.push({ path, ...map });
   }
-  return null;
+  const [first = null, second] = found;
+  if (second === undefined) return first;
+  throw new RaidError(
+    'BAD_ARGUMENT',
+    `${first?.path} and ${second.path} are both maps of ${imagePath}; leave the right one there`,
+    { device: imagePath },
+  );
 }
 
-/** Null where the text is no map. */
-export function unreadIn(text: string, sizeBytes: number): readonly UnreadRange[] | null {
+function namesOf(images: readonly string[]): ReadonlySet<string> {
+  const stems = images.flatMap((image) => [image, image.replace(IMAGE_ENDING, '')]);
+  const names = [
+    ...stems.flatMap((stem) => ENDINGS.map((ending) => `${stem}${ending}`)),
+    ...images.map((image) => join(dirname(image), USUAL_NAME)),
+  ];
+  return new Set(names.map((name) => resolve(name)).filter((name) => !images.includes(name)));
+}
+
+/** Null where there is no map. One that is there and cannot be read is an error: without it zeros would be data. */
+async function textOf(path: string): Promise<string | null> {
+  try {
+    if (!(await stat(path)).isFile()) return null;
+    const file = await open(path, 'r');
+    try {
+      const head = Buffer.alloc(HEADER_BYTES);
+      const { bytesRead } = await file.read(head, 0, HEADER_BYTES, 0);
+      if (!HEADER.test(head.toString('latin1', 0, bytesRead))) return null;
+      return await file.readFile('latin1');
+    } finally {
+      await file.close();
+    }
+  } catch (cause) {
+    const name = errnoName(cause);
+    if (name === 'ENOENT' || name === 'ENOTDIR') return null;
+    throw errorFromErrno(cause, 'open', { device: path });
+  }
+}
+
+/** Null where the text is no map. What lies behind the end of the image was not read, whatever the map says. */
+export function mapIn(text: string, imageBytes: number): Omit<RescueMap, 'path'> | null {
   const lines = text.split('\n').map((line) => line.replace(/#.*/, '').trim());
   const [state, ...parts] = lines.filter((line) => line !== '');
   if (state === undefined) return null;
   const read: { readonly from: number; readonly to: number }[] = [];
+  let sizeBytes = imageBytes;
   for (const part of parts) {
     const [position = '', size = '', status = '', ...others] = part.split(/\s+/);
     const [from, length] = [numberOf(position), numberOf(size)];
     if (from === null || length === null || !/^[?*/+-]$/.test(status) || others.length > 0) return null;
-    if (status === '+') read.push({ from, to: from + length });
+    const to = from + length;
+    sizeBytes = Math.max(sizeBytes, roundDown(to, SECTOR_BYTES));
+    if (status === '+' && from < imageBytes) read.push({ from, to: Math.min(to, imageBytes) });
   }
   const unread: UnreadRange[] = [];
   let at = 0;
@@ -71,7 +124,7 @@ export function unreadIn(text: string, sizeBytes: number): readonly UnreadRange[
     at = Math.max(at, to);
   }
   skip(sizeBytes);
-  return unread;
+  return { sizeBytes, unread };
 }
 
 function numberOf(text: string): number | null {
@@ -91,7 +144,7 @@ export class RescuedDevice extends Device {
   constructor(below: FileDevice, map: RescueMap) {
     super();
     this.name = below.name;
-    this.limits = { ...below.limits, readOnly: true };
+    this.limits = { ...below.limits, sizeBytes: map.sizeBytes, readOnly: true };
     this.identity = below.identity;
     this.map = map;
     this.#below = below;

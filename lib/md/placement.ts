@@ -82,11 +82,12 @@ const BITMAP_DEFAULT_ABOVE_SECTORS = 100 * 2 ** 21;
  * What mdadm takes where nobody says: a bitmap if the members hold more than 100 GiB each, where to make all of them agree again after
  * every crash would take hours.
  */
-export function defaultConsistency(shape: Omit<ArrayShape, 'consistency'>): ConsistencyPolicy {
+export function defaultConsistency(
+  shape: Omit<ArrayShape, 'consistency'>,
+  chunkBytes: number | null = null,
+): ConsistencyPolicy {
   const { sizeSectors } = placeArray({ ...shape, consistency: { policy: 'resync' } });
-  return sizeSectors > BITMAP_DEFAULT_ABOVE_SECTORS
-    ? { policy: 'bitmap', chunkBytes: null }
-    : { policy: 'resync' };
+  return sizeSectors > BITMAP_DEFAULT_ABOVE_SECTORS ? { policy: 'bitmap', chunkBytes } : { policy: 'resync' };
 }
 
 /** Where everything goes; refuses members that are too small to hold anything. */

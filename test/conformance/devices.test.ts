@@ -110,7 +110,7 @@ conformance(
     const path = nextPath();
     await writeFile(path, content);
     const file = await FileDevice.open(path, { readOnly: true });
-    return { device: new RescuedDevice(file, { path: 'map', unread: [] }) };
+    return { device: new RescuedDevice(file, { path: 'map', sizeBytes: content.byteLength, unread: [] }) };
   },
   { readOnly: true, content },
 );

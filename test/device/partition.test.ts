@@ -1,6 +1,8 @@
 /** What is found of tables that are right, and what a broken disk makes of them. */
+import { crc32 } from 'node:zlib';
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { FaultDevice } from '../../lib/device/fault.ts';
 import { MemoryDevice } from '../../lib/device/memory.ts';
 import { type Partition, readPartitions } from '../../lib/device/partition.ts';
 import { type Extent, gptDisk, mbrDisk, putMbrEntry } from './tables.ts';
@@ -61,6 +63,43 @@ describe('GPT', () => {
     expect(await partitionsIn(moved)).toEqual([]);
   });
 
+  test('a table that was made later counts, though the copy of the former one is still at the end', async () => {
+    const disk = gptDisk(some, SECTORS);
+    disk.fill(0, 0, 40 * 512);
+    expect(await partitionsIn(disk), 'nothing in its place').toEqual(inBytes(some));
+    putMbrEntry(disk, 0, 0xfd, 63, 1000);
+    expect(await partitionsIn(disk)).toEqual(inBytes([{ number: 1, first: 63, sectors: 1000 }]));
+  });
+
+  test('sectors of a table that cannot be read are made up for by its copy', async () => {
+    for (const sector of [0, 1, 2, SECTORS - 1]) {
+      const disk = new MemoryDevice({ sizeBytes: DISK_BYTES });
+      await disk.write(0, gptDisk(some, SECTORS));
+      const broken = new FaultDevice(disk, {
+        rules: [
+          {
+            on: 'read',
+            range: { offsetBytes: sector * 512, lengthBytes: 512 },
+            fault: { kind: 'error', code: 'MEDIUM_ERROR' },
+          },
+        ],
+      });
+      expect(await readPartitions(broken), `sector ${sector}`).toEqual(inBytes(some));
+    }
+  });
+
+  test('a table without entries has no partitions', async () => {
+    const disk = gptDisk([], SECTORS);
+    for (const at of [512, (SECTORS - 1) * 512]) {
+      const header = disk.subarray(at, at + 92);
+      header.writeUInt32LE(0, 80);
+      header.writeUInt32LE(crc32(Buffer.alloc(0)), 88);
+      header.writeUInt32LE(0, 16);
+      header.writeUInt32LE(crc32(header), 16);
+    }
+    expect(await partitionsIn(disk)).toEqual([]);
+  });
+
   test('an image that was cut short still has the first copy', async () => {
     expect(await partitionsIn(gptDisk(some, SECTORS).subarray(0, DISK_BYTES / 2))).toEqual(inBytes(some));
   });
@@ -92,6 +131,14 @@ describe('MBR', () => {
     const disk = mbrDisk([], room, logical, SECTORS);
     putMbrEntry(disk.subarray(499 * 512, 500 * 512), 1, 0x05, 399 - 300, 11);
     expect(await partitionsIn(disk)).toEqual(inBytes([room, ...logical]));
+  });
+
+  test('a chain of links without a partition ends, however long it is', async () => {
+    const room = { number: 1, first: 300, sectors: 1500 };
+    const disk = mbrDisk([], room, [], SECTORS);
+    for (let at = 300; at < 1700; at += 1)
+      putMbrEntry(disk.subarray(at * 512, (at + 1) * 512), 1, 0x05, at + 1 - 300, 1);
+    expect(await partitionsIn(disk)).toEqual(inBytes([room]));
   });
 
   test('the boot sector of a file system has none', async () => {

@@ -1,6 +1,6 @@
 /** Copies that ddrescue makes, of parts of a disk: what it says it has read is there, and nothing else can be read. */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
@@ -34,11 +34,10 @@ test('ddrescue and ddrescuelog', async (context) => {
     rmSync(path('copy.map'), { force: true });
     const from = ['--quiet', `--domain-mapfile=${path('domain.map')}`, path('disk')];
     execFileSync('ddrescue', [...from, path('copy.img'), path('copy.map')]);
-    truncateSync(path('copy.img'), SECTORS * 512);
     const listed = execFileSync('ddrescuelog', ['--list-blocks=+', path('copy.map')], { encoding: 'utf8' });
     const isRead = new Set(listed.split('\n').filter(Boolean).map(Number));
     expect(isRead.size).toBeGreaterThan(0);
-    const map = await findRescueMap(path('copy.img'), SECTORS * 512);
+    const map = await findRescueMap(path('copy.img'), statSync(path('copy.img')).size);
     expect(map?.path).toBe(path('copy.map'));
     await using copy = new RescuedDevice(await FileDevice.open(path('copy.img'), { readOnly: true }), map!);
     for (let sector = 0; sector < SECTORS; sector += 1) {

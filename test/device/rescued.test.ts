@@ -1,11 +1,11 @@
 /** What a map of ddrescue says was not read cannot be read. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import { FileDevice } from '../../lib/device/file.ts';
-import { findRescueMap, RescuedDevice, unreadBytes, unreadIn } from '../../lib/device/rescued.ts';
+import { findRescueMap, mapIn, RescuedDevice, unreadBytes } from '../../lib/device/rescued.ts';
 
 const folder = await mkdtemp(join(tmpdir(), 'raidsim-rescued-'));
 afterAll(() => rm(folder, { recursive: true }));
@@ -34,36 +34,38 @@ function textOf(parts: readonly Part[], base = 0): string {
 }
 
 const aPart = fc.record({
-  from: fc.nat(300),
-  length: fc.integer({ min: 1, max: 60 }),
+  from: fc.nat(3000),
+  length: fc.integer({ min: 1, max: 700 }),
   status: fc.constantFrom(...STATUSES),
 });
 
 describe('a map', () => {
-  test('whatever it says, and in whatever order: read is what a line with + covers, and nothing else', () => {
-    const size = 256;
+  test('whatever it says, and in whatever order: read is what a line with + covers of the image, and nothing else', () => {
+    const image = 1024;
     fc.assert(
       fc.property(fc.array(aPart, { maxLength: 20 }), fc.nat(2), (parts, base) => {
+        const ends = parts.map(({ from, length }) => from + length - ((from + length) % 512));
+        const size = Math.max(image, ...ends);
         const isRead = new Array<boolean>(size).fill(false);
         for (const { from, length, status } of parts)
-          if (status === '+') isRead.fill(true, from, Math.min(size, from + length));
-        const found = unreadIn(textOf(parts, base), size);
-        expect(found).not.toBeNull();
-        const unread = new Array<boolean>(size).fill(false);
+          if (status === '+') isRead.fill(true, from, Math.min(image, from + length));
+        const { sizeBytes, unread } = mapIn(textOf(parts, base), image)!;
+        expect(sizeBytes).toBe(size);
+        const isUnread = new Array<boolean>(size).fill(false);
         let end = -1;
-        for (const { offsetBytes, lengthBytes } of found ?? []) {
+        for (const { offsetBytes, lengthBytes } of unread) {
           expect(offsetBytes).toBeGreaterThan(end);
           expect(lengthBytes).toBeGreaterThan(0);
           end = offsetBytes + lengthBytes;
-          unread.fill(true, offsetBytes, end);
+          isUnread.fill(true, offsetBytes, end);
         }
-        expect(unread).toEqual(isRead.map((is) => !is));
+        expect(isUnread).toEqual(isRead.map((is) => !is));
         for (const [from, length] of [
           [0, size],
-          [17, 90],
+          [170, 900],
         ] as const)
-          expect(unreadBytes({ path: '', unread: found ?? [] }, from, length)).toBe(
-            unread.slice(from, from + length).filter(Boolean).length,
+          expect(unreadBytes({ path: '', sizeBytes, unread }, from, length)).toBe(
+            isUnread.slice(from, from + length).filter(Boolean).length,
           );
       }),
     );
@@ -79,22 +81,52 @@ describe('a map', () => {
     ['no octal', `${HEAD}${STATE}08 512 +\n`],
     ['more than there is', `${HEAD}${STATE}0x0 0xFFFFFFFFFFFFFFFFFFFF +\n`],
   ])('%s is no map', (_, text) => {
-    expect(unreadIn(text, 4096)).toBeNull();
+    expect(mapIn(text, 4096)).toBeNull();
   });
 
-  test('is found by the names that it has beside its image, and by its head', async () => {
-    const image = join(folder, 'sda.img');
-    await writeFile(join(folder, 'sda.log'), 'Nov 23 02:21:00 what happened\n');
-    expect(await findRescueMap(image, 4096)).toBeNull();
-    for (const name of ['sda.mapfile', 'sda.map', 'sda.img.map']) {
-      await writeFile(join(folder, name), textOf([{ from: 0, length: 4096, status: '+' }]));
-      expect(await findRescueMap(image, 8192)).toEqual({
-        path: join(folder, name),
-        unread: [{ offsetBytes: 4096, lengthBytes: 4096 }],
-      });
-    }
-    await writeFile(join(folder, 'sda.img.map'), `${HEAD}${STATE}broken\n`);
-    await expect(findRescueMap(image, 8192)).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
+  const whole = textOf([{ from: 0, length: 4096, status: '+' }]);
+  const found = { sizeBytes: 8192, unread: [{ offsetBytes: 4096, lengthBytes: 4096 }] };
+
+  test.each(['sda.map', 'sda.mapfile', 'sda.log', 'sda.img.map', 'sda.img.mapfile', 'mapfile'])(
+    'is found as %s, also where the image is named by a link',
+    async (name) => {
+      const place = await mkdtemp(join(folder, 'names-'));
+      await writeFile(join(place, 'sda.img'), new Uint8Array(8192));
+      await symlink(join(place, 'sda.img'), join(folder, `link-${name}`));
+      await writeFile(join(place, name), 'Nov 23 02:21:00 what happened\n');
+      expect(await findRescueMap(join(place, 'sda.img'), 8192)).toBeNull();
+      await writeFile(join(place, name), whole);
+      for (const image of [join(place, 'sda.img'), join(folder, `link-${name}`)])
+        expect(await findRescueMap(image, 8192)).toEqual({ path: join(place, name), ...found });
+    },
+  );
+
+  test.each([
+    ['broken', { 'sda.map': `${HEAD}${STATE}broken\n` }],
+    [
+      'of an image in which places are others',
+      { 'sda.map': whole.replace('/dev/sda', '-o 0 -i 1M /dev/sda') },
+    ],
+    ['one of two', { 'sda.map': whole, 'sda.img.map': whole }],
+  ])('that is %s is refused, and the image not read without it', async (_, files) => {
+    const place = await mkdtemp(join(folder, 'refused-'));
+    for (const [name, text] of Object.entries(files)) await writeFile(join(place, name), text);
+    await expect(findRescueMap(join(place, 'sda.img'), 8192)).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
+  });
+
+  test('called mapfile may be that of another image', async () => {
+    const place = await mkdtemp(join(folder, 'other-'));
+    await writeFile(join(place, 'mapfile'), whole);
+    expect(await findRescueMap(join(place, 'sdb.img'), 8192)).toBeNull();
+  });
+
+  test('may go on behind the end of the image: nothing of that was read', () => {
+    const text = textOf([
+      { from: 0, length: 4096, status: '+' },
+      { from: 4096, length: 4096, status: '-' },
+    ]);
+    expect(mapIn(text, 4096)).toEqual(found);
+    expect(mapIn(textOf([{ from: 0, length: 8192, status: '+' }]), 4096)).toEqual(found);
   });
 });
 
@@ -103,10 +135,8 @@ test('every read that touches what was not read is refused, and says where; ever
   const bytes = Uint8Array.from({ length: 32 * 512 }, (_, index) => index >> 9);
   await writeFile(path, bytes);
   const unread = [3, 4, 9, 30].map((sector) => ({ offsetBytes: sector * 512, lengthBytes: 512 }));
-  await using device = new RescuedDevice(await FileDevice.open(path, { readOnly: true }), {
-    path: 'map',
-    unread,
-  });
+  const map = { path: 'map', sizeBytes: bytes.byteLength, unread };
+  await using device = new RescuedDevice(await FileDevice.open(path, { readOnly: true }), map);
   for (let from = 0; from < 32; from += 1) {
     for (let to = from + 1; to <= 32; to += 1) {
       const target = new Uint8Array((to - from) * 512);
