@@ -715,9 +715,10 @@ export class Metadata {
 
   /**
    * Where superblocks count on one who is out, until they do not: one who has refused bits may be whom the next life reads them from.
-   * Null where they count on nobody who is.
+   * Null where they count on nobody who is. After a change that was cut off some say so, and some do not.
    */
   #untilNobodyIsOut(): Promise<void> | null {
+    if (this.#record.isCutOff) return this.#record.begin().then(() => this.#attached?.untilRecorded());
     return this.#countsOneWhoIsOut(this.array) ? (this.#attached?.untilRecorded() ?? null) : null;
   }
 

@@ -349,36 +349,61 @@ describe.each(levels)('%s', (_, shape, count) => {
     await array.close();
   });
 
+  const lackingBits = ({ array, memories }: Awaited<ReturnType<typeof make>>): readonly string[] => {
+    const said = memories.map((memory) =>
+      decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096).slice()),
+    );
+    const freshest = said.toSorted((left, right) => right.events - left.events)[0];
+    const bits = array.metadata?.bitmap?.bits.area.subarray(256) ?? bytes(0);
+    return memories.flatMap((memory, member) => {
+      const there = new Uint8Array(memory, BITMAP_BYTE + 256, bits.byteLength);
+      const isCounted = freshest?.devRoles[member] === member;
+      return isCounted && Buffer.compare(there, bits) !== 0 ? [`m${member}`] : [];
+    });
+  };
+
   test('data is written only when whoever superblocks count on has the bits that cover it (I4), though one has refused them', async () => {
     for (const when of ['once', 'forever'] as const) {
       for (const isActive of [true, false]) {
         const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
-        const { array, trace, faults, memories } = world;
+        const { array, trace, faults } = world;
         if (isActive) await array.write(0, bytes(4096));
         const range = { offsetBytes: BITMAP_BYTE, lengthBytes: 4096 };
         faults[1]?.add({ on: 'write', range, when, fault: { kind: 'error', code: 'WRITE_FAILED' } });
         const without: string[] = [];
         trace.hold = (_member, kind) => {
           if (kind !== 'data') return turns(8);
-          const said = memories.map((memory) =>
-            decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096).slice()),
-          );
-          const freshest = said.toSorted((left, right) => right.events - left.events)[0];
-          const bits = array.metadata?.bitmap?.bits.area.subarray(256) ?? bytes(0);
-          for (const [member, memory] of memories.entries()) {
-            if (freshest?.devRoles[member] !== member) continue;
-            const there = new Uint8Array(memory, BITMAP_BYTE + 256, bits.byteLength);
-            if (Buffer.compare(there, bits) !== 0) without.push(`m${member}, ${when}`);
-          }
+          without.push(...lackingBits(world));
           return null;
         };
         await array.write(512 * KIB, bytes(300_000));
-        expect(without).toEqual([]);
+        expect(without, `${when}, active: ${isActive}`).toEqual([]);
         expect(array.members.find(({ name }) => name === 'm1')?.state.state).toBe('faulty');
         trace.hold = letGo;
         await array.close();
       }
     }
+  });
+
+  test('nor is it written where that one is gone cannot be put on record, at the first attempt or at any later one (I4)', async () => {
+    const world = await make({ ...shape, bitmap: 'internal', bitmapChunk: '4K' }, count);
+    const { array, trace, faults } = world;
+    await array.write(0, bytes(4096));
+    const fault = { kind: 'error', code: 'WRITE_FAILED' } as const;
+    for (const [member, each] of faults.entries()) {
+      const at = member === 1 ? BITMAP_BYTE : SUPER_BYTE;
+      each.add({ on: 'write', range: { offsetBytes: at, lengthBytes: 4096 }, fault });
+    }
+    const without: string[] = [];
+    trace.hold = (_member, kind) => {
+      if (kind === 'data') without.push(...lackingBits(world));
+      return null;
+    };
+    for (const at of [512 * KIB, 600 * KIB, 700 * KIB])
+      await expect(array.write(at, bytes(4096))).rejects.toMatchObject({ code: 'ARRAY_FAILED' });
+    expect(without).toEqual([]);
+    trace.hold = letGo;
+    await array.close().catch(() => undefined);
   });
 
   test('bits go when the array is idle, after every member has flushed; but not while one is missing (I6)', async () => {
