@@ -1,5 +1,5 @@
 /** A backup as a device that can be read: served over NBD, exported, compared, without restoring it. */
-import { Device, type DirectAccess, type Extent, type Limits } from '../device/device.ts';
+import { type DirectAccess, type Extent, type Limits, ReadOnlyDevice } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { RaidError } from '../errors.ts';
 import { isZeroId, sameId } from './chunks.ts';
@@ -11,7 +11,7 @@ import type { Range } from './store.ts';
 /** Chunks that are kept: a file system above reads the same places again and again. */
 const CACHE_BYTES = 32 * 1024 * 1024;
 
-export class BackupDevice extends Device {
+export class BackupDevice extends ReadOnlyDevice {
   override readonly name: string;
   override readonly limits: Limits;
   override readonly direct: DirectAccess | null = null;
@@ -77,22 +77,6 @@ export class BackupDevice extends Device {
       }
       return extents;
     });
-  }
-
-  protected override doWrite(): Promise<void> {
-    throw this.#readOnly();
-  }
-
-  protected override doDiscard(): Promise<void> {
-    throw this.#readOnly();
-  }
-
-  protected override doWriteZeroes(): Promise<void> {
-    throw this.#readOnly();
-  }
-
-  protected override doResize(): Promise<void> {
-    throw this.#readOnly();
   }
 
   protected override doFlush(): Promise<void> {
@@ -168,10 +152,6 @@ export class BackupDevice extends Device {
       `${this.name}: ${what} is lost, and with it ${length} bytes at ${offsetBytes}`,
       { device: this.name, offsetBytes, lengthBytes: length, lost: [{ offsetBytes, lengthBytes: length }] },
     );
-  }
-
-  #readOnly(): RaidError {
-    return new RaidError('READ_ONLY', `${this.name} is a backup: it never changes`, { device: this.name });
   }
 }
 

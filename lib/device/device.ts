@@ -248,6 +248,29 @@ export abstract class Device implements AsyncDisposable {
   }
 }
 
+/** Its limits say that it is only read, so the contract turns every change away before it comes here. */
+export abstract class ReadOnlyDevice extends Device {
+  protected override doWrite(): Promise<void> {
+    return this.#never();
+  }
+
+  protected override doDiscard(): Promise<void> {
+    return this.#never();
+  }
+
+  protected override doWriteZeroes(): Promise<void> {
+    return this.#never();
+  }
+
+  protected override doResize(): Promise<void> {
+    return this.#never();
+  }
+
+  #never(): Promise<never> {
+    return Promise.reject(new Error(`${this.name} is only read, and its limits do not say so`));
+  }
+}
+
 function attempt<T>(work: () => Promise<T>): Promise<T> {
   try {
     return work();

@@ -2,15 +2,14 @@
  * A device that is only read, with some places of it as they should be: what a recovery would write to a disk that must
  * not be written to. The patches are few and small, and are kept in memory.
  */
-import { RaidError } from '../errors.ts';
-import { Device, type DirectAccess, type Extent, type Limits } from './device.ts';
+import { type Device, type DirectAccess, type Extent, type Limits, ReadOnlyDevice } from './device.ts';
 
 export interface Patch {
   readonly offsetBytes: number;
   readonly bytes: Uint8Array;
 }
 
-export class PatchDevice extends Device {
+export class PatchDevice extends ReadOnlyDevice {
   override readonly name: string;
   override readonly limits: Limits;
   override readonly direct: DirectAccess | null = null;
@@ -40,20 +39,8 @@ export class PatchDevice extends Device {
     }
   }
 
-  protected override doWrite(): Promise<void> {
-    return Promise.reject(this.#refusal());
-  }
-
   protected override doFlush(): Promise<void> {
     return this.#below.flush();
-  }
-
-  protected override doDiscard(): Promise<void> {
-    return Promise.reject(this.#refusal());
-  }
-
-  protected override doWriteZeroes(): Promise<void> {
-    return Promise.reject(this.#refusal());
   }
 
   /** Whether a patch is all zeros is not worth knowing. */
@@ -61,15 +48,7 @@ export class PatchDevice extends Device {
     return Promise.resolve([{ offsetBytes, lengthBytes, allocated: true, zero: false }]);
   }
 
-  protected override doResize(): Promise<void> {
-    return Promise.reject(this.#refusal());
-  }
-
   protected override doClose(): Promise<void> {
     return this.#below.close();
-  }
-
-  #refusal(): RaidError {
-    return new RaidError('READ_ONLY', `${this.name} is open for reading only`, { device: this.name });
   }
 }

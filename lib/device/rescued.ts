@@ -15,7 +15,7 @@ import { open, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { RaidError } from '../errors.ts';
 import { roundDown, SECTOR_BYTES } from '../units.ts';
-import { Device, type Extent, type Limits } from './device.ts';
+import { type Extent, type Limits, ReadOnlyDevice } from './device.ts';
 import { errnoName, errorFromErrno } from './errno.ts';
 import type { FileDevice } from './file.ts';
 
@@ -133,7 +133,7 @@ function numberOf(text: string): number | null {
   return Number.isSafeInteger(value) ? value : null;
 }
 
-export class RescuedDevice extends Device {
+export class RescuedDevice extends ReadOnlyDevice {
   override readonly name: string;
   override readonly limits: Limits;
   override readonly direct = null;
@@ -163,38 +163,16 @@ export class RescuedDevice extends Device {
     await this.#below.read(offsetBytes, targets);
   }
 
-  protected override doWrite(): Promise<void> {
-    return Promise.reject(this.#refusal());
-  }
-
   protected override doFlush(): Promise<void> {
     return Promise.resolve();
-  }
-
-  protected override doDiscard(): Promise<void> {
-    return Promise.reject(this.#refusal());
-  }
-
-  protected override doWriteZeroes(): Promise<void> {
-    return Promise.reject(this.#refusal());
   }
 
   protected override doBlockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
     return Promise.resolve([{ offsetBytes, lengthBytes, allocated: true, zero: false }]);
   }
 
-  protected override doResize(): Promise<void> {
-    return Promise.reject(this.#refusal());
-  }
-
   protected override doClose(): Promise<void> {
     return this.#below.close();
-  }
-
-  #refusal(): RaidError {
-    return new RaidError('READ_ONLY', `${this.name} is what was saved of a disk, and is only read`, {
-      device: this.name,
-    });
   }
 }
 

@@ -9,7 +9,7 @@
  * Closing it leaves the snapshot and the origin open. While one is open the snapshot cannot be deleted.
  */
 import { viewsOf } from '../device/buffers.ts';
-import { Device, type Extent, type Limits, totalBytes } from '../device/device.ts';
+import { type Device, type Extent, type Limits, ReadOnlyDevice, totalBytes } from '../device/device.ts';
 import { InFlight } from '../device/in-flight.ts';
 import { RaidError } from '../errors.ts';
 import { roundDown } from '../units.ts';
@@ -30,7 +30,7 @@ export interface SnapshotDeviceParts {
   readonly onClose: () => void;
 }
 
-export class SnapshotDevice extends Device {
+export class SnapshotDevice extends ReadOnlyDevice {
   override readonly name: string;
   override readonly limits: Limits;
   override readonly direct = null;
@@ -56,21 +56,9 @@ export class SnapshotDevice extends Device {
     });
   }
 
-  protected override doWrite(): Promise<void> {
-    return Promise.reject(this.#refusal());
-  }
-
   /** Nothing of it waits anywhere: what it reads was durable before there was a snapshot. */
   protected override doFlush(): Promise<void> {
     return Promise.resolve();
-  }
-
-  protected override doDiscard(): Promise<void> {
-    return Promise.reject(this.#refusal());
-  }
-
-  protected override doWriteZeroes(): Promise<void> {
-    return Promise.reject(this.#refusal());
   }
 
   protected override doBlockStatus(offsetBytes: number, lengthBytes: number): Promise<readonly Extent[]> {
@@ -90,10 +78,6 @@ export class SnapshotDevice extends Device {
       }
       return extents;
     });
-  }
-
-  protected override doResize(): Promise<void> {
-    return Promise.reject(this.#refusal());
   }
 
   protected override async doClose(): Promise<void> {
@@ -176,10 +160,6 @@ export class SnapshotDevice extends Device {
     throw new RaidError('REDUNDANCY_LOST', `${this.name} is invalid: ${INVALID_BECAUSE}`, {
       device: this.name,
     });
-  }
-
-  #refusal(): RaidError {
-    return new RaidError('READ_ONLY', `${this.name} is a snapshot`, { device: this.name });
   }
 }
 
