@@ -200,8 +200,14 @@ export class MdRecord {
     const failures = newcomers.length > 0 ? [...(await this.#write(newcomers))] : [];
     failures.push(...(await this.#write(toWrite.filter(isKnown))));
     this.#array = next;
+    if (failures.length === 0) return [];
+    // Until these are out on record nobody may go by what memory says: no superblock may say so yet.
+    const wasCutOff = this.#isCutOff;
+    this.#isCutOff = true;
     try {
-      return await this.#failAll(failures, 'does not take its superblock');
+      const gone = await this.#failAll(failures, 'does not take its superblock');
+      this.#isCutOff = wasCutOff;
+      return gone;
     } catch (error) {
       for (const { descriptor } of failures) this.#owed.add(descriptor);
       throw error;

@@ -229,6 +229,18 @@ const levels = [
   ['raid10', { level: '10' }, 4],
 ] as const;
 
+/** Whom the freshest superblock counts on though its bitmap is not as memory has it. */
+const lackingBits = ({ array, memories }: World): readonly string[] => {
+  const said = memories.map((memory) => decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096).slice()));
+  const freshest = said.toSorted((left, right) => right.events - left.events)[0];
+  const bits = array.metadata?.bitmap?.bits.area.subarray(256) ?? bytes(0);
+  return memories.flatMap((memory, member) => {
+    const there = new Uint8Array(memory, BITMAP_BYTE + 256, bits.byteLength);
+    const isCounted = freshest?.devRoles[member] === member;
+    return isCounted && Buffer.compare(there, bits) !== 0 ? [`m${member}`] : [];
+  });
+};
+
 describe.each(levels)('%s', (_, shape, count) => {
   test('every superblock says "not clean" before the first byte of data is written', async () => {
     const { array, trace } = await make(shape, count);
@@ -348,19 +360,6 @@ describe.each(levels)('%s', (_, shape, count) => {
     }
     await array.close();
   });
-
-  const lackingBits = ({ array, memories }: Awaited<ReturnType<typeof make>>): readonly string[] => {
-    const said = memories.map((memory) =>
-      decodeSuperblock1(new Uint8Array(memory, SUPER_BYTE, 4096).slice()),
-    );
-    const freshest = said.toSorted((left, right) => right.events - left.events)[0];
-    const bits = array.metadata?.bitmap?.bits.area.subarray(256) ?? bytes(0);
-    return memories.flatMap((memory, member) => {
-      const there = new Uint8Array(memory, BITMAP_BYTE + 256, bits.byteLength);
-      const isCounted = freshest?.devRoles[member] === member;
-      return isCounted && Buffer.compare(there, bits) !== 0 ? [`m${member}`] : [];
-    });
-  };
 
   test('data is written only when whoever superblocks count on has the bits that cover it (I4), though one has refused them', async () => {
     for (const when of ['once', 'forever'] as const) {
@@ -1315,4 +1314,35 @@ test('a bad place leaves the list of its member only when what was written there
   expect(listed).toBeGreaterThan(written);
   expect(of.slice(written, listed).map(({ kind }) => kind)).toContain('flush');
   await array.close();
+});
+
+test('nor is data written without its bits while those who refuse the record of that are dealt with (I4)', async () => {
+  const late: string[] = [];
+  const fault = { kind: 'error', code: 'WRITE_FAILED' } as const;
+  for (let delay = 0; delay < 120; delay += 1) {
+    const world = await make({ level: '1', bitmap: 'internal', bitmapChunk: '4K' }, 3);
+    const { array, trace, faults } = world;
+    await array.write(0, bytes(4096));
+    for (const [member, each] of faults.entries()) {
+      const range =
+        member === 1
+          ? { offsetBytes: 64 * KIB, lengthBytes: MIB + 900 * KIB }
+          : { offsetBytes: SUPER_BYTE, lengthBytes: 4096 };
+      each.add({ on: 'write', range, fault });
+    }
+    trace.hold = (member, kind, _sectors, offset) => {
+      if (kind !== 'data' || offset !== MIB + 700 * KIB) return null;
+      late.push(
+        ...lackingBits(world).map((without) => `${delay}: m${member} is written, and ${without} has no bits`),
+      );
+      return null;
+    };
+    const first = array.write(512 * KIB, bytes(4096)).catch(() => undefined);
+    for (let turn = 0; turn < delay; turn += 1) await Promise.resolve();
+    await array.write(700 * KIB, bytes(4096)).catch(() => undefined);
+    await first;
+    trace.hold = letGo;
+    await array.close().catch(() => undefined);
+  }
+  expect(late).toEqual([]);
 });
