@@ -106,7 +106,8 @@ async function openPlace(
     const isRead = readOnly && !overlaid;
     const disk = isWhole || !isRead ? file : new RescuedDevice(file, map);
     const device = partition === null ? disk : await PartitionDevice.open(disk, partition);
-    const unread = isWhole ? 0 : unreadBytes(map, startOf(device), device.limits.sizeBytes);
+    const sizeBytes = partition === null && map !== null ? map.sizeBytes : device.limits.sizeBytes;
+    const unread = isWhole ? 0 : unreadBytes(map, startOf(device), sizeBytes);
     // An overlay takes whole blocks, and of a block in which two sectors were not read neither can be mended first.
     if (unread > 0 && !isRead) {
       throw new RaidError(

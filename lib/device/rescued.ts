@@ -11,7 +11,7 @@
  *
  * Read-only: what is written would have to be noted in the map, which belongs to somebody else.
  */
-import { open, realpath, stat } from 'node:fs/promises';
+import { open, readdir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { RaidError } from '../errors.ts';
 import { roundDown, SECTOR_BYTES } from '../units.ts';
@@ -32,7 +32,7 @@ const IMAGE_ENDING = /\.(img|raw|dd|bin)$/;
 /** As the manual of ddrescue calls it: it may be that of another image. */
 const USUAL_NAME = 'mapfile';
 /** Places in the map are those on the disk: with this, others in the image. */
-const MOVES = /^# Command line: .*\s(-o|--output-position)/m;
+const MOVES = /^# Command line: .*\s(-[A-Za-z]*o|--o)/m;
 
 export interface RescueMap {
   readonly path: string;
@@ -49,7 +49,7 @@ export async function findRescueMap(imagePath: string, imageBytes: number): Prom
   for (const path of namesOf(images)) {
     const text = await textOf(path);
     if (text === null) continue;
-    if (basename(path) === USUAL_NAME && !images.some((image) => text.includes(basename(image)))) continue;
+    if (basename(path) === USUAL_NAME && (await isOfAnother(text, path, images))) continue;
     const map = MOVES.test(text) ? null : mapIn(text, imageBytes);
     if (map === null) {
       throw new RaidError(
@@ -66,6 +66,18 @@ export async function findRescueMap(imagePath: string, imageBytes: number): Prom
     'BAD_ARGUMENT',
     `${first?.path} and ${second.path} are both maps of ${imagePath}; leave the right one there`,
     { device: imagePath },
+  );
+}
+
+/** Which image it is of only its command line tells. Where it names none that is here, an image may have been renamed. */
+async function isOfAnother(text: string, path: string, images: readonly string[]): Promise<boolean> {
+  if (images.some((image) => text.includes(basename(image)))) return false;
+  const others = await readdir(dirname(path)).catch(() => []);
+  if (others.some((name) => name !== USUAL_NAME && text.includes(name))) return true;
+  throw new RaidError(
+    'BAD_ARGUMENT',
+    `${path} is a map of ddrescue, and of none of the images beside it; call it like its image, with .map behind`,
+    { device: path },
   );
 }
 

@@ -1,5 +1,5 @@
 /** What a map of ddrescue says was not read cannot be read. */
-import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdtemp, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
@@ -107,6 +107,8 @@ describe('a map', () => {
       'of an image in which places are others',
       { 'sda.map': whole.replace('/dev/sda', '-o 0 -i 1M /dev/sda') },
     ],
+    ['the same in one word', { 'sda.map': whole.replace('/dev/sda', '-fo0 -i1M /dev/sda') }],
+    ['the same cut short', { 'sda.map': whole.replace('/dev/sda', '--output-pos=0 /dev/sda') }],
     ['one of two', { 'sda.map': whole, 'sda.img.map': whole }],
   ])('that is %s is refused, and the image not read without it', async (_, files) => {
     const place = await mkdtemp(join(folder, 'refused-'));
@@ -117,7 +119,11 @@ describe('a map', () => {
   test('called mapfile may be that of another image', async () => {
     const place = await mkdtemp(join(folder, 'other-'));
     await writeFile(join(place, 'mapfile'), whole);
+    await writeFile(join(place, 'sda.img'), new Uint8Array(8192));
     expect(await findRescueMap(join(place, 'sdb.img'), 8192)).toBeNull();
+    await rename(join(place, 'sda.img'), join(place, 'nas.img'));
+    for (const name of ['nas.img', 'sdb.img'])
+      await expect(findRescueMap(join(place, name), 8192)).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
   });
 
   test('may go on behind the end of the image: nothing of that was read', () => {
